@@ -1,0 +1,192 @@
+"""Calls that come close together with equal options become one batch. Pure: the clock is passed in."""
+
+import bisect
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from ._future import SlurmFuture
+from ._remote import payload
+from ._remote.states import JobState
+
+QUIET = 0.005  # seconds without a further call after which a batch is closed
+LONGEST = 0.5  # seconds after its first call after which a batch is closed in any case
+MOST_BYTES = 64 << 20  # of arguments, after which it is closed at once
+
+
+class Spec(NamedTuple):
+    """What the calls of one batch have in common; equal specs share batches."""
+
+    options: tuple[str, ...]  # sbatch's, as words
+    name: str | None  # the user's job name
+    comment: str
+    initializer: bytes  # pickled (function, arguments), or nothing
+
+
+class Control(NamedTuple):
+    """What a batch asks of the poller; all may be called from any thread."""
+
+    cancel: Callable[["Batch", int], None]
+    log: Callable[["Batch", int, str], str]
+    hurry: Callable[["Batch"], None]
+
+
+class Batch:
+    """Calls that are submitted together, and what is known of their jobs.
+
+    Its futures hold it, so it lives as long as anybody can still ask for a job id or a log. `calls` and `functions`
+    are dropped once the agent has them on disk, `futures` one by one as they are resolved.
+    """
+
+    def __init__(self, spec: Spec, control: Control, now: float) -> None:
+        self.id = uuid.uuid4().hex[:12]
+        self.spec = spec
+        self.name = spec.name or ""
+        self.opened = now
+        self.latest = now
+        self.size = 0
+        self.hurried = False
+        self.functions: dict[bytes, int] = {}
+        self.calls: list[tuple[int, bytes]] = []
+        self.firsts: list[int] = []
+        self.futures: list[SlurmFuture[Any] | None] = []
+        self.unresolved = 0
+        self.failed = False  # some call's files are worth keeping
+        self.lock = threading.Lock()  # guards _parts, _states, _kept; the poller writes, any thread reads
+        self._control = control
+        self._parts: list[tuple[str, list[range]]] = []
+        self._states: dict[int, JobState] = {}
+        self._kept: dict[str, list[str]] | None = None  # logs, after the batch's files went
+
+    def add(self, function: bytes, name: str, arguments: Sequence[bytes], now: float) -> list[SlurmFuture[Any]]:
+        """Add one task of one call or more. The batcher's lock is held."""
+        number = self.functions.setdefault(function, len(self.functions))
+        self.name = self.name or name
+        first = len(self.futures)
+        self.firsts.append(first)
+        self.calls.extend((number, argument) for argument in arguments)
+        self.size += sum(map(len, arguments))
+        self.latest = now
+        futures = [SlurmFuture[Any](self, first + offset) for offset in range(len(arguments))]
+        self.futures.extend(futures)
+        self.unresolved += len(futures)
+        return futures
+
+    def packed(self) -> list[bytes]:
+        """Return the file that holds this batch."""
+        return payload.pack_batch(self.spec.initializer, list(self.functions), self.calls, self.firsts)
+
+    def stored(self) -> None:
+        """The agent has the calls: they need not be kept here."""
+        self.calls = []
+        self.functions = {}
+
+    def task_of(self, call: int) -> int:
+        return bisect.bisect_right(self.firsts, call) - 1
+
+    def calls_of(self, task: int) -> range:
+        end = self.firsts[task + 1] if task + 1 < len(self.firsts) else len(self.futures)
+        return range(self.firsts[task], end)
+
+    # ---- what the agent says; the poller's thread
+
+    def submitted(self, job_id: str, ranges: Iterable[range]) -> None:
+        with self.lock:
+            self._parts.append((job_id, list(ranges)))
+
+    def enter(self, tasks: Iterable[int], state: JobState) -> None:
+        with self.lock:
+            for task in tasks:
+                self._states[task] = state
+
+    def keep_logs(self, logs: dict[str, list[str]]) -> None:
+        """Its files are gone; this is what was in its logs, by task."""
+        with self.lock:
+            self._kept = logs
+
+    def kept_log(self, call: int, stream: str) -> str | None:
+        """Return a log that was kept, None while the files are there to be read."""
+        with self.lock:
+            if self._kept is None:
+                return None
+            return self._kept.get(str(self.task_of(call)), ["", ""])[stream == "err"]
+
+    # ---- as an owner of futures; any thread
+
+    def job_id(self, call: int) -> str | None:
+        task = self.task_of(call)
+        with self.lock:
+            for job_id, ranges in self._parts:
+                index = 0
+                for tasks in ranges:
+                    if task in tasks:
+                        alone = len(ranges) == 1 and len(tasks) == 1
+                        return job_id if alone else f"{job_id}_{index + task - tasks.start}"
+                    index += len(tasks)
+        return None
+
+    def state(self, call: int) -> JobState:
+        with self.lock:
+            return self._states.get(self.task_of(call), JobState.PENDING)
+
+    def log(self, call: int, stream: str) -> str:
+        return self._control.log(self, call, stream)
+
+    def cancel(self, call: int) -> None:
+        self._control.cancel(self, call)
+
+    def hurry(self) -> None:
+        if not self.hurried:
+            self._control.hurry(self)
+
+
+class Batcher:
+    """The batches that are still open, at most one for each spec. The caller's lock guards all of it."""
+
+    def __init__(self) -> None:
+        self._open: dict[Spec, Batch] = {}
+        self._sent: dict[Spec, Batch] = {}  # handed over, not yet wholly submitted
+
+    def batch_for(self, spec: Spec, control: Control, now: float) -> Batch:
+        """Return the batch that takes the next call with this spec."""
+        batch = self._open.get(spec)
+        if batch is None:
+            batch = self._open[spec] = Batch(spec, control, now)
+        return batch
+
+    def due(self, now: float, *, all_of_them: bool) -> list[Batch]:
+        """Take out the batches that are closed now. While one of a spec is on its way in, the next one gathers."""
+        found = [
+            spec
+            for spec, batch in self._open.items()
+            if spec not in self._sent and (all_of_them or now >= _closes(batch))
+        ]
+        for spec in found:
+            self._sent[spec] = self._open[spec]
+        return [self._open.pop(spec) for spec in found]
+
+    def next_due(self) -> float | None:
+        """Return when the next batch closes, None where that is not a matter of time."""
+        return min((_closes(batch) for spec, batch in self._open.items() if spec not in self._sent), default=None)
+
+    def submitted(self, batch: Batch) -> None:
+        """A batch is wholly in the scheduler's hands: the next one of its spec may follow."""
+        if self._sent.get(batch.spec) is batch:
+            del self._sent[batch.spec]
+
+    def opened(self) -> list[Batch]:
+        return list(self._open.values())
+
+    def take_all(self) -> list[Batch]:
+        batches, self._open = list(self._open.values()), {}
+        return batches
+
+    def __bool__(self) -> bool:
+        return bool(self._open)
+
+
+def _closes(batch: Batch) -> float:
+    if batch.hurried or batch.size >= MOST_BYTES:
+        return 0.0
+    return min(batch.latest + QUIET, batch.opened + LONGEST)

@@ -1,0 +1,439 @@
+"""What can go wrong.
+
+    SlurmFuturesError
+     ├─ ConnectionLost               the way to the login node broke and did not come back
+     ├─ HostKeyError                 the login node's key is unknown, or not the one it was
+     ├─ AgentError                   the cluster half could not start, or ended
+     ├─ PythonMismatch               the two Pythons cannot work together
+     ├─ SchedulerNotFound            there is no sbatch on the login node
+     ├─ SubmitError                  the job was not accepted
+     ├─ PayloadError                 something cannot be pickled or unpickled    (also pickle.PickleError)
+     ├─ InitializerError             the initializer failed on a worker          (also BrokenExecutor)
+     ├─ CheckpointLocked             another process uses the checkpoint
+     ├─ CheckpointCorrupt            the checkpoint cannot be read
+     ├─ ResultLost                   the call is done, and its result is not to be found
+     └─ JobError                     the job ended without the result
+         ├─ JobFailed                it exited, or was killed, for a reason of its own
+         │   └─ RemoteImportError    the function cannot be imported over there  (also ImportError)
+         ├─ JobTimeout               it was ended at its time limit              (also TimeoutError)
+         ├─ JobOutOfMemory           it used more memory than it had             (also MemoryError)
+         ├─ JobPreempted             it had to make way for another job
+         ├─ NodeFailed               its node failed
+         └─ JobCancelled             it was cancelled, but not through its future
+    RemoteTraceback                  the cause of an exception that a function raised over there
+    SlurmFuturesWarning              a warning: something may take for ever
+
+The first line of a message says what, where, why, and what to do; what a program printed last follows it. `transient`
+tells whether the same thing may well work at another time.
+"""
+
+import pickle
+import re
+import signal as signals
+from collections.abc import Iterable, Mapping
+from concurrent.futures import BrokenExecutor
+from typing import Any, ClassVar
+
+from ._remote.states import JobState, parse_state
+
+_TAIL_LINES = 20
+
+
+class SlurmFuturesError(Exception):
+    """Any error of this package; met as itself where `work_dir` cannot be used, or after a fault of our own."""
+
+    transient: ClassVar[bool] = False
+    _fields: ClassVar[tuple[str, ...]] = ("message",)
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), {name: getattr(self, name) for name in self._fields}), dict(self.__dict__)
+
+
+def _rebuild(kind: "type[SlurmFuturesError]", fields: Mapping[str, Any]) -> "SlurmFuturesError":
+    return kind(**fields)
+
+
+class SlurmFuturesWarning(UserWarning):
+    """Nothing failed, but something may take for ever, such as a job that waits for what will not come."""
+
+
+class RemoteTraceback(Exception):
+    """The `__cause__` of an exception that was raised over there; its text is the traceback it had there."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.text}"""'
+
+
+# ---- the way to the cluster
+
+
+class ConnectionLost(SlurmFuturesError):
+    """The login node cannot be reached (any more), however often that was tried.
+
+    Submitted jobs go on without us. An executor with the same checkpoint finds them and their results.
+    """
+
+    transient = True
+    _fields = ("host", "reason")
+
+    def __init__(self, host: str, reason: str = "") -> None:
+        why = f": {reason}" if reason else ""
+        super().__init__(
+            f"no connection to {host}{why}; jobs go on, and an executor with the same checkpoint finds them"
+        )
+        self.host = host
+        self.reason = reason
+
+
+class HostKeyError(SlurmFuturesError):
+    """The key that a host showed is not in the list of known keys, or not the one that is.
+
+    Connect once with `ssh` and compare the fingerprint with what the site publishes. A changed key is either a new
+    machine or somebody in between: ask the site before removing the old one.
+    """
+
+    _fields = ("host", "fingerprint", "expected", "file")
+
+    def __init__(self, host: str, fingerprint: str, expected: str = "", file: str = "~/.ssh/known_hosts") -> None:
+        if expected:
+            what = f"the host key of {host} has changed from {expected} to {fingerprint}"
+            remedy = (
+                f"ask the site whether that is right, and if so remove the old one from {file}: ssh-keygen -R {host}"
+            )
+        else:
+            what = f"the host key of {host} is not in {file}: {fingerprint}"
+            remedy = f"connect once with `ssh {host}`, compare the fingerprint with the site's, and accept it there"
+        super().__init__(f"{what}; {remedy}")
+        self.host = host
+        self.fingerprint = fingerprint
+        self.expected = expected
+        self.file = file
+
+
+class AgentError(SlurmFuturesError):
+    """The cluster half could not start, or ended; `stderr_tail` is what it, or the shell before it, said last."""
+
+    transient = True
+    _fields = ("message", "stderr_tail")
+
+    def __init__(self, message: str, stderr_tail: str = "") -> None:
+        super().__init__(message)
+        self.stderr_tail = stderr_tail
+
+    def __str__(self) -> str:
+        return _with_tail(self.message, self.stderr_tail)
+
+
+class PythonMismatch(SlurmFuturesError):
+    """The Python on the cluster is too old, or another minor version than ours where bytecode must be exchanged.
+
+    Name a fitting one by `python=`, or put the function into a module that is installed on both sides.
+    """
+
+
+class SchedulerNotFound(SlurmFuturesError):
+    """There is no sbatch where the agent runs: it is no login node, or Slurm is not on the PATH there."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        return f'{self.message}: name a login node as host, or use scheduler="local" to run the jobs without Slurm'
+
+
+# ---- submitting, results, the checkpoint
+
+
+class SubmitError(SlurmFuturesError):
+    """The job was not accepted; `message` is sbatch's own words, `options` what it was given."""
+
+    _fields = ("message", "options")
+
+    def __init__(self, message: str, options: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.options = tuple(options)
+
+    def __str__(self) -> str:
+        given = f" (options: {' '.join(self.options)})" if self.options else ""
+        return f"the job was not submitted: {self.message}{given}"
+
+
+class PayloadError(SlurmFuturesError, pickle.PickleError):
+    """A function, an argument, a result or an exception cannot be pickled or unpickled, on one of the two sides."""
+
+
+class InitializerError(SlurmFuturesError, BrokenExecutor):
+    """The initializer raised on a worker: no call of this executor can run, all pending ones fail with this."""
+
+
+class CheckpointLocked(SlurmFuturesError):
+    """Another process has the checkpoint open. Let it end, or use another file."""
+
+    transient = True
+    _fields = ("path", "owner")
+
+    def __init__(self, path: str, owner: str = "") -> None:
+        by = f" by {owner}" if owner else ""
+        super().__init__(f"the checkpoint {path} is in use{by}: let that end, or use another file")
+        self.path = path
+        self.owner = owner
+
+
+class CheckpointCorrupt(SlurmFuturesError):
+    """The checkpoint is no checkpoint of ours, or damaged beyond its end. Move it away to begin anew."""
+
+    _fields = ("path", "reason")
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"the checkpoint {path} cannot be used, {reason}: move it away to begin anew")
+        self.path = path
+        self.reason = reason
+
+
+class ResultLost(SlurmFuturesError):
+    """The call ran to its end, but its result did not show on the shared file system, or was removed from there."""
+
+    transient = True
+
+
+# ---- jobs
+
+
+class JobError(SlurmFuturesError):
+    """A job ended without the call's result; one of the classes below says why.
+
+    `job_id` is None for a call on the login node. `state` is Slurm's, None if Slurm did not know any more; `exit_code`
+    and `signal` are those of the batch script. `stderr_tail` is the end of what the job wrote there, `where` the folder
+    in which its files are kept.
+    """
+
+    _fields = (
+        *("job_id", "state", "exit_code", "signal", "node", "reason", "stderr_tail", "where"),
+        *("cancelled_by", "started"),
+    )
+
+    def __init__(
+        self,
+        job_id: str | None = None,
+        state: JobState | None = None,
+        exit_code: int | None = None,
+        signal: int | None = None,
+        node: str = "",
+        reason: str = "",
+        stderr_tail: str = "",
+        where: str = "",
+        *,
+        cancelled_by: str = "",
+        started: bool = True,
+    ) -> None:
+        self.job_id = job_id
+        self.state = state
+        self.exit_code = exit_code
+        self.signal = signal
+        self.node = node
+        self.reason = reason
+        self.stderr_tail = stderr_tail
+        self.where = where
+        self.cancelled_by = cancelled_by
+        self.started = started
+        super().__init__(self._headline())
+
+    def __str__(self) -> str:
+        return _with_tail(self._headline(), self.stderr_tail)
+
+    @property
+    def signal_name(self) -> str:
+        """Return "SIGSEGV", or "" where no signal ended the job."""
+        try:
+            return signals.Signals(self.signal or 0).name
+        except ValueError:
+            return ""
+
+    def _headline(self) -> str:
+        remedy = self._remedy()
+        kept = f" (its files: {self.where})" if self.where else ""
+        return f"{self._what()}{': ' + remedy if remedy else ''}{kept}"
+
+    def _what(self) -> str:
+        return f"{self._job()} {self._end()}{self._at()}{self._why()}"
+
+    def _job(self) -> str:
+        return f"job {self.job_id}" if self.job_id else "the call"
+
+    def _at(self) -> str:
+        if not self.node:
+            return ""
+        return f" on {self.node}" if " " in self.node else f" on node {self.node}"
+
+    def _why(self) -> str:
+        return f", {self.reason}" if self.reason and self.reason not in _NO_REASONS else ""
+
+    def _end(self) -> str:
+        if self.signal_name:
+            return f"was killed by {self.signal_name}"
+        if self.exit_code:
+            return f"failed with exit code {self.exit_code}"
+        if self.state is None:
+            return "ended, and Slurm has no record of how"
+        return f"ended as {self.state} without a result"
+
+    def _remedy(self) -> str:
+        return ""
+
+
+# What these words of Slurm's say is said by the exit code or the class already.
+_NO_REASONS = ("None", "NonZeroExitCode", "TimeLimit", "OutOfMemory", "JobLaunchFailure", "RaisedSignal")
+
+
+class JobFailed(JobError):
+    """The job ended by itself: a crash of the interpreter, `os._exit`, a missing program. Read the end of its stderr."""
+
+    def _remedy(self) -> str:
+        killed = self.signal == signals.SIGKILL and not self.stderr_tail
+        return "nobody says who did that; a memory limit is the usual one" if killed else ""
+
+
+class RemoteImportError(JobFailed, ImportError):
+    """The function or its arguments need a module that cannot be imported where they were to run, or is another there."""
+
+    _fields = ("said", "job_id", "node", "python", "module")
+
+    def __init__(
+        self, said: str, *, job_id: str | None = None, node: str = "", python: str = "", module: str | None = None
+    ) -> None:
+        self.said = said
+        self.python = python
+        self.module = module
+        super().__init__(job_id=job_id, node=node)
+        self.name = module
+
+    def _what(self) -> str:
+        job = f"job {self.job_id}" if self.job_id else ""
+        details = ", ".join(filter(None, (self.python, job)))
+        return f"{self.said}{self._at()}{f' ({details})' if details else ''}"
+
+    def _remedy(self) -> str:
+        top = self.module.partition(".")[0] if self.module else "the module"
+        return f"install {top} there, or send it along with cloudpickle.register_pickle_by_value({top})"
+
+
+class JobTimeout(JobError, TimeoutError):
+    """The job was ended at its time limit or its deadline. Ask for more `time=`, or give each job fewer calls."""
+
+    def _end(self) -> str:
+        return "missed its deadline" if self.state is JobState.DEADLINE else "was ended at its time limit"
+
+    def _remedy(self) -> str:
+        return "" if self.state is JobState.DEADLINE else "ask for more time=, or give each job fewer calls"
+
+
+class JobOutOfMemory(JobError, MemoryError):
+    """The job used more memory than it had asked for. Ask for more `mem=`, or use less."""
+
+    def _end(self) -> str:
+        return "ran out of memory"
+
+    def _remedy(self) -> str:
+        return "ask for more mem="
+
+
+class JobPreempted(JobError):
+    """The job had to make way for another one and was not put back into the queue."""
+
+    transient = True
+
+    def _end(self) -> str:
+        return "was preempted"
+
+    def _remedy(self) -> str:
+        return "submit it again, as retries= does"
+
+
+class NodeFailed(JobError):
+    """A node of the job failed or did not start, and the job was not put back into the queue."""
+
+    transient = True
+
+    def _end(self) -> str:
+        return (
+            "ended because its node did not start"
+            if self.state is JobState.BOOT_FAIL
+            else "ended because its node failed"
+        )
+
+    def _remedy(self) -> str:
+        return "submit it again, as retries= does"
+
+
+class JobCancelled(JobError):
+    """Somebody else cancelled the job: scancel in a shell, an administrator, Slurm itself.
+
+    This is no `concurrent.futures.CancelledError`: that one says that the future was cancelled through its own `cancel`,
+    and who catches it takes it for his own doing. Here the future is not cancelled, it has failed.
+    """
+
+    def _end(self) -> str:
+        by = f" by {self.cancelled_by}" if self.cancelled_by else ""
+        return f"was cancelled{by}{'' if self.started else ' before it started'}"
+
+
+_BY_STATE: dict[JobState, type[JobError]] = {
+    JobState.TIMEOUT: JobTimeout,
+    JobState.DEADLINE: JobTimeout,
+    JobState.OUT_OF_MEMORY: JobOutOfMemory,
+    JobState.PREEMPTED: JobPreempted,
+    JobState.NODE_FAIL: NodeFailed,
+    JobState.BOOT_FAIL: NodeFailed,
+    JobState.CANCELLED: JobCancelled,
+}
+
+# slurmstepd's words where a site ends jobs over their memory in a way that shows as FAILED or CANCELLED.
+_OUT_OF_MEMORY = re.compile(r"exceeded (?:job|step) memory limit|oom[-_ ]kill", re.IGNORECASE)
+_NOT_FOUND = re.compile(
+    r": line \d+: (?:exec: )?(?P<program>[^:\n]+): (?:command )?(?:not found|No such file or directory|Permission denied)"
+)
+
+
+def job_error(record: Mapping[str, Any]) -> JobError:
+    """Return the error for what the agent reports of a job that ended without a result; absent facts are unknown ones."""
+    state = parse_state(record.get("state") or "")
+    stderr = record.get("stderr") or ""
+    exit_code = record.get("exit_code")
+    reason = record.get("reason") or ""
+    kind = _BY_STATE.get(state, JobFailed) if state else JobFailed
+    if kind in (JobFailed, JobCancelled) and _OUT_OF_MEMORY.search(stderr):
+        kind = JobOutOfMemory
+    missing = _NOT_FOUND.findall(stderr) if exit_code in (126, 127) else ()
+    if missing and kind is JobFailed:
+        reason = f"the interpreter {missing[-1].strip()} was not found there or cannot run; name another one by python="
+    return kind(
+        job_id=record.get("job_id"),
+        state=state,
+        exit_code=exit_code,
+        signal=record.get("signal"),
+        node=record.get("node") or "",
+        reason=reason,
+        stderr_tail=stderr,
+        where=record.get("where") or "",
+        cancelled_by=record.get("cancelled_by") or "",
+        started=record.get("started", True),
+    )
+
+
+def _with_tail(headline: str, tail: str) -> str:
+    lines = tail.rstrip().splitlines()[-_TAIL_LINES:]
+    return "\n".join([headline, *lines])

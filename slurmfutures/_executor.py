@@ -1,0 +1,452 @@
+"""`SlurmExecutor` and its views: what users hold in their hands."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, wait
+from itertools import islice
+from shlex import quote
+from typing import Any, ParamSpec, TypeVar
+
+from . import _bootstrap
+from ._batcher import Spec
+from ._errors import PayloadError, PythonMismatch
+from ._future import SlurmFuture
+from ._link import Link
+from ._options import render_options
+from ._pickling import holds_code, name_of, pickle_arguments, pickle_function, pickle_initializer
+from ._poller import Poller
+from ._transports.local import LocalStream
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+DEFAULT_WORK_DIR = "~/.slurmfutures"
+_SLICE = 256  # calls of a map that are added at once
+
+
+class _Connection:
+    """What all views of one executor share."""
+
+    def __init__(
+        self, *, scheduler: str, work_dir: str, python: str, setup: str, max_workers: int | None, login_workers: int
+    ) -> None:
+        self.local_python = (sys.version_info[0], sys.version_info[1])
+        marker = _bootstrap.new_marker()
+        # This machine's interpreter sees what the driver sees: calls find the same modules and the same folder.
+        path = [os.path.abspath(entry) for entry in sys.path if entry.endswith(".zip") or os.path.isdir(entry or ".")]
+        cwd = os.getcwd()
+        hello = {
+            "scheduler": scheduler,
+            "work_dir": work_dir,
+            "python": python,
+            "setup": setup,
+            "max_workers": max_workers,
+            "login_workers": login_workers,
+            "path": path,
+        }
+        common = {"python": python, "setup": setup, "path": path, "chdir": cwd}
+
+        def connect(wake: Callable[[], None]) -> Link:
+            stream = LocalStream(_bootstrap.start_line(marker, work_dir, python, setup))
+            try:
+                greeting, reader = _bootstrap.handshake(stream, marker, hello, "this machine")
+            except BaseException:
+                stream.close(1.0)
+                raise
+            self.greeting: Mapping[str, Any] = greeting
+            return Link(stream, reader, wake)
+
+        self.poller = Poller(connect, common)
+
+    def pickle(self, function: Callable[..., Any]) -> bytes:
+        """Pickle a function. Raises PayloadError, or PythonMismatch where its bytecode cannot run on the other side."""
+        data = pickle_function(function)
+        self.check_code(data, name_of(function))
+        return data
+
+    def check_code(self, function: bytes, name: str) -> None:
+        """Raise PythonMismatch where a function travels as bytecode that the other side cannot run."""
+        remote = tuple(self.greeting["python"][:2])
+        if remote != self.local_python and holds_code(function):
+            raise PythonMismatch(
+                f"{name!r} travels as bytecode of Python {self.local_python[0]}.{self.local_python[1]}, which Python "
+                f"{remote[0]}.{remote[1]} ({self.greeting['executable']}) cannot run: name a matching interpreter by "
+                "python=, or put the function into a module that is installed there"
+            )
+
+
+class _View(Executor):
+    """What the executors have in common: the standard library's contract, on top of `_add`."""
+
+    def __init__(self, connection: _Connection) -> None:
+        self._connection = connection
+        self._closed = False
+
+    def _add(self, function: bytes, name: str, tasks: Sequence[Sequence[bytes]]) -> list[SlurmFuture[Any]]:
+        """Add tasks of already pickled calls; return the futures of all calls in order."""
+        raise NotImplementedError
+
+    def _pending(self) -> list[SlurmFuture[Any]]:
+        raise NotImplementedError
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        self._connection.poller.check()
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> SlurmFuture[T]:
+        """Schedule `fn(*args, **kwargs)` and return its future. Any thread; does not wait for the scheduler.
+
+        What cannot be pickled is an error of the future: PayloadError, or PythonMismatch. Raises RuntimeError after
+        `shutdown`.
+        """
+        self._check_open()
+        try:
+            function = self._connection.pickle(fn)
+            arguments = pickle_arguments(args, kwargs)
+        except (PayloadError, PythonMismatch) as error:
+            return _failed(error)
+        return self._add(function, name_of(fn), [[arguments]])[0]
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Return an iterator over `fn` of each set of arguments, in their order.
+
+        All calls are scheduled at once; with `buffersize`, only so many tasks are under way ahead of what was
+        yielded. `chunksize` calls share one task of a job array, each with a result of its own. `timeout` is in
+        seconds from now; when it is over, or when the iterator is dropped, the calls that are left are cancelled.
+        """
+        if chunksize < 1:
+            raise ValueError(f"chunksize must be >= 1, not {chunksize!r}")
+        if buffersize is not None and not isinstance(buffersize, int):
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize is not None and buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
+        self._check_open()
+        end = None if timeout is None else time.monotonic() + timeout
+        chunks = _chunks(zip(*iterables), chunksize)  # noqa: B905 - as short as the shortest, as in the standard library
+        try:
+            function = self._connection.pickle(fn)
+        except (PayloadError, PythonMismatch) as error:
+            function = error
+        futures: deque[SlurmFuture[Any]] = deque()
+        for group in _groups(islice(chunks, buffersize) if buffersize else chunks, _SLICE):
+            futures.extend(self._map_tasks(function, name_of(fn), group))
+
+        def more() -> None:
+            view = this()
+            if view is not None and (chunk := next(chunks, None)) is not None:
+                futures.extend(view._map_tasks(function, name_of(fn), [chunk]))
+
+        this = weakref.ref(self)
+        return _results(futures, end, chunksize, more if buffersize else None)
+
+    def _map_tasks(
+        self, function: bytes | BaseException, name: str, chunks: Sequence[Sequence[tuple[Any, ...]]]
+    ) -> list[SlurmFuture[Any]]:
+        if isinstance(function, BaseException):
+            return [_failed(function) for chunk in chunks for _ in chunk]
+        try:
+            return self._add(function, name, [[pickle_arguments(args, {}) for args in chunk] for chunk in chunks])
+        except PayloadError:
+            return self._map_one_by_one(function, name, [args for chunk in chunks for args in chunk])
+
+    def _map_one_by_one(
+        self, function: bytes, name: str, calls: Sequence[tuple[Any, ...]]
+    ) -> list[SlurmFuture[Any]]:
+        """Add calls of which some cannot be pickled: those fail, the others do not."""
+        futures: list[SlurmFuture[Any]] = []
+        for args in calls:
+            try:
+                futures += self._add(function, name, [[pickle_arguments(args, {})]])
+            except PayloadError as error:
+                futures.append(_failed(error))
+        return futures
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls; wait for those under way, unless `wait` is false; cancel those not begun, if asked."""
+        self._closed = True
+        if cancel_futures:
+            for future in self._pending():
+                if not future.running():
+                    future.cancel()
+        if wait:
+            self._wait()
+
+    def _wait(self) -> None:
+        wait(self._pending())
+
+
+class SlurmExecutor(_View):
+    """A `concurrent.futures.Executor` whose calls are Slurm jobs.
+
+    :param host: None: Slurm's commands are those of this machine.
+    :param scheduler: "slurm", or "local" for the embedded default that runs the jobs as processes of this machine.
+    :param work_dir: a folder of yours that this machine and the compute nodes share, made if missing, mode 0700.
+    :param python: the interpreter that runs the calls, a word of shell; None is the one that runs this.
+    :param setup: lines of bash for before the interpreter, in jobs and on the login node ("module load gcc").
+    :param max_workers: how many array tasks may run at once; None leaves that to the scheduler, or, for "local", is
+        the number of cores.
+    :param login_workers: how many calls of `login` may run at once.
+    :param initializer: called with `initargs` once in each job's process, before its first call.
+    :param sbatch: any long option of sbatch, "-" written "_": `time="01:00:00"`, `mem="4G"`, `cpus_per_task=2`.
+
+    Raises SchedulerNotFound where there is no Slurm, AgentError where the cluster half cannot start, SlurmFuturesError
+    for a `work_dir` that cannot be used, TypeError for an option that sbatch does not have.
+
+    All methods may be called from any thread. It does not promise that calls begin in the order in which they were
+    submitted.
+    """
+
+    def __init__(
+        self,
+        host: None = None,
+        *,
+        scheduler: str = "slurm",
+        work_dir: str | os.PathLike[str] = DEFAULT_WORK_DIR,
+        python: str | None = None,
+        setup: str = "",
+        max_workers: int | None = None,
+        login_workers: int = 2,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        **sbatch: Any,
+    ) -> None:
+        if host is not None:
+            raise ValueError(f"host={host!r}: only this machine can be used, leave host out")
+        if scheduler not in ("slurm", "local"):
+            raise ValueError(f"scheduler={scheduler!r} is not known: it is 'slurm' or 'local'")
+        for name, number in (("max_workers", max_workers), ("login_workers", login_workers)):
+            if number is not None and (not isinstance(number, int) or number < 1):
+                raise ValueError(f"{name} must be an integer of 1 or more, not {number!r}")
+        if initializer is not None and not callable(initializer):
+            raise TypeError(f"initializer must be a callable, not {initializer!r}")
+        self._sbatch = sbatch
+        self._initializer = pickle_initializer(initializer, initargs) if initializer is not None else b""
+        self._spec = _make_spec(sbatch, self._initializer)
+        super().__init__(
+            _Connection(
+                scheduler=scheduler,
+                work_dir=os.fspath(work_dir),
+                python=quote(sys.executable) if python is None else python,
+                setup=setup,
+                max_workers=max_workers,
+                login_workers=login_workers,
+            )
+        )
+        if self._initializer:
+            self._connection.check_code(self._initializer, "the initializer")
+        self._root: SlurmExecutor = self
+        # Not joined: what is pending is still done. The poller holds no reference to the executor.
+        weakref.finalize(self, self._connection.poller.stop).atexit = False
+
+    def _add(self, function: bytes, name: str, tasks: Sequence[Sequence[bytes]]) -> list[SlurmFuture[Any]]:
+        return self._connection.poller.submit(self._spec, _job_name(name), function, tasks)
+
+    def _pending(self) -> list[SlurmFuture[Any]]:
+        return self._connection.poller.pending()
+
+    @property
+    def login(self) -> "LoginExecutor":
+        """An Executor whose calls run on the login node, in processes that stay."""
+        return LoginExecutor(self)
+
+    def with_options(self, **changes: Any) -> "SlurmView":
+        """Return an Executor with other sbatch options on the same connection; None takes an option away."""
+        return SlurmView(self, {**self._sbatch, **changes})
+
+    def run(
+        self,
+        cmd: str | Sequence[str],
+        *,
+        cwd: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        input: str | bytes | None = None,  # noqa: A002 - subprocess.run's name for it
+        timeout: float | None = None,
+        check: bool = True,
+    ) -> "subprocess.CompletedProcess[Any]":
+        """Run a command on the login node and return its outcome, as `subprocess.run` does.
+
+        A string is a line of bash, a sequence the words of a command. `env` is added to the environment there.
+        Output is text, or bytes where `input` is bytes. After `timeout` seconds the whole process group is killed and
+        subprocess.TimeoutExpired raised; a non-zero exit raises subprocess.CalledProcessError unless `check` is false.
+        """
+        self._check_open()
+        binary = isinstance(input, (bytes, bytearray))
+        data = input.encode() if isinstance(input, str) else bytes(input or b"")
+        command = cmd if isinstance(cmd, str) else [os.fspath(word) for word in cmd]
+        words = {
+            "op": "run",
+            "command": command,
+            "cwd": None if cwd is None else os.fspath(cwd),
+            "env": dict(env) if env else None,
+            "input": input is not None,
+            "timeout": timeout,
+        }
+        poller = self._connection.poller
+        number, reply = poller.request(words, [data])
+        try:
+            head, body = reply.result()
+        except BaseException:
+            poller.request({"op": "kill", "run": number})
+            raise
+        if "error" in head:
+            if head.get("errno"):
+                raise OSError(head["errno"], head["message"])
+            raise ValueError(head["message"])
+        out, err = body[: head["split"]], body[head["split"] :]
+        streams: tuple[Any, Any] = (out, err) if binary else (out.decode(errors="replace"), err.decode(errors="replace"))
+        if head["timeout"]:
+            assert timeout is not None
+            raise subprocess.TimeoutExpired(command, timeout, *streams)
+        done = subprocess.CompletedProcess(command, head["code"], *streams)
+        if check:
+            done.check_returncode()
+        return done
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls and end the connection when those under way are done; `login`'s count too.
+
+        With `wait` this returns when all is done and cleared away. With `cancel_futures` calls that have not begun
+        are cancelled.
+        """
+        super().shutdown(wait=False, cancel_futures=cancel_futures)
+        poller = self._connection.poller
+        poller.stop()
+        if wait:
+            poller.join()
+
+    def __repr__(self) -> str:
+        greeting = self._connection.greeting
+        state = "closed" if self._closed else f"{len(self._pending())} calls pending"
+        return f"<{type(self).__name__} {greeting['scheduler']} on {greeting['host']}: {state}>"
+
+
+class SlurmView(_View):
+    """The same executor with other sbatch options: made by `SlurmExecutor.with_options`."""
+
+    def __init__(self, root: SlurmExecutor, sbatch: Mapping[str, Any]) -> None:
+        super().__init__(root._connection)
+        self._root = root  # keeps the connection's owner alive
+        self._sbatch = dict(sbatch)
+        self._spec = _make_spec(sbatch, root._initializer)
+        self._own: weakref.WeakSet[SlurmFuture[Any]] = weakref.WeakSet()
+
+    def _add(self, function: bytes, name: str, tasks: Sequence[Sequence[bytes]]) -> list[SlurmFuture[Any]]:
+        self._root._check_open()
+        futures = self._connection.poller.submit(self._spec, _job_name(name), function, tasks)
+        self._own.update(futures)
+        return futures
+
+    def _pending(self) -> list[SlurmFuture[Any]]:
+        return [future for future in list(self._own) if not future.done()]
+
+    def with_options(self, **changes: Any) -> "SlurmView":
+        """Return an Executor with yet other options; None takes an option away."""
+        return SlurmView(self._root, {**self._sbatch, **changes})
+
+
+class LoginExecutor(_View):
+    """Calls on the login node, in warm worker processes: `SlurmExecutor.login`.
+
+    A call that crashes its worker fails alone; cancelling a running call ends its worker. `map`'s chunksize has no
+    effect here: short calls travel together anyway.
+    """
+
+    def __init__(self, root: SlurmExecutor) -> None:
+        super().__init__(root._connection)
+        self._root = root
+
+    def _add(self, function: bytes, name: str, tasks: Sequence[Sequence[bytes]]) -> list[SlurmFuture[Any]]:
+        self._root._check_open()
+        return self._connection.poller.login.submit(function, [argument for task in tasks for argument in task])
+
+    def _pending(self) -> list[SlurmFuture[Any]]:
+        return self._connection.poller.login.pending()
+
+
+def _make_spec(sbatch: Mapping[str, Any], initializer: bytes) -> Spec:
+    options = dict(sbatch)
+    name, comment = options.pop("job_name", None), options.pop("comment", None)
+    return Spec(
+        options=render_options(options),
+        name=_job_name(str(name)) if name else None,
+        comment=str(comment or ""),
+        initializer=initializer,
+    )
+
+
+def _job_name(name: str) -> str:
+    """Return a name that is the same in every place that Slurm shows it."""
+    return re.sub(r"[^A-Za-z0-9_.+-]", "_", name)[:60] or "call"
+
+
+def _failed(error: BaseException) -> SlurmFuture[Any]:
+    """Return a future of a call that got nowhere."""
+    future: SlurmFuture[Any] = SlurmFuture(_Nowhere(), 0)
+    future.set_exception(error)
+    return future
+
+
+class _Nowhere:
+    """Owner of calls that were never sent."""
+
+    def job_id(self, call: int) -> None:
+        return None
+
+    def state(self, call: int) -> Any:
+        raise AssertionError("the call is over")
+
+    def log(self, call: int, stream: str) -> str:
+        return ""
+
+    def cancel(self, call: int) -> None:
+        pass
+
+    def hurry(self) -> None:
+        pass
+
+
+def _chunks(arguments: Iterator[tuple[Any, ...]], size: int) -> Iterator[list[tuple[Any, ...]]]:
+    while chunk := list(islice(arguments, size)):
+        yield chunk
+
+
+def _groups(chunks: Iterator[list[tuple[Any, ...]]], size: int) -> Iterator[list[list[tuple[Any, ...]]]]:
+    while group := list(islice(chunks, size)):
+        yield group
+
+
+def _results(
+    futures: deque[SlurmFuture[Any]], end: float | None, chunksize: int, more: Callable[[], None] | None
+) -> Iterator[Any]:
+    """Yield results in order; `more` schedules one more chunk, for each that is begun to be yielded."""
+    yielded = 0
+    try:
+        while futures:
+            if more is not None and yielded % chunksize == 0:
+                more()
+            yielded += 1
+            yield _result_or_cancel(futures.popleft(), None if end is None else end - time.monotonic())
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _result_or_cancel(future: SlurmFuture[Any], timeout: float | None) -> Any:
+    try:
+        return future.result(timeout)
+    finally:
+        future.cancel()

@@ -1,0 +1,107 @@
+"""`SlurmFuture`: a `concurrent.futures.Future` that knows its job."""
+
+import asyncio
+from collections.abc import Generator
+from concurrent.futures import Future
+from typing import Any, Protocol, TypeVar
+
+from ._errors import JobError
+from ._remote.states import JobState
+
+T = TypeVar("T")
+
+_PENDING = "PENDING"
+_RUNNING = "RUNNING"
+_CANCELLED = "CANCELLED"
+_CANCELLED_AND_NOTIFIED = "CANCELLED_AND_NOTIFIED"
+
+
+class Owner(Protocol):
+    """What a future's call belongs to: a batch, or the login node's calls. Any thread."""
+
+    def job_id(self, call: int) -> str | None: ...
+
+    def state(self, call: int) -> JobState: ...
+
+    def log(self, call: int, stream: str) -> str: ...
+
+    def cancel(self, call: int) -> None: ...
+
+    def hurry(self) -> None: ...
+
+
+class SlurmFuture(Future[T]):
+    """The outcome of one call.
+
+    Beside what `concurrent.futures.Future` offers it can be awaited, tells about its job, and cancels running calls.
+    All methods may be called from any thread.
+    """
+
+    def __init__(self, owner: Owner, call: int) -> None:
+        super().__init__()
+        self._owner = owner
+        self._call = call
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return asyncio.wrap_future(self).__await__()
+
+    @property
+    def job_id(self) -> str | None:
+        """Slurm's id of the call's job, "123" or "123_7" for an array task; None before it is submitted."""
+        return self._owner.job_id(self._call)
+
+    @property
+    def state(self) -> JobState:
+        """The state of the call's job as far as it is known; of a call that is over, how it ended."""
+        with self._condition:
+            state, error = self._state, self._exception
+        if state in (_CANCELLED, _CANCELLED_AND_NOTIFIED):
+            return JobState.CANCELLED
+        if state in (_PENDING, _RUNNING):
+            known = self._owner.state(self._call)
+            return JobState.RUNNING if state == _RUNNING and known == JobState.PENDING else known
+        if error is None:
+            return JobState.COMPLETED
+        if isinstance(error, JobError) and error.state is not None:
+            return JobState(error.state)
+        return JobState.FAILED
+
+    def stdout(self) -> str:
+        """Return what the call's job has printed so far. The calls of one array task share their job's output."""
+        return self._owner.log(self._call, "out")
+
+    def stderr(self) -> str:
+        """Return what the call's job has written to its stderr so far."""
+        return self._owner.log(self._call, "err")
+
+    def cancel(self) -> bool:
+        """Cancel the call, running or not; False only if it is over.
+
+        Other than in the standard library a running call can be cancelled: its job is ended. Where calls share an
+        array task (`map` with a chunksize), the task ends when all of its calls are cancelled.
+        """
+        with self._condition:
+            if self._state in (_CANCELLED, _CANCELLED_AND_NOTIFIED):
+                return True
+            if self._state not in (_PENDING, _RUNNING):
+                return False
+            # Both steps of the standard library at once: nobody is left to notify the waiters later.
+            self._state = _CANCELLED_AND_NOTIFIED
+            for waiter in self._waiters:
+                waiter.add_cancelled(self)
+            self._condition.notify_all()
+        self._invoke_callbacks()
+        self._owner.cancel(self._call)
+        return True
+
+    def result(self, timeout: float | None = None) -> T:
+        """Return the call's value, or raise what it raised; `timeout` is in seconds."""
+        if not self.done():
+            self._owner.hurry()
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what the call raised, or None; `timeout` is in seconds."""
+        if not self.done():
+            self._owner.hurry()
+        return super().exception(timeout)

@@ -1,0 +1,97 @@
+"""Calls on the login node: which are out, and which functions the agent has been sent."""
+
+import itertools
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+from ._future import SlurmFuture
+from ._link import Link
+from ._remote import payload, wire
+from ._remote.states import JobState
+
+_FUNCTIONS_KEPT = 128  # that the agent and its workers hold at once
+_FRAME = 64  # calls
+
+
+class LoginCalls:
+    """Owner of the futures of `ex.login`. Any thread, unless said otherwise."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        # Guards all below, and that frames go out in the order in which functions are numbered.
+        self._lock = threading.Lock()
+        self._futures: dict[int, SlurmFuture[Any]] = {}
+        self._numbers = itertools.count(1)
+        self._functions: OrderedDict[bytes, int] = OrderedDict()
+        self._function_numbers = itertools.count(1)
+
+    def submit(self, function: bytes, arguments: Sequence[bytes]) -> list[SlurmFuture[Any]]:
+        """Send calls of one function and return their futures."""
+        futures = []
+        with self._lock:
+            number = self._number_of(function)
+            for start in range(0, len(arguments), _FRAME):
+                packed: list[wire.Buffer] = []
+                for argument in arguments[start : start + _FRAME]:
+                    call = next(self._numbers)
+                    future = self._futures[call] = SlurmFuture[Any](self, call)
+                    futures.append(future)
+                    packed.append(payload.pack_call(call, number, argument))
+                self._link.send([wire.packed(wire.CALLS, packed)])
+        return futures
+
+    def _number_of(self, function: bytes) -> int:
+        """Return the number under which the agent knows a function; it gets it if it is new. Holds the lock."""
+        number = self._functions.get(function)
+        if number is not None:
+            self._functions.move_to_end(function)
+            return number
+        number = self._functions[function] = next(self._function_numbers)
+        self._link.send(wire.message({"op": "function", "function": number}, function))
+        if len(self._functions) > _FUNCTIONS_KEPT:
+            _, oldest = self._functions.popitem(last=False)
+            self._link.send(wire.message({"op": "drop", "function": oldest}))
+        return number
+
+    def take(self, call: int) -> SlurmFuture[Any] | None:
+        """Take a call off the books: it is resolved by whoever gets its future."""
+        with self._lock:
+            return self._futures.pop(call, None)
+
+    def get(self, call: int) -> SlurmFuture[Any] | None:
+        with self._lock:
+            return self._futures.get(call)
+
+    def take_all(self) -> list[SlurmFuture[Any]]:
+        with self._lock:
+            futures, self._futures = list(self._futures.values()), {}
+        return futures
+
+    def pending(self) -> list[SlurmFuture[Any]]:
+        with self._lock:
+            return list(self._futures.values())
+
+    def __len__(self) -> int:
+        return len(self._futures)
+
+    # ---- as an owner of futures
+
+    def job_id(self, call: int) -> str | None:
+        return None
+
+    def state(self, call: int) -> JobState:
+        return JobState.PENDING
+
+    def log(self, call: int, stream: str) -> str:
+        return ""
+
+    def cancel(self, call: int) -> None:
+        if self.take(call) is not None:
+            self._link.send(wire.message({"op": "cancel_calls", "calls": [call]}))
+
+    def hurry(self) -> None:
+        pass
+
+

@@ -1,0 +1,488 @@
+"""The one thread of an executor: events from the agent become results of futures.
+
+    any thread        adds calls to the batcher, or sends them to the login node; cancels; asks for logs
+    poller's thread   closes batches and hands them over, reads what the agent says, resolves futures
+
+Futures are resolved, and so the users' callbacks run, in the poller's thread while it holds no lock.
+"""
+
+import logging
+import os
+import selectors
+import threading
+import time
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, InvalidStateError
+from typing import Any
+
+from ._batcher import Batch, Batcher, Control, Spec
+from ._errors import (
+    AgentError,
+    InitializerError,
+    JobError,
+    ResultLost,
+    SlurmFuturesError,
+    SlurmFuturesWarning,
+    SubmitError,
+    job_error,
+)
+from ._future import SlurmFuture
+from ._link import Link, Reply
+from ._login import LoginCalls
+from ._pickling import result_of
+from ._remote import payload, wire
+from ._remote.states import JobState
+
+logger = logging.getLogger("slurmfutures.poller")
+
+CLOSE_TIMEOUT = 40.0  # seconds in which the agent may finish cancelling and clearing away
+REPLY_TIMEOUT = 60.0  # seconds
+
+_pollers: "weakref.WeakSet[Poller]" = weakref.WeakSet()
+_exiting = False
+
+
+def _at_exit() -> None:
+    """Wait for what is pending when the interpreter exits, as the standard library's executors do."""
+    global _exiting
+    _exiting = True
+    for poller in list(_pollers):
+        poller.stop()
+    for poller in list(_pollers):
+        poller.join()
+
+
+# Before non-daemon threads are joined, other than atexit's; the standard library's executors register here too.
+threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
+
+
+class Poller:
+    """Runs from construction until it is told to stop and nothing is pending."""
+
+    def __init__(self, connect: Callable[[Callable[[], None]], Link], common: Mapping[str, Any]) -> None:
+        """`connect(wake)` opens the link; `common` is what every batch is submitted with."""
+        self._wake_out, self._wake_in = os.pipe()
+        os.set_blocking(self._wake_out, False)
+        os.set_blocking(self._wake_in, False)
+        self._awake = False
+        try:
+            self.link = connect(self._wake)
+        except BaseException:
+            os.close(self._wake_out)
+            os.close(self._wake_in)
+            raise
+        self.login = LoginCalls(self.link)
+        self.pid = os.getpid()
+        self._common = common
+        self._control = Control(self._cancel, self._log, self._hurry)
+        self._lock = threading.Lock()  # guards _batcher and _broken; any thread takes it, briefly
+        self._batcher = Batcher()
+        self._broken: BaseException | None = None
+        self._stopping = False
+        # Appended to by any thread, also from finalizers, and so without a lock; emptied by the poller's thread.
+        self._cancels: deque[tuple[Batch, int]] = deque()
+        self._collected: deque[tuple[str, bool]] = deque()
+        # The poller's thread only.
+        self._active: dict[str, Batch] = {}
+        self._over: weakref.WeakValueDictionary[str, Batch] = weakref.WeakValueDictionary()
+        self._selector = selectors.DefaultSelector()
+        self._thread = threading.Thread(target=self._run, name="slurmfutures-poller", daemon=True)
+        _pollers.add(self)
+        self._thread.start()
+
+    # ---- any thread
+
+    def submit(
+        self, spec: Spec, name: str, function: bytes, tasks: Sequence[Sequence[bytes]]
+    ) -> list[SlurmFuture[Any]]:
+        """Add tasks, each the pickled arguments of one call or more; return the futures of all calls in order."""
+        futures: list[SlurmFuture[Any]] = []
+        with self._lock:
+            self.check()
+            now = time.monotonic()
+            batch = self._batcher.batch_for(spec, self._control, now)
+            fresh = not batch.futures
+            for arguments in tasks:
+                futures += batch.add(function, name, arguments, now)
+        if fresh:
+            self._wake()
+        return futures
+
+    def check(self) -> None:
+        """Raise what stands in the way of new calls."""
+        if self._broken is not None:
+            raise self._broken
+        if _exiting:
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+        if self.pid != os.getpid():
+            raise RuntimeError("this executor belongs to the parent process: make one of your own after fork()")
+
+    def request(self, head: Mapping[str, Any], body: Sequence[wire.Buffer] = ()) -> tuple[int, "Future[Reply]"]:
+        return self.link.request(head, body)
+
+    def pending(self) -> list[SlurmFuture[Any]]:
+        """Return the futures of jobs that are not resolved."""
+        with self._lock:
+            batches = [*self._active.values(), *self._batcher.opened()]
+        return [future for batch in batches for future in list(batch.futures) if future is not None]
+
+    def stop(self) -> None:
+        """End when nothing is pending any more."""
+        self._stopping = True
+        self._wake()
+
+    def join(self) -> None:
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _wake(self) -> None:
+        if not self._awake:
+            self._awake = True
+            try:
+                os.write(self._wake_in, b"x")
+            except OSError:
+                pass  # it is over, or has wake-ups enough
+
+    def _hurry(self, batch: Batch) -> None:
+        batch.hurried = True
+        self._wake()
+
+    def _cancel(self, batch: Batch, call: int) -> None:
+        self._cancels.append((batch, call))
+        self._wake()
+
+    def _log(self, batch: Batch, call: int, stream: str) -> str:
+        kept = batch.kept_log(call, stream)
+        if kept is not None:
+            return kept
+        task = batch.task_of(call)
+        _, reply = self.link.request({"op": "log", "batch": batch.id, "task": task, "stream": stream})
+        try:
+            return reply.result(REPLY_TIMEOUT).body.decode("utf-8", "replace")
+        except AgentError:
+            return batch.kept_log(call, stream) or ""
+
+    # ---- the poller's thread
+
+    def _run(self) -> None:
+        error: SlurmFuturesError = AgentError("the executor has ended", "")
+        try:
+            self._selector.register(self._wake_out, selectors.EVENT_READ)
+            self._selector.register(self.link.readable(), selectors.EVENT_READ)
+            while not (self._stopping and self._idle()):
+                self._turn(self._timeout())
+            self._clear_away()
+        except AgentError as lost:
+            error = lost
+            logger.error("%s", lost)
+        except BaseException as problem:  # a bug here must not leave a future pending
+            error = SlurmFuturesError(f"slurmfutures failed inside: {type(problem).__name__}: {problem}")
+            error.__cause__ = problem
+            logger.exception("the poller has failed")
+        finally:
+            self._fail_all(error)
+            self.link.close(CLOSE_TIMEOUT)
+            self._selector.close()
+            _pollers.discard(self)
+            self._awake = True  # nobody writes to the pipe any more
+            os.close(self._wake_out)
+            os.close(self._wake_in)
+
+    def _idle(self) -> bool:
+        with self._lock:
+            opened = bool(self._batcher)
+        return not opened and not self._active and not len(self.login) and not self._cancels
+
+    def _timeout(self) -> float | None:
+        with self._lock:
+            due = self._batcher.next_due()
+        return None if due is None else max(0.0, due - time.monotonic())
+
+    def _turn(self, timeout: float | None) -> None:
+        """Wait for something to happen, at most `timeout` seconds, and do all that it takes."""
+        writing = self.link.writable()
+        wanted = self.link.pending()
+        if wanted:
+            self._selector.register(writing, selectors.EVENT_WRITE)
+        events = self._selector.select(timeout)
+        if wanted:
+            self._selector.unregister(writing)
+            self.link.flush()
+        for key, _ in events:
+            if key.fd == self._wake_out:
+                self._awake = False
+                os.read(self._wake_out, 4096)
+            elif key.fd == self.link.readable():
+                for frame in self.link.receive():
+                    self._take(frame)
+        self._hand_over_due()
+        if self._cancels:
+            self._send_cancels()
+        while self._collected:
+            batch_id, remove = self._collected.popleft()
+            self.link.request({"op": "release", "batch": batch_id, "remove": remove, "logs": False})
+
+    # ---- batches on their way out
+
+    def _hand_over_due(self) -> None:
+        with self._lock:
+            due = self._batcher.due(time.monotonic(), all_of_them=self._stopping)
+            self._active.update((batch.id, batch) for batch in due)
+        if due:
+            self._send_cancels()
+        for batch in due:
+            self._hand_over(batch)
+
+    def _hand_over(self, batch: Batch) -> None:
+        if not batch.unresolved:  # all of it was cancelled
+            self._submitted(batch)
+            self._batch_over(batch)
+            return
+        live = [any(batch.futures[call] is not None for call in batch.calls_of(task)) for task in _tasks(batch)]
+        spec = {
+            **self._common,
+            "batch": batch.id,
+            "tasks": len(batch.firsts),
+            "skip": [task for task, wanted in enumerate(live) if not wanted],
+            "options": batch.spec.options,
+            "name": batch.name,
+            "comment": batch.spec.comment,
+        }
+        body = batch.packed()
+        batch.stored()
+        _, reply = self.link.request({"op": "submit", "spec": spec}, body)
+        reply.add_done_callback(lambda reply: self._stored(batch, reply))
+
+    def _stored(self, batch: Batch, reply: "Future[Reply]") -> None:
+        """The agent has the batch on disk, or could not write it."""
+        error = reply.exception()
+        if error is None and "error" in reply.result().head:
+            message = reply.result().head["message"]
+            error = SubmitError(f"the batch could not be written: {message}", options=batch.spec.options)
+        if error is not None:
+            for call in range(len(batch.futures)):
+                self._resolve(batch, call, None, error)
+            self._submitted(batch)
+            self._batch_over(batch)
+
+    def _submitted(self, batch: Batch) -> None:
+        with self._lock:
+            self._batcher.submitted(batch)
+
+    def _send_cancels(self) -> None:
+        """Cancel the tasks all of whose calls are; one message for each batch."""
+        tasks: dict[Batch, set[int]] = {}
+        while self._cancels:
+            batch, call = self._cancels.popleft()
+            if batch.futures[call] is None:
+                continue
+            batch.futures[call] = None
+            batch.unresolved -= 1
+            task = batch.task_of(call)
+            if all(batch.futures[other] is None for other in batch.calls_of(task)):
+                tasks.setdefault(batch, set()).add(task)
+        for batch, unwanted in tasks.items():
+            if batch.id in self._active and not batch.functions:
+                self.link.send(wire.message({"op": "cancel", "batch": batch.id, "tasks": sorted(unwanted)}))
+                self._batch_over(batch)
+
+    # ---- what the agent says
+
+    def _take(self, frame: wire.Frame) -> None:
+        if frame.kind == wire.RESULTS:
+            for record in payload.records(frame.body):
+                self._login_result(record)
+            return
+        head = frame.head
+        op = head["op"]
+        if op == "began":
+            for call in head["calls"]:
+                future = self.login.get(call)
+                if future is not None:
+                    _begin(future)
+        elif op == "crashed":
+            self._login_crashed(head)
+        elif (batch := self._active.get(head["batch"])) is None:
+            pass  # cancelled or failed as a whole meanwhile
+        elif op == "results":
+            self._results(batch, head["done"], frame.body)
+        elif op == "ended":
+            for record_ in head["ended"]:
+                self._ended(batch, record_)
+        elif op == "states":
+            self._states(batch, head["states"])
+        elif op == "part":
+            logger.info("batch %s: %s is job %s", batch.id, batch.name, head["job"])
+            batch.submitted(head["job"], [range(*tasks) for tasks in head["tasks"]])
+        elif op == "submitted":
+            self._submitted(batch)
+        elif op == "refused":
+            self._refused(batch, head)
+        elif op == "notice":
+            self._notice(batch, head)
+        self._batch_over_if_resolved(batch)
+
+    def _results(self, batch: Batch, done: Sequence[int], body: bytes) -> None:
+        for record in payload.records(body):
+            if batch.futures[record.call] is None:
+                continue
+            value, error = result_of(record, None, batch.id)
+            if isinstance(error, JobError) and error.job_id is None:
+                error.job_id = batch.job_id(record.call)
+            self._resolve(batch, record.call, value, error)
+            if isinstance(error, InitializerError):
+                self._break(error)
+        for task in done:
+            for call in batch.calls_of(task):
+                if batch.futures[call] is not None:
+                    batch.failed = True
+                    lost = ResultLost(f"job {batch.job_id(call)} is done but has left no result of this call")
+                    self._resolve(batch, call, None, lost)
+
+    def _ended(self, batch: Batch, record: Mapping[str, Any]) -> None:
+        """A task is over without (all of) its results."""
+        for call in batch.calls_of(record["task"]):
+            if batch.futures[call] is not None:
+                batch.failed = True
+                self._resolve(batch, call, None, job_error(record))
+
+    def _states(self, batch: Batch, states: Sequence[tuple[str, Sequence[tuple[int, int]]]]) -> None:
+        for word, ranges in states:
+            state = JobState(word)
+            for first, end in ranges:
+                batch.enter(range(first, end), state)
+                if state != JobState.RUNNING:
+                    continue
+                for task in range(first, end):
+                    for call in batch.calls_of(task):
+                        future = batch.futures[call]
+                        if future is not None:
+                            _begin(future)
+
+    def _refused(self, batch: Batch, head: Mapping[str, Any]) -> None:
+        for first, end in head["tasks"]:
+            for task in range(first, end):
+                for call in batch.calls_of(task):
+                    error = SubmitError(head["message"], options=batch.spec.options)
+                    self._resolve(batch, call, None, error)
+        self._submitted(batch)
+
+    def _notice(self, batch: Batch, head: Mapping[str, Any]) -> None:
+        text = f"{batch.name}: {head['message']}"
+        logger.warning("batch %s %s: %s", batch.id, head["kind"], text)
+        if head["kind"] == "stuck":
+            try:
+                warnings.warn(SlurmFuturesWarning(text), stacklevel=1)
+            except SlurmFuturesWarning:
+                pass  # the user made warnings errors: there is nobody here to raise one to
+
+    # ---- futures
+
+    def _resolve(self, batch: Batch, call: int, value: Any, error: BaseException | None) -> None:
+        future = batch.futures[call]
+        if future is not None:
+            batch.futures[call] = None
+            batch.unresolved -= 1
+            _settle(future, value, error)
+
+    def _batch_over_if_resolved(self, batch: Batch | None) -> None:
+        if batch is not None and not batch.unresolved:
+            self._batch_over(batch)
+
+    def _batch_over(self, batch: Batch) -> None:
+        """All futures of a batch are resolved: its files go as soon as nobody can ask for its logs any more."""
+        if batch.unresolved or batch.id not in self._active:
+            return
+        with self._lock:
+            del self._active[batch.id]
+            self._batcher.submitted(batch)
+        self._over[batch.id] = batch
+        finalizer = weakref.finalize(batch, _collect, self._collected, self._wake, (batch.id, not batch.failed))
+        finalizer.atexit = False
+
+    def _login_result(self, record: payload.Record) -> None:
+        future = self.login.take(record.call)
+        if future is not None:
+            _settle(future, *result_of(record, None, "the login node"))
+
+    def _login_crashed(self, head: Mapping[str, Any]) -> None:
+        for call in head["calls"]:
+            future = self.login.take(call)
+            if future is not None:
+                reason = "the worker on the login node could not start" if head.get("start") else ""
+                record = {**head, "job_id": None, "state": "FAILED", "node": "the login node", "reason": reason}
+                _settle(future, None, job_error(record))
+
+    def _break(self, error: InitializerError) -> None:
+        """An initializer failed: no call of this executor can run."""
+        with self._lock:
+            if self._broken is not None:
+                return
+            self._broken = error
+            batches = [*self._active.values(), *self._batcher.take_all()]
+        for batch in batches:
+            for call in range(len(batch.futures)):
+                self._resolve(batch, call, None, error)
+            if batch.id in self._active:
+                tasks = list(_tasks(batch))
+                self.link.send(wire.message({"op": "cancel", "batch": batch.id, "tasks": tasks}))
+                self._batch_over(batch)
+
+    # ---- the end
+
+    def _clear_away(self) -> None:
+        """Have finished batches removed; what is still referred to keeps its logs in memory."""
+        replies = []
+        for batch_id, batch in list(self._over.items()):
+            words = {"op": "release", "batch": batch_id, "remove": not batch.failed, "logs": True}
+            replies.append((batch, self.link.request(words)[1]))
+        deadline = time.monotonic() + CLOSE_TIMEOUT
+        while not all(reply.done() for _, reply in replies) and time.monotonic() < deadline:
+            self._turn(1.0)
+        for batch, reply in replies:
+            if reply.done() and reply.exception() is None:
+                batch.keep_logs(reply.result().head.get("logs", {}))
+
+    def _fail_all(self, error: SlurmFuturesError) -> None:
+        with self._lock:
+            self._broken = self._broken or error
+            batches = [*self._active.values(), *self._batcher.take_all()]
+            self._active = {}
+        for batch in batches:
+            for call in range(len(batch.futures)):
+                self._resolve(batch, call, None, error)
+        self.link.lose(error if isinstance(error, AgentError) else AgentError(str(error), ""))
+        for future in self.login.take_all():
+            _settle(future, None, error)
+
+
+def _collect(collected: "deque[tuple[str, bool]]", wake: Callable[[], None], what: tuple[str, bool]) -> None:
+    collected.append(what)
+    wake()
+
+
+def _tasks(batch: Batch) -> range:
+    return range(len(batch.firsts))
+
+
+def _begin(future: SlurmFuture[Any]) -> None:
+    """Mark a future as running, unless it is that already, or over."""
+    with future._condition:
+        if future._state == "PENDING":
+            future.set_running_or_notify_cancel()
+
+
+def _settle(future: SlurmFuture[Any], value: Any, error: BaseException | None) -> None:
+    """Resolve a future, unless it was cancelled meanwhile; whatever its callbacks raise stays here."""
+    try:
+        if error is None:
+            future.set_result(value)
+        else:
+            future.set_exception(error)
+    except InvalidStateError:
+        pass
+    except BaseException:  # a callback's SystemExit must not end the thread that all futures depend on
+        logger.exception("a callback of %r has failed", future)

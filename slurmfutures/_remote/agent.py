@@ -1,0 +1,373 @@
+"""The agent: one process on the login node, one loop, at the other end of the client's pipe.
+
+    loop      frames from and to the client; the hub's workers; the watch over batches. Never blocks on a command.
+    lanes     three threads that run the scheduler's commands (`batches.Lane`)
+    runs      a thread for each command that `run` started
+
+Threads hand what they have to the loop through `_post`; nothing else is shared with them. The agent ends when its
+stdin does.
+"""
+
+import collections
+import json
+import os
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import Any, Callable, Deque, Dict, List, Mapping, Optional, Sequence
+
+from . import batches, hub, wire
+from .local import Local
+from .scheduler import Limits, Scheduler
+from .slurm import Slurm
+
+NICE = 10
+_CHUNK = 1 << 18
+_LIMITS_FRESH = 24 * 3600.0  # seconds for which a site's limits are not read again
+# File systems on which a name shows as soon as it is there, for whoever looks; all others get the long grace.
+_COHERENT = frozenset("ext2 ext3 ext4 xfs btrfs zfs tmpfs overlay lustre gpfs beegfs".split())
+GRACE_COHERENT = 10.0  # seconds
+GRACE_CACHED = 75.0  # seconds; NFS keeps a directory for up to 60 (acdirmax)
+
+
+class Refusal(Exception):
+    """Something that the client asked for cannot be; `code` tells it which of its errors that is."""
+
+    def __init__(self, code: str, message: str, **more: Any) -> None:
+        super().__init__(message)
+        self.words = dict(more, error=code, message=message)
+
+
+class Agent:
+    """Everything here runs in the loop's thread, except what `_run_command` does."""
+
+    def __init__(self, hello: Mapping[str, Any], code: str) -> None:
+        self._code = code
+        self._selector = selectors.DefaultSelector()
+        self._reader = wire.Reader()
+        self._out: Deque[memoryview] = collections.deque()
+        self._unsent = 0
+        self._posted: Deque[Callable[[], None]] = collections.deque()
+        self._wake_out, self._wake_in = socket.socketpair()
+        self._running: Dict[int, "subprocess.Popen[bytes]"] = {}  # commands by request id
+        self._writing = False
+        self._open = True
+        self._work_dir = _prepare(hello["work_dir"])
+        self._login = os.path.join(self._work_dir, "login", "%s.%d" % (os.uname().nodename, os.getpid()))
+        os.makedirs(self._login, 0o700, exist_ok=True)
+        self._scheduler = self._find_scheduler(hello["scheduler"], hello["max_workers"])
+        self._hub = hub.Hub(
+            most=hello["login_workers"],
+            command=_worker_command(hello["setup"], hello["python"], code),
+            environment=dict(os.environ, SLURMFUTURES_PATH="\n".join(hello["path"])),
+            logs=self._login,
+            register=self._register,
+            unregister=self._selector.unregister,
+            answer=self._transmit,
+        )
+        self._batches = batches.Batches(
+            place=batches.Place(self._work_dir, code, __package__),
+            scheduler=self._scheduler,
+            limits=self._read_limits(),
+            pace=self._pace(),
+            max_workers=None if isinstance(self._scheduler, Local) else hello["max_workers"],
+            post=self._post,
+            send=self._send,
+            backlog=lambda: self._unsent,
+        )
+
+    def greeting(self) -> Dict[str, Any]:
+        """Return what the client wants to know before it begins."""
+        space = os.statvfs(self._work_dir)
+        return {
+            "op": "hello",
+            "protocol": wire.PROTOCOL,
+            "python": list(sys.version_info[:3]),
+            "executable": sys.executable,
+            "scheduler": self._scheduler.version(),
+            "work_dir": self._work_dir,
+            "free": space.f_bavail * space.f_frsize,
+            "host": os.uname().nodename,
+            "cwd": os.getcwd(),
+            "pid": os.getpid(),
+        }
+
+    def _find_scheduler(self, name: str, slots: Optional[int]) -> Scheduler:
+        if name == "local":
+            return Local(self._work_dir, slots or os.cpu_count() or 1)
+        found = Slurm()
+        try:
+            found.version()
+        except FileNotFoundError as error:
+            raise Refusal("no-scheduler", "sbatch was not found on %s" % os.uname().nodename) from error
+        os.nice(NICE)  # a login node is shared
+        return found
+
+    def _read_limits(self) -> Limits:
+        """Return the scheduler's limits, from `work_dir` if they were read within a day: each reading costs a request."""
+        if isinstance(self._scheduler, Local):
+            return self._scheduler.limits()
+        path = os.path.join(self._work_dir, "limits.json")
+        key = os.environ.get("SLURM_CONF", "")
+        try:
+            if time.time() - os.stat(path).st_mtime < _LIMITS_FRESH:
+                with open(path) as file:
+                    cached = json.load(file)
+                if cached["conf"] == key:
+                    return Limits(cached["max_array_index"], cached["max_jobs"])
+        except (OSError, ValueError, KeyError):
+            pass
+        limits = self._scheduler.limits()
+        with open(path + ".%d" % os.getpid(), "w") as file:
+            json.dump(dict(limits._asdict(), conf=key), file)
+        os.rename(path + ".%d" % os.getpid(), path)
+        return limits
+
+    def _pace(self) -> batches.Pace:
+        if isinstance(self._scheduler, Local):
+            return batches.Pace(queue_first=1.0, queue_ceiling=5.0, grace=0.5)
+        coherent = _file_system(self._work_dir) in _COHERENT
+        return batches.Pace(
+            queue_first=batches.CLUSTER_QUEUE_FIRST,
+            queue_ceiling=batches.CLUSTER_QUEUE_CEILING,
+            grace=GRACE_COHERENT if coherent else GRACE_CACHED,
+        )
+
+    # ---- the loop
+
+    def serve(self, incoming: int, outgoing: int) -> None:
+        """Serve the client on these descriptors until it closes them."""
+        self._incoming, self._outgoing = incoming, outgoing
+        os.set_blocking(incoming, False)
+        os.set_blocking(outgoing, False)
+        self._wake_out.setblocking(False)
+        self._selector.register(incoming, selectors.EVENT_READ, lambda readable, writable: self._receive())
+        self._selector.register(self._wake_out, selectors.EVENT_READ, lambda readable, writable: self._woken())
+        self._send(self.greeting())
+        while self._open:
+            now = time.monotonic()
+            times = [at for at in (self._hub.tick(now), self._batches.tick(now)) if at is not None]
+            wait = max(0.0, min(times) - time.monotonic()) if times else None
+            for key, events in self._selector.select(wait):
+                key.data(bool(events & selectors.EVENT_READ), bool(events & selectors.EVENT_WRITE))
+
+    def close(self) -> None:
+        """End what lives with the agent: workers, commands, embedded jobs. Slurm's jobs go on."""
+        self._batches.finish()
+        self._hub.close()
+        for process in list(self._running.values()):
+            _kill_group(process)
+        if isinstance(self._scheduler, Local):
+            self._scheduler.close()
+        shutil.rmtree(self._login, ignore_errors=True)
+
+    def _register(self, connection: socket.socket, callback: Callable[[bool, bool], None], writing: bool) -> None:
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if writing else 0)
+        try:
+            key = self._selector.get_key(connection)
+        except KeyError:
+            self._selector.register(connection, events, callback)
+        else:
+            if key.events != events:
+                self._selector.modify(connection, events, callback)
+
+    def _post(self, action: Callable[[], None]) -> None:
+        """Have the loop do `action`. Any thread."""
+        self._posted.append(action)
+        try:
+            self._wake_in.send(b"x")
+        except OSError:
+            pass  # the loop is over, or has wake-ups enough
+
+    def _woken(self) -> None:
+        self._wake_out.recv(4096)
+        while self._posted:
+            self._posted.popleft()()
+
+    # ---- the pipe
+
+    def _send(self, head: Mapping[str, Any], body: wire.Buffer = b"") -> None:
+        self._transmit(wire.message(head, body))
+
+    def _transmit(self, buffers: Sequence[wire.Buffer]) -> None:
+        for buffer in buffers:
+            view = memoryview(buffer)
+            self._unsent += len(view)
+            self._out.append(view)
+        self._flush()
+
+    def _flush(self) -> None:
+        try:
+            while self._out:
+                sent = os.write(self._outgoing, self._out[0])
+                self._unsent -= sent
+                if sent < len(self._out[0]):
+                    self._out[0] = self._out[0][sent:]
+                else:
+                    self._out.popleft()
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._open = False  # the client is gone
+            return
+        if bool(self._out) != self._writing:
+            self._writing = bool(self._out)
+            if self._writing:
+                self._selector.register(self._outgoing, selectors.EVENT_WRITE, lambda readable, writable: self._flush())
+            else:
+                self._selector.unregister(self._outgoing)
+
+    def _receive(self) -> None:
+        try:
+            data = os.read(self._incoming, _CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._open = False
+            return
+        for frame in self._reader.feed(data):
+            if frame.kind == wire.CALLS:
+                self._hub.calls(frame.body)
+            else:
+                self._message(frame.head, frame.body)
+
+    def _message(self, head: Mapping[str, Any], body: bytes) -> None:
+        op = head["op"]
+        if op == "function":
+            self._hub.function(head["function"], body)
+        elif op == "drop":
+            self._hub.drop(head["function"])
+        elif op == "cancel_calls":
+            self._hub.cancel(head["calls"])
+        elif op == "cancel":
+            self._batches.cancel(head["batch"], head["tasks"])
+        else:
+            self._request(op, head, body)
+
+    # ---- requests, each answered once
+
+    def _request(self, op: str, head: Mapping[str, Any], body: bytes) -> None:
+        number = head["id"]
+
+        def reply(words: Mapping[str, Any], data: wire.Buffer = b"") -> None:
+            self._send(dict(words, op="reply", id=number), data)
+
+        try:
+            if op == "submit":
+                self._batches.submit(head["spec"], body)
+                reply({})
+            elif op == "release":
+                self._batches.release(head["batch"], head["remove"], head["logs"], reply)
+            elif op == "log":
+                reply({}, self._batches.log(head["batch"], head["task"], head["stream"]))
+            elif op == "run":
+                self._run(number, head, body)
+            elif op == "kill":
+                if head["run"] in self._running:
+                    _kill_group(self._running[head["run"]])
+                reply({})
+            else:
+                reply({"error": "unknown", "message": "the agent does not know the request %r" % op})
+        except OSError as error:
+            reply({"error": "os", "message": str(error), "errno": error.errno})
+
+    def _run(self, number: int, head: Mapping[str, Any], data: bytes) -> None:
+        command = head["command"]
+        process = subprocess.Popen(
+            command,
+            shell=isinstance(command, str),
+            executable="/bin/bash" if isinstance(command, str) else None,
+            cwd=head["cwd"],
+            env=dict(os.environ, **head["env"]) if head["env"] else None,
+            stdin=subprocess.PIPE if head["input"] else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._running[number] = process
+
+        def work() -> None:
+            timed_out = False
+            try:
+                out, err = process.communicate(data if head["input"] else None, timeout=head["timeout"])
+            except subprocess.TimeoutExpired:
+                timed_out = True
+                _kill_group(process)
+                out, err = process.communicate()
+            self._post(lambda: done(out, err, timed_out))
+
+        def done(out: bytes, err: bytes, timed_out: bool) -> None:
+            del self._running[number]
+            words = {"op": "reply", "id": number, "code": process.returncode, "split": len(out), "timeout": timed_out}
+            self._send(words, out + err)
+
+        threading.Thread(target=work, name="run-%d" % number, daemon=True).start()
+
+
+def _kill_group(process: "subprocess.Popen[bytes]") -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def _prepare(work_dir: str) -> str:
+    """Make sure that `work_dir` is there, ours and private; return its absolute path."""
+    path = os.path.abspath(os.path.expanduser(work_dir))
+    try:
+        os.makedirs(path, 0o700, exist_ok=True)
+        if os.stat(path).st_uid != os.getuid():
+            raise Refusal("work-dir", "work_dir %s belongs to another user" % path)
+        if os.stat(path).st_mode & 0o077:
+            os.chmod(path, 0o700)
+        with open(os.path.join(path, ".writable.%d" % os.getpid()), "w") as file:
+            os.unlink(file.name)
+    except OSError as error:
+        raise Refusal("work-dir", "work_dir %s cannot be used: %s" % (path, error.strerror)) from error
+    return path
+
+
+def _file_system(path: str) -> str:
+    """Return the type of the file system that `path` is on, "" where that cannot be found out."""
+    best, kind = "", ""
+    path = os.path.realpath(path)
+    try:
+        with open("/proc/self/mounts") as file:
+            for line in file:
+                _, where, type_, *_ = line.split()
+                where = where.encode().decode("unicode_escape")
+                inside = path == where or path.startswith(where.rstrip("/") + "/")
+                if inside and len(where) >= len(best):
+                    best, kind = where, type_
+    except (OSError, ValueError):
+        return ""
+    return kind
+
+
+def _worker_command(setup: str, python: str, code: str) -> List[str]:
+    """Return the words that start a worker on this machine; a descriptor number is appended."""
+    program = "import sys; sys.path.insert(1, %r); from %s.worker import main; main()" % (code, __package__)
+    start = '%s\nexec %s -u -c "$0" "$@"' % (setup, python)
+    return ["/bin/bash", "-c", start, program]
+
+
+def main(hello: Mapping[str, Any], incoming: int, outgoing: int, code: str) -> None:
+    """Entry for the bootstrap: serve the client on these two descriptors, or tell it why not."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the client's business
+    try:
+        agent = Agent(hello, code)
+    except Refusal as refusal:
+        for buffer in wire.message(dict(refusal.words, op="refusal")):
+            os.write(outgoing, buffer)
+        return
+    try:
+        agent.serve(incoming, outgoing)
+    finally:
+        agent.close()

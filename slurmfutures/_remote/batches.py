@@ -1,0 +1,665 @@
+"""The batches that a client has handed over: submitted in parts, watched, explained, cancelled, cleared away.
+
+All of it runs in the agent's loop, except what is given to a lane: scheduler commands and removals may take minutes.
+"""
+
+import os
+import queue
+import threading
+import time
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+
+from . import payload, script, spool, watch, wire
+from .scheduler import Ending, Held, Limits, Outcome, Refused, Request, Row, Scheduler, Submitted
+from .states import JobState
+
+Range = Tuple[int, int]  # task numbers, the end not included
+
+CANCEL_AFTER = 0.03  # seconds in which cancellations gather
+QUEUE_GROWTH = 1.5  # of the time between two looks at the queue, while nothing changes
+HOLD_FIRST = 5.0  # seconds between tries while a submit limit is reached
+HOLD_CEILING = 60.0
+LOOKS = (2.0, 10.0, 30.0)  # seconds before each search for a submission whose outcome is unclear
+BACKLOG = 8 << 20  # bytes on their way to the client above which no more results are read
+_TAIL = 4000  # bytes of a dead task's stderr that are told
+_LOG_LIMIT = 64 << 10  # bytes of a log that are kept for the client when a batch's files go
+_LOGS_LIMIT = 8 << 20  # bytes of all of them
+
+
+class Lane:
+    """A thread that does one slow thing after the other and posts what came of it to the agent's loop."""
+
+    def __init__(self, name: str, post: Callable[[Callable[[], None]], None]) -> None:
+        self._post = post
+        self._work: "queue.Queue[Optional[Tuple[Callable[[], Any], Callable[[Any], None]]]]" = queue.Queue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def do(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        """Have `work()` done in the lane's thread and `then(its result)` in the loop's. Called in the loop."""
+        self._work.put((work, then))
+
+    def finish(self, timeout: float) -> None:
+        """Let what is queued be done, for at most `timeout` seconds."""
+        self._work.put(None)
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while True:
+            item = self._work.get()
+            if item is None:
+                return
+            work, then = item
+            try:
+                result = work()
+            except Exception as error:  # a lane must outlive what it does; the callback decides what it means
+                result = error
+            self._post(lambda then=then, result=result: then(result))  # type: ignore[misc]
+
+
+class _Part:
+    """One submission of a batch's tasks; array index i is the task `tasks[i]`."""
+
+    def __init__(self, number: int, tasks: List[int], folder: spool.Part, name: str) -> None:
+        self.number = number
+        self.tasks = tasks
+        self.folder = folder
+        self.name = name
+        self.throttle: Optional[int] = None
+        self.watch: Optional[watch.Watch] = None
+        self.unwanted: Set[int] = set()  # array indices to be cancelled
+
+
+class _Batch:
+    def __init__(self, spec: Mapping[str, Any], folder: spool.Batch) -> None:
+        self.id: str = spec["batch"]
+        self.spec = spec
+        self.folder = folder
+        self.waiting: List[Range] = [(0, spec["tasks"])]
+        self.without(set(spec["skip"]))
+        self.parts: List[_Part] = []
+        self.numbers = 0  # parts tried, the refused ones counted
+        self.next_size: Optional[int] = None
+        self.bound: Optional[int] = None  # jobs that the scheduler lets us have, as far as refusals tell
+        self.hold_until = 0.0
+        self.hold = HOLD_FIRST
+
+    def take(self, most: int) -> List[int]:
+        """Take up to `most` task numbers off those that wait."""
+        taken: List[int] = []
+        while self.waiting and len(taken) < most:
+            first, end = self.waiting[0]
+            stop = min(end, first + most - len(taken))
+            taken.extend(range(first, stop))
+            if stop == end:
+                del self.waiting[0]
+            else:
+                self.waiting[0] = stop, end
+        return taken
+
+    def give_back(self, part: _Part) -> None:
+        """A part was not accepted: its tasks wait again, but for those cancelled meanwhile."""
+        self.parts.remove(part)
+        tasks = [task for index, task in enumerate(part.tasks) if index not in part.unwanted]
+        self.waiting = _ranges(tasks) + self.waiting
+
+    def without(self, tasks: Set[int]) -> Set[int]:
+        """Take these tasks off those that wait; return the ones that were not waiting."""
+        kept = []
+        rest = set(tasks)
+        for first, end in self.waiting:
+            hit = sorted(task for task in tasks if first <= task < end)
+            rest.difference_update(hit)
+            for task in hit:
+                if task > first:
+                    kept.append((first, task))
+                first = task + 1
+            if first < end:
+                kept.append((first, end))
+        self.waiting = kept
+        return rest
+
+
+class Place(NamedTuple):
+    """Where this agent's things are, as the script has to name them."""
+
+    work_dir: str
+    code: str
+    package: str
+
+
+class Pace(NamedTuple):
+    """How often the scheduler is asked, and how long results may stay unseen; all in seconds."""
+
+    queue_first: float  # from a submission to the first look at the queue, and the least between two
+    queue_ceiling: float  # the most between two
+    grace: float  # in which the results of a job that has left the queue may still come into sight
+
+
+# Slurm's own advice is to keep queries to the minimum; centres ask for half a minute to two minutes between them.
+CLUSTER_QUEUE_FIRST = 15.0
+CLUSTER_QUEUE_CEILING = 180.0
+
+
+class Batches:
+    """All batches of one client. `send(head, body)` sends it an event; `backlog()` is the bytes still unsent."""
+
+    def __init__(
+        self,
+        *,
+        place: Place,
+        scheduler: Scheduler,
+        limits: Limits,
+        pace: Pace,
+        max_workers: Optional[int],
+        post: Callable[[Callable[[], None]], None],
+        send: Callable[..., None],
+        backlog: Callable[[], int],
+    ) -> None:
+        self._place = place
+        self._scheduler = scheduler
+        self._limits = limits
+        self._max_workers = max_workers
+        self._pace = pace
+        self._send = send
+        self._backlog = backlog
+        self._submitting = Lane("submit", post)
+        self._asking = Lane("ask", post)
+        self._acting = Lane("act", post)
+        self._batches: Dict[str, _Batch] = {}
+        self._busy: Optional[_Batch] = None  # whose part is being submitted
+        self._cancel_at: Optional[float] = None
+        self._queue_at: Optional[float] = None
+        self._queue_interval = self._pace.queue_first
+        self._queue_asked = 0.0
+        self._queue_busy = False
+        self._why_at: Optional[float] = None
+        self._why_interval = watch.WHY_FIRST
+        self._why_busy = False
+        self._noticed: Set[Tuple[str, str]] = set()
+
+    # ---- what the client asks for
+
+    def submit(self, spec: Mapping[str, Any], calls: bytes) -> None:
+        """Store a batch and queue it for submission. Raises OSError where it cannot be stored."""
+        folder = spool.Batch(self._place.work_dir, spec["batch"])
+        batch = _Batch(spec, folder)
+        text = script.render(
+            batch=batch.id,
+            folder=folder.path,
+            chdir=spec["chdir"],
+            setup=spec["setup"],
+            python=spec["python"],
+            code=self._place.code,
+            package=self._place.package,
+            path=spec["path"],
+        )
+        folder.create(spec, text, calls)
+        self._batches[batch.id] = batch
+
+    def cancel(self, batch_id: str, tasks: Sequence[int]) -> None:
+        """End tasks: those that wait are dropped, those in the scheduler's hands cancelled with the next scancel."""
+        batch = self._batches.get(batch_id)
+        if batch is None:
+            return
+        waited = bool(batch.waiting)
+        rest = batch.without(set(tasks))
+        if waited and not batch.waiting:
+            self._send({"op": "submitted", "batch": batch.id})
+        for part in batch.parts if rest else ():
+            part.unwanted.update(index for index, task in enumerate(part.tasks) if task in rest)
+        if rest and self._cancel_at is None:
+            self._cancel_at = time.monotonic() + CANCEL_AFTER
+
+    def release(self, batch_id: str, remove: bool, logs: bool, reply: Callable[..., None]) -> None:
+        """Stop watching a batch; `logs` has what its jobs printed sent along, `remove` its files cleared away."""
+        batch = self._batches.pop(batch_id, None)
+        reply({"logs": _collect_logs(batch) if batch is not None and logs else {}})
+        if batch is not None and remove:
+            self._acting.do(batch.folder.remove, lambda _: None)
+
+    def log(self, batch_id: str, task: int, stream: str) -> bytes:
+        """Return a task's "out" or "err" as far as it is written."""
+        batch = self._batches.get(batch_id)
+        for part in batch.parts if batch else ():
+            if part.tasks[0] <= task <= part.tasks[-1] and task in part.tasks:
+                return spool.read_tail(part.folder.log(part.tasks.index(task), stream), 1 << 30)
+        return b""
+
+    def finish(self) -> None:
+        """Let cancellations and removals that are under way be done."""
+        if self._cancel_at is not None:
+            self._flush_cancels()
+        self._acting.finish(30.0)
+
+    # ---- the loop's turn
+
+    def tick(self, now: float) -> Optional[float]:
+        """Do what is due; return when there is more to do, None where nothing is."""
+        wanted = [self._pump(now)]
+        for batch in self._batches.values():
+            for part in batch.parts:
+                if part.watch is not None and part.watch.open:
+                    if now >= part.watch.look_at():
+                        if self._backlog() > BACKLOG:
+                            wanted.append(now + watch.LOOK_FLOOR)
+                            continue
+                        self._look(batch, part, now)
+                    if part.watch.open:
+                        wanted.append(part.watch.look_at())
+        if self._cancel_at is not None and now >= self._cancel_at:
+            self._flush_cancels()
+        wanted.append(self._cancel_at)
+        wanted.append(self._ask_queue(now))
+        wanted.append(self._ask_why(now))
+        times = [at for at in wanted if at is not None]
+        return min(times) if times else None
+
+    def _watched(self) -> List[Tuple[_Batch, _Part, watch.Watch]]:
+        return [
+            (batch, part, part.watch)
+            for batch in self._batches.values()
+            for part in batch.parts
+            if part.watch is not None and part.watch.open
+        ]
+
+    # ---- submitting
+
+    def _pump(self, now: float) -> Optional[float]:
+        """Submit the next part if one may go; return when to try again where only time is in the way."""
+        if self._busy is not None:
+            return None
+        wanted = None
+        watched = self._watched()
+        inside = sum(len(watch.open) for _, _, watch in watched)
+        for batch in self._batches.values():
+            if not batch.waiting:
+                continue
+            if now < batch.hold_until:
+                wanted = batch.hold_until if wanted is None else min(wanted, batch.hold_until)
+                continue
+            size = self._size(batch, inside)
+            room = self._room(watched)
+            if size < 1 or (room is not None and room < 1):
+                continue
+            self._submit_part(batch, batch.take(size), room, inside)
+            return None
+        return wanted
+
+    def _size(self, batch: _Batch, inside: int) -> int:
+        """Return how many tasks the next submission may hold."""
+        remaining = sum(end - first for first, end in batch.waiting)
+        size = min(remaining, self._limits.max_array_index + 1, max(1, self._limits.max_jobs - inside))
+        if batch.next_size is not None:
+            size = min(size, batch.next_size)
+        if batch.bound is not None:
+            free = batch.bound - inside
+            if inside and free < min(remaining, max(1, batch.bound // 4)):
+                return 0  # a few places are not worth a submission of their own
+            size = min(size, max(free, 1))
+        return size
+
+    def _room(self, watched: Sequence[Tuple[_Batch, _Part, watch.Watch]]) -> Optional[int]:
+        """Return how many more tasks may run at once under `max_workers`, None where that is not bounded."""
+        if self._max_workers is None:
+            return None
+        return self._max_workers - sum(min(part.throttle or 1 << 30, len(watch.open)) for _, part, watch in watched)
+
+    def _submit_part(self, batch: _Batch, tasks: List[int], room: Optional[int], inside: int) -> None:
+        self._busy = batch
+        number = batch.numbers
+        batch.numbers += 1
+        name = "%s.sf-%s.%d" % (batch.spec["name"], batch.id, number)
+        part = _Part(number, tasks, batch.folder.part(number), name)
+        part.throttle = room if room is not None and room < len(tasks) else None
+        batch.parts.append(part)
+        try:
+            part.folder.create()
+            mapping = str(tasks[0])
+            if tasks[-1] - tasks[0] != len(tasks) - 1:
+                mapping = "map"
+                spool.publish(part.folder.path, "map", " ".join(map(str, tasks)).encode())
+            batch.folder.record({"part": number, "tasks": _ranges(tasks), "name": name, "time": time.time()})
+        except OSError as error:
+            self._busy = None
+            self._hold(batch, part, "the batch cannot be written: %s" % error)
+            return
+        comment = batch.spec["comment"]
+        request = Request(
+            options=batch.spec["options"],
+            script=batch.folder.script,
+            arguments=[str(number), mapping],
+            size=len(tasks),
+            throttle=part.throttle,
+            name=name,
+            comment="%s sf:%s.%d" % (comment, batch.id, number) if comment else "sf:%s.%d" % (batch.id, number),
+            chdir=batch.spec["chdir"],
+            stdout=os.path.join(part.folder.logs, "%a.out" if len(tasks) > 1 else "0.out"),
+            stderr=os.path.join(part.folder.logs, "%a.err" if len(tasks) > 1 else "0.err"),
+        )
+        self._try(batch, part, request, inside)
+
+    def _try(self, batch: _Batch, part: _Part, request: Request, inside: int) -> None:
+        def then(outcome: Any) -> None:
+            self._outcome(batch, part, request, inside, outcome)
+
+        self._submitting.do(lambda: self._scheduler.submit(request), then)
+
+    def _outcome(self, batch: _Batch, part: _Part, request: Request, inside: int, outcome: Outcome) -> None:
+        if isinstance(outcome, Submitted):
+            self._accepted(batch, part, outcome.job_id)
+        elif isinstance(outcome, Refused):
+            self._busy = None
+            self._refused(batch, part, outcome.message)
+        elif isinstance(outcome, Held):
+            self._busy = None
+            size = len(part.tasks)
+            bound = inside + size - 1
+            batch.bound = bound if batch.bound is None else min(batch.bound, bound)
+            if size > 1:
+                batch.give_back(part)
+                batch.next_size = max(1, size // 2)
+            else:
+                self._hold(batch, part, outcome.message)
+        else:
+            words = outcome.message if not isinstance(outcome, Exception) else repr(outcome)
+            self._notice(batch, "unclear", "the outcome of a submission is unclear (%s): looking it up" % words)
+            self._look_up(batch, part, request, inside, 0)
+
+    def _look_up(self, batch: _Batch, part: _Part, request: Request, inside: int, look: int) -> None:
+        """Search the scheduler for a submission by name, and submit again only when it is surely not there."""
+
+        def work() -> Optional[List[str]]:
+            time.sleep(LOOKS[min(look, len(LOOKS) - 1)])  # in the lane: nothing else may be submitted meanwhile
+            return self._scheduler.find(part.name)
+
+        def then(found: Any) -> None:
+            if isinstance(found, list) and found:
+                self._accepted(batch, part, found[0])
+            elif isinstance(found, list) and look + 1 >= len(LOOKS):
+                self._try(batch, part, request, inside)
+            else:
+                self._look_up(batch, part, request, inside, look + 1 if isinstance(found, list) else look)
+
+        self._submitting.do(work, then)
+
+    def _accepted(self, batch: _Batch, part: _Part, job_id: str) -> None:
+        self._busy = None
+        batch.folder.record({"part": part.number, "job": job_id})
+        batch.hold = HOLD_FIRST
+        now = time.monotonic()
+        part.watch = watch.Watch(len(part.tasks), job_id, len(part.tasks) > 1, now, self._pace.grace)
+        self._queue_interval = self._pace.queue_first
+        first = now + self._pace.queue_first
+        self._queue_at = first if self._queue_at is None else min(self._queue_at, first)
+        self._send({"op": "part", "batch": batch.id, "job": job_id, "tasks": _ranges(part.tasks)})
+        if not batch.waiting:
+            self._send({"op": "submitted", "batch": batch.id})
+        if part.unwanted:
+            self._cancel_at = now
+
+    def _refused(self, batch: _Batch, part: _Part, message: str) -> None:
+        """The scheduler will not have this batch, neither this part nor the next."""
+        batch.give_back(part)
+        tasks, batch.waiting = batch.waiting, []
+        self._send({"op": "refused", "batch": batch.id, "tasks": tasks, "message": message})
+
+    def _hold(self, batch: _Batch, part: _Part, message: str) -> None:
+        batch.give_back(part)
+        batch.hold_until = time.monotonic() + batch.hold
+        if batch.hold >= HOLD_CEILING:
+            batch.bound = None  # it came from refusals of long ago
+        batch.hold = min(HOLD_CEILING, 2 * batch.hold)
+        self._notice(batch, "held back", message)
+
+    def _notice(self, batch: _Batch, kind: str, message: str) -> None:
+        if (batch.id, kind + message) not in self._noticed:
+            self._noticed.add((batch.id, kind + message))
+            self._send({"op": "notice", "batch": batch.id, "kind": kind, "message": message})
+
+    # ---- looking
+
+    def _look(self, batch: _Batch, part: _Part, now: float) -> None:
+        """List a part's results once and send what is new."""
+        assert part.watch is not None
+        try:
+            names = part.folder.published()
+        except OSError:
+            names = []  # a file system that does not answer changes nothing
+        found: List[bytes] = []
+        done: List[int] = []
+        began: List[int] = []
+        for name in part.watch.listed(names, now):
+            if name.kind == spool.CLAIM:
+                part.watch.taken(name)
+                if part.watch.enter(name.task, JobState.RUNNING):
+                    began.append(part.tasks[name.task])
+                continue
+            try:
+                data = part.folder.read(name.text)
+            except OSError:
+                continue  # not there yet for this client of the file system: the next look finds it
+            if name.kind == spool.END:
+                end = watch.parse_end(data, name.run)
+                if end is not None:
+                    part.watch.ended(name, end)
+                    self._why_soon(now)
+                continue
+            body = payload.unpack_results(data)
+            if body is None:
+                continue  # seen before it was whole
+            part.watch.taken(name)
+            found.append(body)
+            if name.kind == spool.FINAL and name.task in part.watch.open:
+                part.watch.resolve(name.task)
+                done.append(part.tasks[name.task])
+        if began:
+            self._tell_states(batch, [(task, JobState.RUNNING) for task in began])
+        if found:
+            self._send({"op": "results", "batch": batch.id, "done": done}, b"".join(found))
+        if done:
+            self._freed(now)
+
+    def _tell_states(self, batch: _Batch, changes: Sequence[Tuple[int, JobState]]) -> None:
+        by_state: Dict[str, List[int]] = {}
+        for task, state in changes:
+            by_state.setdefault(state.value, []).append(task)
+        states = [[state, _ranges(sorted(tasks))] for state, tasks in by_state.items()]
+        self._send({"op": "states", "batch": batch.id, "states": states})
+
+    def _freed(self, now: float) -> None:
+        """Tasks have left the queue: what was held back may go in, and arrays may run more at once."""
+        waiting = False
+        for batch in self._batches.values():
+            if batch.waiting:
+                waiting = True
+                batch.hold_until = min(batch.hold_until, now + 1.0)
+        if self._max_workers is None or waiting or self._busy is not None:
+            return
+        watched = self._watched()
+        room = self._room(watched) or 0
+        for _, part, watch_ in watched:
+            if room > 0 and part.throttle is not None and part.throttle < len(watch_.open):
+                part.throttle = min(part.throttle + room, len(watch_.open))
+                job_id, tasks = watch_.job_id, part.throttle
+                self._acting.do(lambda: self._scheduler.throttle(job_id, tasks), lambda _: None)
+                return
+
+    # ---- asking the scheduler
+
+    def _ask_queue(self, now: float) -> Optional[float]:
+        """Ask for the queue when that is due; return when it will be."""
+        watched = self._watched()
+        if not watched or self._queue_busy:
+            return None
+        if self._queue_at is None:
+            self._queue_at = now + self._queue_interval
+        if any(watch.wants_queue() for _, _, watch in watched):
+            self._queue_at = min(self._queue_at, max(now, self._queue_asked + self._pace.queue_first))
+        if now < self._queue_at:
+            return self._queue_at
+        self._queue_busy = True
+        self._queue_asked = now
+
+        def then(rows: Any) -> None:
+            self._queue_busy = False
+            later = time.monotonic()
+            changed = isinstance(rows, list) and self._queue_seen(rows, now, later)
+            if not changed:
+                self._queue_interval = min(self._pace.queue_ceiling, self._queue_interval * QUEUE_GROWTH)
+            self._queue_at = later + max(self._queue_interval, 5 * (later - now))
+
+        self._asking.do(self._scheduler.queue, then)
+        return None
+
+    def _queue_seen(self, rows: Sequence[Row], asked: float, now: float) -> bool:
+        by_job: Dict[str, List[Row]] = {}
+        for row in rows:
+            by_job.setdefault(row.job_id, []).append(row)
+        changed = False
+        for batch, part, watch_ in self._watched():
+            own = by_job.get(watch_.job_id, [])
+            changes = watch_.queued(own, asked, now)
+            if changes:
+                changed = True
+                self._tell_states(batch, [(part.tasks[index], state) for index, state in changes])
+            for row in own:
+                if watch.is_stuck(row):
+                    self._notice(batch, "stuck", "job %s waits in the queue: %s" % (row.job_id, row.reason))
+            if watch_.suspects():
+                changed = True
+                self._why_soon(now)
+        return changed
+
+    def _why_soon(self, now: float) -> None:
+        if self._why_at is None:
+            self._why_interval = watch.WHY_FIRST
+            self._why_at = now + self._why_interval
+
+    def _ask_why(self, now: float) -> Optional[float]:
+        """Ask what became of the tasks that look over, when that is due; return when it will be."""
+        if self._why_at is None or self._why_busy or now < self._why_at:
+            return None if self._why_busy else self._why_at
+        jobs = sorted({watch.job_id for _, _, watch in self._watched() if watch.suspects()})
+        if not jobs:
+            self._why_at = None
+            return None
+        self._why_busy = True
+
+        def then(endings: Any) -> None:
+            self._why_busy = False
+            later = time.monotonic()
+            if isinstance(endings, dict):
+                self._judge(endings, later)
+            self._why_interval = min(watch.WHY_CEILING, self._why_interval * watch.WHY_GROWTH)
+            undecided = any(watch.suspects() for _, _, watch in self._watched())
+            self._why_at = later + self._why_interval if undecided else None
+
+        self._asking.do(lambda: self._scheduler.why(jobs), then)
+        return None
+
+    def _judge(self, endings: Mapping[Tuple[str, Optional[int]], Ending], now: float) -> None:
+        for batch, part, watch_ in self._watched():
+            if not watch_.suspects():
+                continue
+            self._look(batch, part, now)
+            verdicts = watch_.judge(endings, now)
+            if verdicts:
+                ended = [self._explain(batch, part, watch_, verdict) for verdict in verdicts]
+                for verdict in verdicts:
+                    watch_.resolve(verdict.task)
+                self._send({"op": "ended", "batch": batch.id, "ended": ended})
+                self._freed(now)
+
+    def _explain(self, batch: _Batch, part: _Part, watch_: watch.Watch, verdict: watch.Verdict) -> Dict[str, Any]:
+        """Put together all that is known of a death."""
+        ending, end = verdict.ending, verdict.end
+        code = ending.exit_code if ending is not None else None
+        signal_ = ending.signal if ending is not None else None
+        if end is not None and not signal_ and (code is None or code == 0):
+            code = end.exit_code
+        if code is not None and 128 < code < 160 and not signal_:
+            signal_ = code - 128  # bash's way to say that its child was killed
+        stderr = spool.read_tail(part.folder.log(verdict.task, "err"), _TAIL).decode("utf-8", "replace")
+        return {
+            "task": part.tasks[verdict.task],
+            "job_id": "%s_%d" % (watch_.job_id, verdict.task) if watch_.array else watch_.job_id,
+            "state": ending.state.value if ending is not None and ending.state is not None else None,
+            "exit_code": code,
+            "signal": signal_ or None,
+            "node": (ending.node if ending is not None else "") or (end.node if end is not None else ""),
+            "reason": ending.reason if ending is not None else "",
+            "cancelled_by": ending.cancelled_by if ending is not None else "",
+            "start": ending.start if ending is not None else "",
+            "end": ending.end if ending is not None else "",
+            "stderr": stderr,
+            "where": batch.folder.path,
+        }
+
+    # ---- cancelling
+
+    def _flush_cancels(self) -> None:
+        """Cancel all that is unwanted by as few commands as can be; try again later where that fails."""
+        self._cancel_at = None
+        targets: List[Tuple[str, Optional[List[int]]]] = []
+        hit: List[Tuple[_Part, Set[int]]] = []
+        for batch in self._batches.values():
+            for part in batch.parts:
+                if not part.unwanted or part.watch is None:
+                    continue
+                indices = part.unwanted & part.watch.open
+                part.unwanted = set()
+                if indices:
+                    whole = indices == part.watch.open or not part.watch.array
+                    targets.append((part.watch.job_id, None if whole else sorted(indices)))
+                    hit.append((part, indices))
+        if not targets:
+            return
+
+        def then(good: Any) -> None:
+            for part, indices in hit:
+                if good is True:
+                    for index in indices:
+                        if part.watch is not None:
+                            part.watch.resolve(index)
+                else:
+                    part.unwanted |= indices
+            now = time.monotonic()
+            if good is True:
+                self._freed(now)
+            elif self._cancel_at is None:
+                self._cancel_at = now + 5.0
+
+        self._acting.do(lambda: self._scheduler.cancel(targets), then)
+
+
+def _ranges(numbers: Sequence[int]) -> List[Range]:
+    """Return sorted numbers as ranges, the ends not included."""
+    found: List[Range] = []
+    for number in numbers:
+        if found and found[-1][1] == number:
+            found[-1] = found[-1][0], number + 1
+        else:
+            found.append((number, number + 1))
+    return found
+
+
+def _collect_logs(batch: _Batch) -> Dict[str, List[str]]:
+    """Return what the tasks of a batch have printed, "task": [stdout, stderr], within bounds."""
+    kept: Dict[str, List[str]] = {}
+    total = 0
+    for part in batch.parts:
+        try:
+            written = sorted(entry.name for entry in os.scandir(part.folder.logs) if entry.stat().st_size)
+        except OSError:
+            continue
+        for name in written:
+            index, _, stream = name.partition(".")
+            text = spool.read_tail(os.path.join(part.folder.logs, name), _LOG_LIMIT).decode("utf-8", "replace")
+            total += len(text)
+            if total > _LOGS_LIMIT:
+                return kept
+            kept.setdefault(str(part.tasks[int(index)]), ["", ""])[stream == "err"] = text
+    return kept
+
+

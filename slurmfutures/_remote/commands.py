@@ -1,0 +1,420 @@
+"""Slurm's commands as text: what to run, and what an answer means. Pure.
+
+Only options and fields are used that have been the same since Slurm 20.11. An answer that cannot be understood is told
+apart from one that says no: `Unclear`, None or ValueError, never a guess.
+"""
+
+import pwd
+import re
+from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+from .scheduler import Ending, Held, Limits, Outcome, Refused, Request, Row, Submitted, Unclear
+from .states import TERMINAL, JobState, parse_state
+
+Ranges = Tuple[Tuple[int, int], ...]
+Records = Dict[Tuple[str, Optional[int]], Ending]
+Targets = Iterable[Tuple[str, Optional[Sequence[int]]]]
+
+#: No array has an index as high as this: the end of a list of tasks that was cut off.
+NO_INDEX = 4000001
+
+_ARGV_BYTES = 100000  # of arguments in one command; Linux allows 128 kB for one word and more for all
+
+# Neither can be typed into a job name or comment by accident; a printable separator can.
+_FIELD = "\x1f"
+_RECORD = "\x1e"
+
+
+# ---- what to run
+
+
+def client_environment(environ: Mapping[str, str]) -> Dict[str, str]:
+    """Return `environ` without what would change Slurm's commands, or a job submitted from inside a job.
+
+    SBATCH_PARTITION would overrule the script, SQUEUE_STATES hide jobs, SLURM_CPU_BIND slow down what a job starts.
+    Kept are the two that say where the cluster is and who one is there.
+    """
+    ours = ("SLURM_", "SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SINFO_")
+    kept = ("SLURM_CONF", "SLURM_JWT")
+    return {name: value for name, value in environ.items() if name in kept or not name.startswith(ours)}
+
+
+def query_environment(environ: Mapping[str, str]) -> Dict[str, str]:
+    """Return the environment of all commands but sbatch, whose environment becomes the job's."""
+    # With the default of 64 bytes squeue cuts long lists of array indices.
+    return dict(client_environment(environ), LC_ALL="C", SLURM_BITSTR_LEN="0")
+
+
+def submit_argv(request: Request) -> List[str]:
+    """Return the sbatch command of a request. The user's options come first, so that ours win."""
+    argv = ["sbatch", *request.options, "--parsable"]
+    argv += ["--job-name=" + request.name, "--comment=" + request.comment, "--chdir=" + request.chdir]
+    argv += ["--output=" + _pattern(request.stdout, request.size), "--error=" + _pattern(request.stderr, request.size)]
+    if request.size > 1:
+        argv.append(array_option(request.size, request.throttle))
+    return [*argv, request.script, *request.arguments]
+
+
+def array_option(size: int, throttle: Optional[int]) -> str:
+    """Return "--array=0-99%8": tasks 0 to size - 1, `throttle` of them at once."""
+    bound = "" if throttle is None or throttle >= size else f"%{throttle}"
+    return f"--array=0-{size - 1}{bound}"
+
+
+def _pattern(path: str, size: int) -> str:
+    """Return `path` as sbatch's file name pattern in which "%a" is the only thing that is replaced."""
+    # A plain job has no index; Slurm would write 4294967294 for it.
+    index = "%a" if size > 1 else "0"
+    return index.join(part.replace("%", "%%") for part in path.split("%a"))
+
+
+def queue_argv() -> List[str]:
+    """Return the one query that lists this user's jobs: the only filter that slurmctld itself applies is the user."""
+    fields = _FIELD.join(("%F", "%K", "%T", "%r", "%j", "%k"))
+    return ["squeue", "--me", "--noheader", "--states=all", "--format=" + fields + _RECORD]
+
+
+def records_argv(job_ids: Sequence[str], user: int, with_reason: bool) -> List[str]:
+    """Return the sacct command for what is recorded of jobs.
+
+    Without --duplicates sacct gives the newest of several records with one id; a requeued job has one for every run.
+    """
+    fields = "JobID,State,ExitCode,Submit,Start,End,NodeList" + (",Reason" if with_reason else "")
+    # Without --user a job id that was used before, by somebody else, would answer too.
+    who = f"--user={user}"
+    return ["sacct", "-X", "-P", "-n", who, "--format=" + fields, "--jobs=" + ",".join(job_ids)]
+
+
+def named_argv(name: str, days: int) -> List[str]:
+    """Return the sacct command that lists this user's jobs called `name`, of the last `days` days, or all of them."""
+    argv = ["sacct", "-X", "-P", "-n", f"--starttime=now-{days}days", "--format=JobID,JobName"]
+    # sacct takes a list of names: one with a comma, or in quotes, cannot be asked for.
+    if re.fullmatch(r"[\w.:@%+=-]+", name, re.ASCII):
+        argv.append("--name=" + name)
+    return argv
+
+
+def cancel_argvs(targets: Targets, limit: int = _ARGV_BYTES) -> List[List[str]]:
+    """Return as few scancel commands as will do, each with at most `limit` bytes of arguments."""
+    commands: List[List[str]] = []
+    room = 0
+    for word in _cancel_words(targets, limit):
+        if len(word) >= room:
+            commands.append(["scancel"])
+            room = limit
+        commands[-1].append(word)
+        room -= len(word) + 1
+    return commands
+
+
+def _cancel_words(targets: Targets, limit: int) -> Iterator[str]:
+    whole = set()
+    tasks: Dict[str, List[int]] = {}
+    for job_id, indices in targets:
+        if indices is None:
+            whole.add(job_id)
+        else:
+            tasks.setdefault(job_id, []).extend(indices)
+    for job_id in sorted(whole, key=numeric_order):
+        yield job_id
+    for job_id in sorted(set(tasks) - whole, key=numeric_order):
+        for expression in index_expressions(tasks[job_id], limit - len(job_id) - len("_[] ")):
+            yield f"{job_id}_[{expression}]"
+
+
+def numeric_order(job_id: str) -> Tuple[int, str]:
+    """Return a key that sorts job ids as numbers."""
+    return len(job_id), job_id
+
+
+def index_expressions(indices: Iterable[int], limit: int) -> Iterator[str]:
+    """Yield `indices` as "1-3,7" in pieces of at most `limit` bytes; nothing for no indices."""
+    piece = ""
+    for first, last in compress(indices):
+        word = str(first) if first == last else f"{first}-{last}"
+        if piece and len(piece) + 1 + len(word) > limit:
+            yield piece
+            piece = word
+        else:
+            piece = piece + "," + word if piece else word
+    if piece:
+        yield piece
+
+
+def compress(indices: Iterable[int]) -> Ranges:
+    """Return ranges, both ends included, in order, of the indices."""
+    ranges: List[Tuple[int, int]] = []
+    for index in sorted(set(indices)):
+        if ranges and ranges[-1][1] == index - 1:
+            ranges[-1] = (ranges[-1][0], index)
+        else:
+            ranges.append((index, index))
+    return tuple(ranges)
+
+
+# ---- what an answer means
+
+_JOB_ID = re.compile(r"^[ \t]*(?:Submitted batch job )?(\d+)(?:;\S+| on cluster \S+)?[ \t]*\r?$", re.MULTILINE)
+
+
+def _any_of(*phrases: str) -> "re.Pattern[str]":
+    return re.compile("|".join(phrases), re.IGNORECASE)
+
+
+# A communication failure, where slurmctld may have accepted the job before the answer got lost, or another passing
+# fault of the machine: nothing that says no to this job. From slurm_errno.c, and errno(3) for what it passes on.
+_UNCLEAR = _any_of(
+    "unable to contact slurm controller",
+    "(socket|connection|operation) timed out",
+    "zero bytes were transmitted",
+    "unexpected message received",
+    "unexpected missing socket",
+    "connection (aborted|failure|forced|refused|rejected|reset)",
+    "(message (send|receive)|communication (connection|shutdown)) failure",
+    "insane message length",
+    "incompatible versions of client and server",
+    "protocol authentication error",
+    "munge",
+    "standby mode",
+    "shutting down",
+    "configuration (file|source)",
+    "failed to (initialize|load)",
+    "broken pipe",
+    "host is down",
+    "interrupted system call",
+    "name resolution",
+    "network is unreachable",
+    "no route to host",
+    "transport endpoint",
+    "cannot allocate memory",
+    "resource temporarily unavailable",
+    "too many open files",
+)
+
+# slurmctld is full, this user may have no more jobs in it, or this user asks too often. All of that passes.
+_HELD = _any_of(
+    r"(?P<limit>\w*(Max|Grp)SubmitJobs?\w*)",
+    "temporarily unable to accept job",
+    "job queue full",
+    "job creation temporarily disabled",
+    "MaxJobCount limit",
+    "unable to create job record",
+    "rate limit exceeded",
+    "requested nodes are busy",
+)
+
+# What sbatch says at last after it found the queue full, and waited, and found it full again.
+_AGAIN = "Resource temporarily unavailable"
+
+#: What sacct says where it will never answer, or not to this user.
+NO_ACCOUNTING = _any_of(
+    "accounting storage is disabled",
+    "not running a supported accounting_storage plugin",
+    "permission denied",
+    "access denied",
+)
+
+#: What is said of a job that is over, or that slurmctld has forgotten.
+OVER = _any_of("invalid job id", "already completing or completed", "already (completed|finished)")
+
+
+def parse_job_id(stdout: str) -> Optional[str]:
+    """Return the job id that sbatch printed, "123" or "123;cluster", whatever a site prints around it."""
+    found = _JOB_ID.findall(stdout)
+    return found[-1] if found else None
+
+
+def classify(returncode: Optional[int], stdout: str, stderr: str) -> Outcome:
+    """Return what became of a submission; `returncode` is None where sbatch was stopped at its time limit.
+
+    A refusal says no in so many words. A limit on submitted jobs is named by slurmctld since before 20.11, so the
+    sentence "Job violates accounting/QOS policy" without such a name is about the size of the job, or comes from a
+    plugin of the site: waiting would not help. Everything that does not say no clearly is Unclear.
+    """
+    message = words(stderr) or words(stdout)
+    if returncode == 0:
+        job_id = parse_job_id(stdout)
+        return Submitted(job_id) if job_id else Unclear("sbatch printed no job id: " + (message or "nothing at all"))
+    if returncode is None:
+        return Unclear(_join("sbatch did not end in time", message))
+    if returncode < 0 or 128 < returncode <= 192:  # the latter from a shell around sbatch; sbatch itself has 1 and 255
+        return Unclear(_join(f"sbatch was ended by signal {abs(returncode) % 128}", message))
+    if parse_job_id(stdout):
+        return Unclear(_join("sbatch printed a job id and failed", message))
+    full = _HELD.search(message)
+    if full and (full["limit"] or not _UNCLEAR.search(_HELD.sub("", message.replace(_AGAIN, "")))):
+        return Held(message)
+    if _UNCLEAR.search(message) or not message:
+        return Unclear(message or f"sbatch failed without a word, exit code {returncode}")
+    return Refused(message)
+
+
+def _join(what: str, message: str) -> str:
+    return f"{what}: {message}" if message else what
+
+
+def words(text: str, limit: int = 2000) -> str:
+    """Return what a command said, in one line of at most `limit` characters, without the marks before each line."""
+    lines = (re.sub(r"^\s*s(batch|queue|acct|control|cancel): (error: |fatal: )?", "", x) for x in text.splitlines())
+    return "; ".join(filter(None, (line.strip() for line in lines)))[-limit:]
+
+
+def parse_ranges(text: str) -> Ranges:
+    """Return the ranges of array indices in "1,3,5-7", "4-90%8" or "0-8:2"; ValueError for anything else.
+
+    A list that Slurm cut off with "..." goes on to NO_INDEX: what is not shown counts as listed, not as gone.
+    """
+    text, _, _ = text.strip("[] ").partition("%")
+    cut = text.endswith("...")
+    parts = text.rstrip(".").split(",")
+    if cut:
+        parts.pop()  # the last may have lost digits
+    ranges: List[Tuple[int, int]] = []
+    for part in filter(None, parts):
+        match = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part, re.ASCII)
+        if match is None:
+            raise ValueError(f"not a list of array indices: {text!r}")
+        first, last, step = int(match[1]), int(match[2] or match[1]), int(match[3] or 1)
+        if step > 1:
+            ranges.extend((index, index) for index in range(first, last + 1, step))
+        else:
+            ranges.append((first, last))
+    if cut:
+        ranges.append((ranges[-1][1] + 1 if ranges else 0, NO_INDEX))
+    if not ranges:
+        raise ValueError(f"no array indices: {text!r}")
+    return tuple(ranges)
+
+
+_ROW = re.compile(r"^(\d+)\x1f([^\x1f\n]*)\x1f([^\x1f\n]*)\x1f([^\x1f]*)\x1f(.*?)\x1e$", re.MULTILINE | re.DOTALL)
+
+
+def parse_queue(stdout: str) -> List[Row]:
+    """Return the rows of squeue's answer; ValueError where a record of it cannot be read."""
+    rows = []
+    for job_id, tasks, state, reason, rest in _ROW.findall(stdout):
+        name, separator, comment = rest.partition(_FIELD)
+        if not separator or _FIELD in comment:
+            name = comment = ""  # not one of ours, and no telling where the one ends
+        rows.append(
+            Row(
+                job_id,
+                None if tasks == "N/A" else parse_ranges(tasks),
+                parse_state(state),
+                _given(reason),
+                name,
+                _given(comment),
+            )
+        )
+    if stdout.count(_RECORD + "\n") > len(rows):
+        raise ValueError("squeue printed a record that cannot be read")
+    return rows
+
+
+def _given(text: str) -> str:
+    """Return "" for the words with which Slurm says that there is nothing."""
+    return "" if text in ("(null)", "None", "N/A", "Unknown", "None assigned") else text
+
+
+def parse_records(stdout: str) -> Records:
+    """Return what sacct printed, the newest record of each job; lines that are no record are passed over."""
+    newest: Dict[Tuple[str, Optional[int]], Tuple[str, Ending]] = {}
+    for line in stdout.splitlines():
+        fields = line.split("|")
+        if len(fields) < 7:
+            continue
+        submitted = _given(fields[3])
+        ending = _ending(fields[1], fields[2], fields[4], fields[5], fields[6], fields[7] if len(fields) > 7 else "")
+        if ending.started:
+            # To sacct the reason is why the job waited, not how it ended.
+            ending = ending._replace(reason="")
+        for key in job_keys(fields[0]):
+            if key not in newest or newest[key][0] <= submitted:
+                newest[key] = (submitted, ending)
+    return {key: ending for key, (_, ending) in newest.items()}
+
+
+def job_keys(job: str) -> Iterator[Tuple[str, Optional[int]]]:
+    """Yield the jobs that "123", "123_4" or "123_[5-9]" stands for; none for a part of a heterogeneous job."""
+    match = re.fullmatch(r"(\d+)(?:_(\d+)|_\[(.*)\])?", job, re.ASCII)
+    if match is None:
+        return
+    if match[2]:
+        yield match[1], int(match[2])
+    elif match[3]:
+        for first, last in parse_ranges(match[3]):
+            if last != NO_INDEX:
+                for index in range(first, last + 1):
+                    yield match[1], index
+    else:
+        yield match[1], None
+
+
+def _ending(state: str, code: str, start: str, end: str, nodes: str, reason: str) -> Ending:
+    known = parse_state(state)
+    exit_code: Optional[int] = None
+    number: Optional[int] = None
+    match = re.fullmatch(r"(\d+):(\d+)", code, re.ASCII)
+    if match and known in TERMINAL:
+        exit_code, number = int(match[1]), int(match[2]) or None
+        if number and not exit_code:
+            exit_code = None
+    by = state.split(" by ", 1)[1].strip() if known is JobState.CANCELLED and " by " in state else ""
+    # A job cancelled before it ran has a start time too, that of its end. It has no node.
+    node = _given(nodes)
+    return Ending(known, exit_code, number, node, _given(reason), bool(node), _user(by), _given(start), _given(end))
+
+
+def _user(name: str) -> str:
+    """Return the name of a user id, or what was given."""
+    try:
+        return pwd.getpwuid(int(name)).pw_name
+    except (ValueError, KeyError, OverflowError):
+        return name
+
+
+# A job's name and comment may hold anything, these too; the fields that are read stand on either side of them.
+_SHOWN = re.compile(
+    r"""^JobId=(?P<id>\d+)\ (?:ArrayJobId=(?P<array>\d+)\ ArrayTaskId=(?P<tasks>\S+)\ .*?)?
+        .*?\ JobState=(?P<state>\S+)\ Reason=(?P<reason>.*?)\ Dependency=
+        .*?\ ExitCode=(?P<code>\S+)\ .*?\ StartTime=(?P<start>\S+)\ EndTime=(?P<end>\S+)\ .*?
+        \ NodeList=(?P<nodes>\S*)""",
+    re.VERBOSE | re.MULTILINE,
+)
+
+
+def parse_shown(stdout: str) -> Records:
+    """Return what `scontrol --oneliner show job` printed."""
+    found: Records = {}
+    for match in _SHOWN.finditer(stdout):
+        shown = match.groupdict()
+        ending = _ending(shown["state"], shown["code"], shown["start"], shown["end"], shown["nodes"], shown["reason"])
+        tasks = shown["tasks"]
+        job = shown["id"] if tasks is None else f"{shown['array']}_[{tasks}]"
+        found.update((key, ending) for key in job_keys(job))
+    return found
+
+
+def parse_limits(stdout: str) -> Limits:
+    """Return the limits in the answer of `scontrol show config`, Slurm's own defaults for what it does not say."""
+
+    def number(pattern: str, default: int) -> int:
+        match = re.search(pattern, stdout, re.MULTILINE)
+        return int(match[1]) if match else default
+
+    size = number(r"^MaxArraySize\s*=\s*(\d+)", 1001)
+    tasks = number(r"^SchedulerParameters\s*=.*\bmax_array_tasks=(\d+)", size)
+    return Limits(max(min(size, tasks) - 1, 0), number(r"^MaxJobCount\s*=\s*(\d+)", 10000))
+
+
+def cancel_worked(returncode: Optional[int], stderr: str) -> bool:
+    """Tell whether nothing is left to cancel: that a job is over already is no failure."""
+    if returncode == 0:
+        return True
+    said = [line for line in stderr.splitlines() if line.strip()]
+    return returncode is not None and bool(said) and all(OVER.search(line) for line in said)
+
+
+def throttle_worked(returncode: Optional[int], said: str) -> bool:
+    """Tell whether the bound was set: where some tasks are over already, scontrol fails and has set it for the rest."""
+    return returncode == 0 or (returncode is not None and re.search(r": No error$", said, re.MULTILINE) is not None)

@@ -1,0 +1,311 @@
+"""Hands calls to workers and takes their results.
+
+One hub lives in the agent's loop and all of it runs in that thread. A worker gets calls ahead of time only while
+calls are short: what it has been handed should last for about `AHEAD` seconds.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections import deque
+from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Set
+
+from . import payload, spool, wire
+
+AHEAD = 0.01  # seconds of work that a worker may hold beside the call it runs
+MOST_AHEAD = 64  # calls
+BEGAN_AFTER = 0.05  # seconds; shorter calls are not reported as running
+IDLE_AFTER = 300.0  # seconds without a call after which a worker is let go
+_CHUNK = 1 << 18
+_TAIL = 4000  # bytes of a dead worker's output that are told
+_GIVE_UP = 3  # workers that die one after the other before they are ready
+
+
+class Child:
+    """One worker process and what it has been handed, oldest first: the first one is the call it runs."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", connection: socket.socket, log: str) -> None:
+        self.process = process
+        self.connection = connection
+        self.log = log
+        self.reader = wire.Reader()
+        self.out: Deque[memoryview] = deque()
+        self.handed: Deque[payload.Call] = deque()
+        self.known: Set[int] = set()
+        self.ready = False
+        self.quota = 1
+        self.since = time.monotonic()  # when the first of `handed` became that, or when it fell idle
+        self.told: Optional[int] = None  # the call that was reported as running
+        self.killed_for: Optional[int] = None  # the call whose cancelling ended it
+
+
+class Hub:
+    """Feeds up to `most` workers, started as calls come.
+
+    `register(socket, callback, writing)` and `unregister(socket)` tie it to the loop; `answer(buffers)` sends a frame
+    to the client. `command` starts a worker; a descriptor number is appended. `logs` is a folder for what workers print.
+    """
+
+    def __init__(
+        self,
+        *,
+        most: int,
+        command: Sequence[str],
+        environment: Dict[str, str],
+        logs: str,
+        register: Callable[[socket.socket, Callable[[bool, bool], None], bool], None],
+        unregister: Callable[[socket.socket], None],
+        answer: Callable[[List[wire.Buffer]], None],
+    ) -> None:
+        self._most = most
+        self._command = list(command)
+        self._environment = environment
+        self._logs = logs
+        self._register = register
+        self._unregister = unregister
+        self._answer = answer
+        self._functions: Dict[int, bytes] = {}
+        self._uses: Dict[int, int] = {}
+        self._dropped: Set[int] = set()
+        self._waiting: Deque[payload.Call] = deque()
+        self._children: List[Child] = []
+        self._stillborn = 0
+        self._started = 0
+
+    # ---- what the client says
+
+    def function(self, number: int, source: bytes) -> None:
+        self._functions[number] = source
+
+    def drop(self, number: int) -> None:
+        self._dropped.add(number)
+        self._forget_unused(number)
+
+    def calls(self, data: bytes) -> None:
+        for call in payload.calls(data):
+            self._uses[call.function] = self._uses.get(call.function, 0) + 1
+            self._waiting.append(call)
+        self.hand_out()
+
+    def cancel(self, numbers: Sequence[int]) -> None:
+        """Take calls back; a worker that runs one of them is ended."""
+        unwanted = set(numbers)
+        kept: Deque[payload.Call] = deque()
+        for call in self._waiting:
+            if call.call in unwanted:
+                self._done(call)
+            else:
+                kept.append(call)
+        self._waiting = kept
+        for child in list(self._children):
+            hit = [call for call in child.handed if call.call in unwanted]
+            if not hit:
+                continue
+            if child.handed[0] in hit:
+                child.killed_for = child.handed[0].call
+                child.process.kill()  # the end of its connection does the rest
+            else:
+                self._send(child, wire.message({"op": "cancel", "calls": [call.call for call in hit]}))
+                for call in hit:
+                    child.handed.remove(call)
+                    self._done(call)
+
+    def close(self) -> None:
+        """End all workers."""
+        for child in self._children:
+            child.connection.close()
+            child.process.kill()
+            child.process.wait()
+        self._children = []
+
+    # ---- the loop's turn
+
+    def tick(self, now: float) -> Optional[float]:
+        """Report calls that have begun, let idle workers go; return when this wants to be called again."""
+        wanted: Optional[float] = None
+        for child in list(self._children):
+            if child.handed:
+                first = child.handed[0].call
+                if not child.ready or child.told == first:
+                    continue
+                at = child.since + BEGAN_AFTER
+                if now >= at:
+                    child.told = first
+                    self._answer(wire.message({"op": "began", "calls": [first]}))
+                    continue
+            else:
+                at = child.since + IDLE_AFTER
+                if now >= at:
+                    self._remove(child)
+                    continue
+            wanted = at if wanted is None else min(wanted, at)
+        return wanted
+
+    def hand_out(self) -> None:
+        """Give waiting calls to workers that have room, and start workers while calls wait for one."""
+        while self._waiting:
+            child = min(
+                (child for child in self._children if child.ready and len(child.handed) < child.quota),
+                key=lambda child: len(child.handed),
+                default=None,
+            )
+            if child is None:
+                break
+            self._feed(child)
+        starting = sum(not child.ready for child in self._children)
+        idle = sum(not child.handed for child in self._children if child.ready)
+        while len(self._waiting) > starting + idle and len(self._children) < self._most:
+            self._start()
+            starting += 1
+
+    def _feed(self, child: Child) -> None:
+        share = -(-len(self._waiting) // max(1, len(self._children)))
+        number = max(1, min(child.quota - len(child.handed), share))
+        parts: List[wire.Buffer] = []
+        if not child.handed:
+            child.since = time.monotonic()
+        while self._waiting and number > 0:
+            call = self._waiting.popleft()
+            number -= 1
+            if call.function not in child.known:
+                child.known.add(call.function)
+                head = {"op": "function", "function": call.function}
+                self._send(child, wire.message(head, self._functions[call.function]))
+            child.handed.append(call)
+            parts.append(payload.pack_call(*call))
+        self._send(child, [wire.packed(wire.CALLS, parts)])
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        self._started += 1
+        log = os.path.join(self._logs, "worker-%d.log" % self._started)
+        with open(log, "wb") as output:
+            process = subprocess.Popen(
+                [*self._command, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=self._environment,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        theirs.close()
+        child = Child(process, ours, log)
+        self._children.append(child)
+        self._register(ours, lambda readable, writable: self._event(child, readable, writable), False)
+
+    # ---- a worker's connection
+
+    def _send(self, child: Child, buffers: Sequence[wire.Buffer]) -> None:
+        child.out.extend(memoryview(buffer) for buffer in buffers)
+        self._flush(child)
+
+    def _flush(self, child: Child) -> None:
+        try:
+            while child.out:
+                sent = child.connection.send(child.out[0])
+                if sent < len(child.out[0]):
+                    child.out[0] = child.out[0][sent:]
+                else:
+                    child.out.popleft()
+        except BlockingIOError:
+            pass
+        except OSError:
+            child.out.clear()  # it is dying: reading will see the end
+        self._register(
+            child.connection, lambda readable, writable: self._event(child, readable, writable), bool(child.out)
+        )
+
+    def _event(self, child: Child, readable: bool, writable: bool) -> None:
+        if writable:
+            self._flush(child)
+        if not readable:
+            return
+        try:
+            data = child.connection.recv(_CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._died(child)
+            return
+        now = time.monotonic()
+        answers: List[wire.Buffer] = []
+        count = 0
+        for frame in child.reader.feed(data):
+            if frame.kind == wire.RESULTS:
+                for record in payload.records(frame.body):
+                    if child.handed and child.handed[0].call == record.call:  # else it was cancelled meanwhile
+                        answers.append(frame.body)
+                        count += 1
+                        self._done(child.handed.popleft())
+            elif frame.head["op"] == "ready":
+                child.ready = True
+                child.since = now
+                self._stillborn = 0
+        if count:
+            each = (now - child.since) / count
+            child.quota = max(1, min(MOST_AHEAD, 2 * child.quota, int(AHEAD / each) if each > 0 else MOST_AHEAD))
+            child.since = now
+            self._answer([wire.packed(wire.RESULTS, answers)])
+        self.hand_out()
+
+    def _died(self, child: Child) -> None:
+        """Fail the call that was running, take back the others, and let replacements start."""
+        code = self._remove(child)
+        if not child.ready:
+            self._stillborn += 1
+        elif child.handed:
+            call = child.handed.popleft()
+            if call.call != child.killed_for:
+                self._answer(wire.message({"op": "crashed", "calls": [call.call], **self._words(child, code)}))
+            self._done(call)
+        self._waiting.extendleft(reversed(child.handed))
+        if self._stillborn >= _GIVE_UP and self._waiting:
+            numbers = [call.call for call in self._waiting]
+            self._answer(wire.message({"op": "crashed", "calls": numbers, "start": True, **self._words(child, code)}))
+            for call in self._waiting:
+                self._done(call)
+            self._waiting.clear()
+            self._stillborn = 0
+        self.hand_out()
+
+    def _words(self, child: Child, code: int) -> Dict[str, Any]:
+        tail = spool.read_tail(child.log, _TAIL).decode("utf-8", "replace")
+        return {"exit_code": code if code >= 0 else None, "signal": -code if code < 0 else None, "stderr": tail}
+
+    def _remove(self, child: Child) -> int:
+        self._unregister(child.connection)
+        child.connection.close()
+        self._children.remove(child)
+        if child.handed or not child.ready:
+            # Its end of the connection is closed: it is dying, or has given its descriptor away and must.
+            try:
+                child.process.wait(0.5)
+            except subprocess.TimeoutExpired:
+                os.killpg(child.process.pid, signal.SIGKILL)
+        else:
+            child.process.kill()
+        return child.process.wait()
+
+    def _done(self, call: payload.Call) -> None:
+        left = self._uses[call.function] - 1
+        if left:
+            self._uses[call.function] = left
+        else:
+            del self._uses[call.function]
+            self._forget_unused(call.function)
+
+    def _forget_unused(self, number: int) -> None:
+        if number not in self._dropped or number in self._uses:
+            return
+        self._dropped.discard(number)
+        self._functions.pop(number, None)
+        for child in self._children:
+            if number in child.known:
+                child.known.discard(number)
+                self._send(child, wire.message({"op": "drop", "function": number}))

@@ -1,0 +1,154 @@
+"""What an array task runs: its share of a batch, results published as they come.
+
+Imports are counted here: each costs every array task of every user. Nothing is loaded that a call may not need.
+"""
+
+import os
+import sys
+import time
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple
+
+from . import payload, spool
+
+PUBLISH_EVERY = 1.0  # seconds between publications within a task of several calls
+PUBLISH_BYTES = 16 * 1024 * 1024  # or when this much has gathered
+
+
+class _Publisher:
+    """Gathers records and publishes them. The lock guards `_records`; the ticker thread and the main thread take it."""
+
+    def __init__(self, directory: str, task: int, run: int) -> None:
+        self._directory = directory
+        self._task = task
+        self._run = run
+        self._records: List[bytes] = []
+        self._size = 0
+        self._number = 0
+        self._lock: Any = None
+
+    def start_ticker(self) -> None:
+        """Publish once a second from now on, also while a call runs."""
+        import threading
+
+        self._lock = threading.Lock()
+        threading.Thread(target=self._tick, name="slurmfutures-publish", daemon=True).start()
+
+    def _tick(self) -> None:
+        while True:
+            time.sleep(PUBLISH_EVERY)
+            with self._lock:
+                self._partial()
+
+    def add(self, call: int, status: int, data: bytes) -> None:
+        record = payload.pack_record(call, status, data)
+        if self._lock is None:
+            self._records.append(record)
+            return
+        with self._lock:
+            self._records.append(record)
+            self._size += len(record)
+            if self._size >= PUBLISH_BYTES:
+                self._partial()
+
+    def _partial(self) -> None:
+        if self._records:
+            self._number += 1
+            name = spool.partial_name(self._task, self._run, self._number)
+            spool.publish(self._directory, name, payload.pack_results(self._records))
+            self._records = []
+            self._size = 0
+
+    def finish(self) -> None:
+        """Publish what is left under the name that says that the task is done."""
+        if self._lock is not None:
+            self._lock.acquire()  # never released: the ticker must not publish after this
+        spool.publish(self._directory, spool.final_name(self._task), payload.pack_results(self._records))
+
+
+def task_number(index: int, mapping: str, part: str) -> int:
+    """Return the batch's task number for an array index: `mapping` is the part's first task, or "map" for a list."""
+    if mapping != "map":
+        return int(mapping) + index
+    with open(os.path.join(part, "map")) as file:
+        return int(file.read().split()[index])
+
+
+def _already_published(directory: str, task: int) -> Set[int]:
+    """Return the calls that an earlier run of this job has published results of."""
+    done: Set[int] = set()
+    for text in os.listdir(directory):
+        name = spool.parse_name(text)
+        if name and name.task == task and name.kind == spool.PARTIAL:
+            with open(os.path.join(directory, text), "rb") as file:
+                body = payload.unpack_results(file.read())
+            if body is not None:
+                done.update(record.call for record in payload.records(body))
+    return done
+
+
+class _Functions:
+    """A batch's functions, each loaded when a call first needs it."""
+
+    def __init__(self, batch: payload.BatchFile) -> None:
+        self._batch = batch
+        self._loaded: Dict[int, Tuple[Optional[Callable[..., Any]], bytes]] = {}
+
+    def get(self, number: int) -> Tuple[Optional[Callable[..., Any]], bytes]:
+        """Return the function, or None and the packed error that loading it gave."""
+        if number not in self._loaded:
+            try:
+                self._loaded[number] = payload.load(self._batch.function(number)), b""
+            except BaseException as error:  # importing a module runs the user's code
+                self._loaded[number] = None, payload.pack_error(error)
+        return self._loaded[number]
+
+
+def _initialize(batch: payload.BatchFile) -> Tuple[int, bytes]:
+    data = batch.initializer()
+    if not data:
+        return payload.OK, b""
+    try:
+        initializer, arguments = payload.load(data)
+    except BaseException as error:
+        return payload.UNLOADABLE, payload.pack_error(error)
+    try:
+        initializer(*arguments)
+    except BaseException as error:
+        return payload.UNINITIALIZED, payload.pack_error(error)
+    return payload.OK, b""
+
+
+def run_task(folder: str, part: str, index: int, run: int, mapping: str) -> bool:
+    """Run one array task and publish its results. Returns whether every call returned a value."""
+    batch = payload.BatchFile(os.path.join(folder, "calls"))
+    calls = batch.task(task_number(index, mapping, part))
+    directory = os.path.join(part, "r")
+    publisher = _Publisher(directory, index, run)
+    done = _already_published(directory, index) if run else set()
+    if len(calls) > 1:
+        publisher.start_ticker()
+    functions = _Functions(batch)
+    status, data = _initialize(batch)
+    broken = status != payload.OK
+    good = not broken
+    for call in calls:
+        if call in done:
+            continue
+        if not broken:
+            number, arguments = batch.call(call)
+            function, problem = functions.get(number)
+            status, data = (payload.UNLOADABLE, problem) if function is None else payload.perform(function, arguments)
+        good = good and status == payload.OK
+        publisher.add(call, status, data)
+    publisher.finish()
+    return good
+
+
+def main() -> None:
+    """Entry of the batch script: folder, part, array index, run and mapping are the arguments."""
+    folder, part, index, run, mapping = sys.argv[1:6]
+    sys.argv[1:] = []
+    extra = os.environ.pop("SLURMFUTURES_PATH", "").split("\n")
+    sys.path += [entry for entry in extra if entry and entry not in sys.path]
+    good = run_task(folder, os.path.join(folder, part), int(index), int(run), mapping)
+    sys.exit(0 if good else 1)

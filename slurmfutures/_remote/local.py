@@ -1,0 +1,259 @@
+"""The embedded scheduler: the same scripts, run as processes of this machine.
+
+A queue in the order of submission, a thread for each job that may run at once, states and exit codes as Slurm gives
+them. Of the options it honours `--time`, the rest is for clusters. It lives and dies with the agent.
+"""
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from typing import Deque, Dict, Iterable, List, Optional, Sequence, Tuple
+
+from .scheduler import Ending, Limits, Outcome, Request, Row, Submitted
+from .states import TERMINAL, JobState
+from .times import parse_time
+
+KILL_WAIT = 5.0  # seconds from SIGTERM to SIGKILL, Slurm's KillWait
+
+
+class _Task:
+    """One process to be. The scheduler's lock guards everything here."""
+
+    def __init__(self, job_id: int, index: Optional[int], request: Request, limit: Optional[float]) -> None:
+        self.job_id = job_id
+        self.index = index
+        self.request = request
+        self.limit = limit
+        self.state = JobState.PENDING
+        self.exit_code: Optional[int] = None
+        self.signal: Optional[int] = None
+        self.process: Optional["subprocess.Popen[bytes]"] = None
+        self.start = 0.0
+        self.end = 0.0
+
+
+class Local:
+    """Runs at most `slots` tasks at once."""
+
+    def __init__(self, work_dir: str, slots: int) -> None:
+        self._work_dir = work_dir
+        self._slots = slots
+        self._lock = threading.Lock()  # guards all below; taken by callers and by the slots' threads
+        self._wake = threading.Condition(self._lock)
+        self._waiting: Deque[_Task] = deque()
+        self._jobs: Dict[str, List[_Task]] = {}
+        self._threads = 0
+        self._idle = 0
+        self._running: Dict[int, int] = {}  # job id: tasks running
+        self._throttles: Dict[int, int] = {}
+        self._closed = False
+
+    def version(self) -> str:
+        return "local (%d at once)" % self._slots
+
+    def limits(self) -> Limits:
+        return Limits(max_array_index=999_999, max_jobs=1_000_000)
+
+    def submit(self, request: Request) -> Outcome:
+        limit = None
+        for option in request.options:
+            if option.startswith("--time="):
+                limit = parse_time(option.partition("=")[2])
+        job_id = self._next_id()
+        tasks = [_Task(job_id, n if request.size > 1 else None, request, limit) for n in range(request.size)]
+        with self._lock:
+            self._jobs[str(job_id)] = tasks
+            self._waiting.extend(tasks)
+            if request.throttle is not None:
+                self._throttles[job_id] = request.throttle
+            for _ in range(min(self._slots - self._threads, len(self._waiting) - self._idle)):
+                self._threads += 1
+                threading.Thread(target=self._slot, name="local-%d" % self._threads, daemon=True).start()
+            self._wake.notify_all()
+        return Submitted(str(job_id))
+
+    def _next_id(self) -> int:
+        """Count on in a file, so that ids are not used again."""
+        handle = os.open(os.path.join(self._work_dir, "local_job_id"), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            number = int(os.read(handle, 32) or b"0") + 1
+            os.lseek(handle, 0, os.SEEK_SET)
+            os.write(handle, b"%d" % number)
+        finally:
+            os.close(handle)
+        return number
+
+    def find(self, name: str) -> Optional[List[str]]:
+        with self._lock:
+            return [job_id for job_id, tasks in self._jobs.items() if tasks[0].request.name == name]
+
+    def queue(self) -> Optional[List[Row]]:
+        with self._lock:
+            rows = []
+            for job_id, tasks in self._jobs.items():
+                for task in tasks:
+                    if task.state not in TERMINAL:
+                        indices = None if task.index is None else ((task.index, task.index),)
+                        rows.append(Row(job_id, indices, task.state, "", task.request.name, task.request.comment))
+            return rows
+
+    def why(self, job_ids: Sequence[str]) -> Optional[Dict[Tuple[str, Optional[int]], Ending]]:
+        with self._lock:
+            found = {}
+            for job_id in job_ids:
+                for task in self._jobs.get(job_id, ()):
+                    found[job_id, task.index] = Ending(
+                        state=task.state,
+                        exit_code=task.exit_code,
+                        signal=task.signal,
+                        node=os.uname().nodename if task.start else "",
+                        reason="TimeLimit" if task.state == JobState.TIMEOUT else "",
+                        started=bool(task.start),
+                        cancelled_by="",
+                        start=_clock(task.start),
+                        end=_clock(task.end),
+                    )
+            return found
+
+    def cancel(self, targets: Iterable[Tuple[str, Optional[Sequence[int]]]]) -> bool:
+        with self._lock:
+            hit = []
+            for job_id, indices in targets:
+                for task in self._jobs.get(job_id, ()):
+                    if task.state not in TERMINAL and (indices is None or task.index is None or task.index in indices):
+                        hit.append(task)
+            pending = {id(task) for task in hit if task.state == JobState.PENDING}
+            self._waiting = deque(task for task in self._waiting if id(task) not in pending)
+            for task in hit:
+                task.state = JobState.CANCELLED
+                self._terminate(task)
+        return True
+
+    def throttle(self, job_id: str, tasks: int) -> bool:
+        with self._lock:
+            self._throttles[int(job_id)] = tasks
+            self._wake.notify_all()
+        return True
+
+    def close(self) -> None:
+        """End everything: jobs of the embedded scheduler do not outlive it."""
+        with self._lock:
+            self._closed = True
+            self._waiting.clear()
+            for tasks in self._jobs.values():
+                for task in tasks:
+                    if task.process is not None:
+                        _kill_group(task.process.pid, signal.SIGKILL)
+            self._wake.notify_all()
+
+    # ---- a slot's thread
+
+    def _slot(self) -> None:
+        while True:
+            with self._lock:
+                self._idle += 1
+                while not self._closed and (task := self._next()) is None:
+                    self._wake.wait()
+                self._idle -= 1
+                if self._closed:
+                    return
+                assert task is not None
+                task.state = JobState.RUNNING
+                task.start = time.time()
+                self._running[task.job_id] = self._running.get(task.job_id, 0) + 1
+                try:
+                    task.process = _start(task)
+                except OSError as error:
+                    task.exit_code, task.state = 127, JobState.FAILED
+                    print("slurmfutures: cannot start a job: %s" % error, file=sys.stderr)
+            if task.process is not None:
+                self._attend(task, task.process)
+            with self._lock:
+                task.end = time.time()
+                self._running[task.job_id] -= 1
+                if task.job_id in self._throttles:
+                    self._wake.notify_all()
+
+    def _next(self) -> Optional[_Task]:
+        """Take the first waiting task that its job's throttle lets run. Holds the lock."""
+        for place, task in enumerate(self._waiting):
+            if self._running.get(task.job_id, 0) < self._throttles.get(task.job_id, self._slots):
+                del self._waiting[place]
+                return task
+        return None
+
+    def _attend(self, task: _Task, process: "subprocess.Popen[bytes]") -> None:
+        try:
+            code = process.wait(task.limit)
+        except subprocess.TimeoutExpired:
+            with self._lock:
+                if task.state == JobState.RUNNING:
+                    task.state = JobState.TIMEOUT
+                self._terminate(task)
+            code = process.wait()
+        with self._lock:
+            task.process = None
+            if task.state == JobState.RUNNING:
+                task.state = JobState.COMPLETED if code == 0 else JobState.FAILED
+            else:
+                _kill_group(process.pid, signal.SIGKILL)  # what ignored SIGTERM, the leader being gone
+            task.exit_code, task.signal = (code, 0) if code >= 0 else (0, -code)
+
+    def _terminate(self, task: _Task) -> None:
+        """Send SIGTERM to a task's processes, and SIGKILL if it is not gone after KILL_WAIT. Holds the lock."""
+        process = task.process
+        if process is not None:
+            _kill_group(process.pid, signal.SIGTERM)
+            timer = threading.Timer(KILL_WAIT, self._kill, (task,))
+            timer.daemon = True
+            timer.start()
+
+    def _kill(self, task: _Task) -> None:
+        with self._lock:
+            if task.process is not None:
+                _kill_group(task.process.pid, signal.SIGKILL)
+
+
+def _kill_group(leader: int, number: int) -> None:
+    """Signal a process group, as Slurm signals all of a job's processes."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, number)
+
+
+def _start(task: _Task) -> "subprocess.Popen[bytes]":
+    request = task.request
+    index = 0 if task.index is None else task.index
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_"))}
+    environment.update(
+        SLURM_JOB_ID=str(task.job_id),
+        SLURM_JOBID=str(task.job_id),
+        SLURM_JOB_NAME=request.name,
+        SLURM_SUBMIT_DIR=request.chdir,
+        SLURM_CLUSTER_NAME="local",
+        SLURMD_NODENAME=os.uname().nodename,
+        SLURM_RESTART_COUNT="0",
+    )
+    if task.index is not None:
+        environment.update(SLURM_ARRAY_JOB_ID=str(task.job_id), SLURM_ARRAY_TASK_ID=str(index))
+    with open(request.stdout.replace("%a", str(index)), "wb") as out:
+        with open(request.stderr.replace("%a", str(index)), "wb") as err:
+            return subprocess.Popen(
+                ["/bin/bash", request.script, *request.arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                cwd=request.chdir,
+                env=environment,
+                start_new_session=True,
+            )
+
+
+def _clock(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(seconds)) if seconds else ""

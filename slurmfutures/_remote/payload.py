@@ -1,0 +1,249 @@
+"""Calls and their results as bytes, and what happens to a call in between.
+
+Shared by the job of an array task and by the workers, and read by the client. Everything imported at the top is
+cheap: an array task lives for milliseconds, and cloudpickle alone costs more than the rest of its start.
+"""
+
+import sys
+import zlib
+from _pickle import dumps as _dumps
+from _pickle import loads as _loads
+from struct import Struct
+from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+Buffer = Union[bytes, bytearray, memoryview]
+
+PROTOCOL = 5
+
+# What became of a call.
+OK = 0  # payload: the pickled result
+RAISED = 1  # payload: what the function raised, see `pack_error`
+UNPICKLABLE = 2  # payload: why the result could not be pickled, see `pack_error`
+UNLOADABLE = 3  # payload: why the function or its arguments could not be loaded here, see `pack_error`
+UNINITIALIZED = 4  # payload: what the initializer raised, see `pack_error`
+
+_RECORD = Struct(">QBQ")  # call number, status, length of the payload
+_CALL = Struct(">QIQ")  # call number, function number, length of the payload
+_LENGTHS = Struct(">II")
+
+
+class Record(NamedTuple):
+    call: int
+    status: int
+    payload: bytes
+
+
+class Call(NamedTuple):
+    call: int
+    function: int
+    payload: bytes
+
+
+def pack_record(call: int, status: int, payload: bytes) -> bytes:
+    return _RECORD.pack(call, status, len(payload)) + payload
+
+
+def records(data: Buffer) -> Iterator[Record]:
+    """Yield the records in `data`."""
+    view, at = memoryview(data), 0
+    while at < len(view):
+        call, status, length = _RECORD.unpack_from(view, at)
+        at += _RECORD.size
+        yield Record(call, status, bytes(view[at : at + length]))
+        at += length
+
+
+def pack_call(call: int, function: int, payload: bytes) -> bytes:
+    return _CALL.pack(call, function, len(payload)) + payload
+
+
+def calls(data: Buffer) -> Iterator[Call]:
+    """Yield the calls in `data`."""
+    view, at = memoryview(data), 0
+    while at < len(view):
+        call, function, length = _CALL.unpack_from(view, at)
+        at += _CALL.size
+        yield Call(call, function, bytes(view[at : at + length]))
+        at += length
+
+
+# ---- running a call
+
+
+def perform(function: Callable[..., Any], arguments: bytes) -> Tuple[int, bytes]:
+    """Run one call and return its status and payload. Whatever the function raises is caught: it is its answer."""
+    try:
+        args, kwargs = _loads(arguments)
+    except BaseException as error:  # the user's own __setstate__ may raise anything
+        return UNLOADABLE, pack_error(error)
+    try:
+        result = function(*args, **kwargs)
+    except BaseException as error:  # SystemExit and KeyboardInterrupt too, as in ProcessPoolExecutor
+        return RAISED, pack_error(error)
+    try:
+        return OK, pickle_value(result)
+    except BaseException as error:  # the user's own __reduce__ may raise anything
+        return UNPICKLABLE, pack_error(error)
+
+
+def load(data: Buffer) -> Any:
+    """Unpickle a function."""
+    return _loads(data)
+
+
+def pickle_value(value: Any) -> bytes:
+    """Pickle by the standard pickler, and by cloudpickle what that refuses."""
+    try:
+        return _dumps(value, PROTOCOL)
+    except Exception:
+        import cloudpickle
+
+        data: bytes = cloudpickle.dumps(value, PROTOCOL)
+        return data
+
+
+def pack_error(error: BaseException) -> bytes:
+    """Pack an exception: JSON of what can be told of it in words, then the pickled exception if it can be pickled."""
+    import json
+    import platform
+    import traceback
+
+    try:
+        text = "".join(traceback.format_exception(type(error), error, _own_frames_off(error)))
+    except Exception as second:  # an exception whose __str__ raises
+        text = "%s (its text could not be made: %r)" % (type(error).__name__, second)
+    try:
+        said = str(error)
+    except Exception:
+        said = ""
+    words = {
+        "type": type(error).__name__,
+        "said": said,
+        "traceback": text,
+        "node": platform.node(),
+        "python": "%d.%d.%d" % sys.version_info[:3],
+        "executable": sys.executable,
+        "module": getattr(error, "name", None) if isinstance(error, ImportError) else None,
+        "missing": isinstance(error, (ImportError, AttributeError)),
+    }
+    head = json.dumps(words).encode("utf-8", "replace")
+    try:
+        body = pickle_value(error)
+    except Exception:
+        body = b""
+    return _LENGTHS.pack(len(head), len(body)) + head + body
+
+
+def unpack_error(data: bytes) -> Tuple[Any, bytes]:
+    """Return what `pack_error` packed: the words, and the pickled exception or nothing."""
+    import json
+
+    head_length, body_length = _LENGTHS.unpack_from(data)
+    start = _LENGTHS.size
+    head = json.loads(data[start : start + head_length].decode())
+    return head, data[start + head_length : start + head_length + body_length]
+
+
+def _own_frames_off(error: BaseException) -> Any:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return trace
+
+
+# ---- the file with a batch's calls
+
+_CALLS_MAGIC = b"SFCALLS1"
+_CALLS_HEAD = Struct(">8sIII")  # magic, functions, calls, tasks
+_SPAN = Struct(">QQ")  # offset, length
+_ENTRY = Struct(">IQQ")  # function, offset, length
+_FIRST = Struct(">I")
+
+
+def pack_batch(
+    initializer: bytes, functions: Sequence[bytes], entries: Sequence[Tuple[int, bytes]], firsts: Sequence[int]
+) -> List[bytes]:
+    """Return, as buffers, the file that holds a batch: each function once, each call's arguments, the tasks.
+
+    `initializer` is a pickled (function, arguments) or nothing; `entries` are (function number, pickled arguments) of
+    each call; `firsts` is the first call of each task.
+    """
+    blobs = [initializer, *functions]
+    start = _CALLS_HEAD.size + _SPAN.size * len(blobs) + _ENTRY.size * len(entries) + _FIRST.size * (len(firsts) + 1)
+    head = [_CALLS_HEAD.pack(_CALLS_MAGIC, len(blobs), len(entries), len(firsts))]
+    body: List[bytes] = []
+    for blob in blobs:
+        head.append(_SPAN.pack(start, len(blob)))
+        body.append(blob)
+        start += len(blob)
+    for function, arguments in entries:
+        head.append(_ENTRY.pack(function, start, len(arguments)))
+        body.append(arguments)
+        start += len(arguments)
+    head += [_FIRST.pack(first) for first in firsts]
+    head.append(_FIRST.pack(len(entries)))
+    return head + body
+
+
+class BatchFile:
+    """Reads one task's share of a batch file, and no more of it than that."""
+
+    def __init__(self, path: str) -> None:
+        self._file = open(path, "rb", 0)  # noqa: SIM115 - lives as long as the process
+        magic, self._blobs, self._calls, self._tasks = _CALLS_HEAD.unpack(self._file.read(_CALLS_HEAD.size))
+        if magic != _CALLS_MAGIC:
+            raise ValueError("%s is not a batch of this version" % path)
+
+    def _at(self, offset: int, length: int) -> bytes:
+        self._file.seek(offset)
+        data = self._file.read(length)
+        while len(data) < length:
+            more = self._file.read(length - len(data))
+            if not more:
+                raise ValueError("%s is cut short" % self._file.name)
+            data += more
+        return data
+
+    def initializer(self) -> bytes:
+        return self._blob(0)
+
+    def function(self, number: int) -> bytes:
+        return self._blob(number + 1)
+
+    def _blob(self, number: int) -> bytes:
+        return self._at(*_SPAN.unpack(self._at(_CALLS_HEAD.size + _SPAN.size * number, _SPAN.size)))
+
+    def task(self, number: int) -> range:
+        """Return the numbers of a task's calls."""
+        table = _CALLS_HEAD.size + _SPAN.size * self._blobs + _ENTRY.size * self._calls
+        first, end = _LENGTHS.unpack(self._at(table + _FIRST.size * number, _LENGTHS.size))
+        return range(first, end)
+
+    def call(self, number: int) -> Tuple[int, bytes]:
+        """Return a call's function number and pickled arguments."""
+        table = _CALLS_HEAD.size + _SPAN.size * self._blobs
+        function, offset, length = _ENTRY.unpack(self._at(table + _ENTRY.size * number, _ENTRY.size))
+        return function, self._at(offset, length)
+
+
+# ---- the file with results
+
+_RESULT_HEAD = Struct(">8sQI")  # magic, length, crc32
+_RESULT_MAGIC = b"SFRESLT1"
+
+
+def pack_results(packed: Sequence[bytes]) -> bytes:
+    """Return the content of a result file: records behind their length and checksum."""
+    body = b"".join(packed)
+    return _RESULT_HEAD.pack(_RESULT_MAGIC, len(body), zlib.crc32(body)) + body
+
+
+def unpack_results(data: bytes) -> Optional[bytes]:
+    """Return the records in a result file, or None where it is not all there (yet)."""
+    if len(data) < _RESULT_HEAD.size:
+        return None
+    magic, length, checksum = _RESULT_HEAD.unpack_from(data)
+    body = data[_RESULT_HEAD.size :]
+    if magic != _RESULT_MAGIC or len(body) != length or zlib.crc32(body) != checksum:
+        return None
+    return body

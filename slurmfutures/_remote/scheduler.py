@@ -1,0 +1,111 @@
+"""What the agent asks of a scheduler, and the answers it may get.
+
+The real one is `slurm`, the embedded one is `local`. All methods are called from the agent's command threads, never
+from its loop, and may block. "I could not find out" is an answer of its own (`None`, `Unclear`): it changes nothing.
+"""
+
+from typing import Dict, Iterable, List, NamedTuple, Optional, Protocol, Sequence, Tuple, Union
+
+from .states import JobState
+
+
+class Limits(NamedTuple):
+    """What one submission may hold."""
+
+    max_array_index: int  # the highest array index a task may have; 0 where job arrays are switched off
+    max_jobs: int  # jobs, each array task counted, that the scheduler keeps at all
+
+
+class Request(NamedTuple):
+    """One submission: an array of `size` tasks with indices 0 to size - 1, or a plain job where size is 1."""
+
+    options: Sequence[str]  # the user's options as sbatch arguments, "--mem=4G"
+    script: str  # absolute path of the script
+    arguments: Sequence[str]  # words passed to the script
+    size: int
+    throttle: Optional[int]  # tasks that may run at once; None is no bound
+    name: str  # carries the batch's token
+    comment: str  # carries the batch's token
+    chdir: str
+    stdout: str  # absolute path; "%a" stands for the array index
+    stderr: str
+
+
+class Submitted(NamedTuple):
+    """The scheduler has it."""
+
+    job_id: str  # "123": of an array, the array's id
+
+
+class Refused(NamedTuple):
+    """A final no; `message` is the scheduler's own words."""
+
+    message: str
+
+
+class Held(NamedTuple):
+    """A limit on submitted jobs is reached, nothing was accepted: try again when there is room."""
+
+    message: str
+
+
+class Unclear(NamedTuple):
+    """The command failed in a way that leaves open whether the job was accepted: look it up by name first."""
+
+    message: str
+
+
+Outcome = Union[Submitted, Refused, Held, Unclear]
+
+
+class Row(NamedTuple):
+    """One line of the queue: a job, or some tasks of an array that share a state."""
+
+    job_id: str  # of an array, the array's id
+    tasks: Optional[Tuple[Tuple[int, int], ...]]  # ranges of array indices, both ends included; None: a plain job
+    state: Optional[JobState]  # None: a word we do not know
+    reason: str
+    name: str
+    comment: str
+
+
+class Ending(NamedTuple):
+    """How a job, or one array task, stands according to the scheduler's records."""
+
+    state: Optional[JobState]  # None: a word we do not know
+    exit_code: Optional[int]
+    signal: Optional[int]
+    node: str  # node list, "" if it never started
+    reason: str
+    started: bool  # whether it ever ran
+    cancelled_by: str  # user name or id where the state is CANCELLED, else ""
+    start: str  # as the scheduler prints times, "" if unknown
+    end: str
+
+
+class Scheduler(Protocol):
+    """Submit, list, explain, cancel."""
+
+    def version(self) -> str:
+        """Return the scheduler's name and version, "slurm 22.05.8"; raise FileNotFoundError where it is not there."""
+
+    def limits(self) -> Limits:
+        """Return the limits, or safe defaults where they cannot be read."""
+
+    def submit(self, request: Request) -> Outcome:
+        """Submit once."""
+
+    def find(self, name: str) -> Optional[List[str]]:
+        """Return the ids of jobs with this name, queued or ended; None if it could not be found out."""
+
+    def queue(self) -> Optional[List[Row]]:
+        """Return this user's jobs, ended ones that are still listed included; None if the query failed."""
+
+    def why(self, job_ids: Sequence[str]) -> Optional[Dict[Tuple[str, Optional[int]], Ending]]:
+        """Return what is recorded of jobs, keyed by (job id, array index or None); None if the query failed."""
+
+    def cancel(self, targets: Iterable[Tuple[str, Optional[Sequence[int]]]]) -> bool:
+        """End jobs: (job id, array indices), or None for the whole job. False if the command failed."""
+
+    def throttle(self, job_id: str, tasks: int) -> bool:
+        """Let `tasks` tasks of an array run at once. False if the command failed."""

@@ -1,0 +1,71 @@
+"""The batch script: a value in, text out.
+
+Everything around the interpreter is done by bash's builtins, so that it costs an array task no extra process. The
+claim is made before the interpreter starts: a missing interpreter is then a death with a record, like any other.
+"""
+
+from shlex import quote
+from typing import Sequence
+
+_TEMPLATE = """\
+#!/bin/bash
+# slurmfutures batch {batch}
+sf_part={folder}/$1
+sf_task=${{SLURM_ARRAY_TASK_ID:-0}}
+sf_job=${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}
+sf_run=${{SLURM_RESTART_COUNT:-0}}
+if [ ! -d "$sf_part/r" ]; then
+    echo "slurmfutures: $sf_part/r cannot be seen on node ${{SLURMD_NODENAME:-$HOSTNAME}}:" \\
+        "is work_dir on a file system that the compute nodes share?" >&2
+    exit 66
+fi
+cd "$sf_part/r" || exit 66
+# Only one job may run these calls, however often a submission was repeated; a requeue is the same job.
+set -C
+if ! {{ printf '%s %s %s\\n' "$sf_job" "$sf_run" "${{SLURMD_NODENAME:-$HOSTNAME}}" >"$sf_task.c"; }} 2>/dev/null; then
+    sf_owner=
+    read -r sf_owner _ <"$sf_task.c"
+    if [ "$sf_owner" != "$sf_job" ] && ! {{ [ -z "$sf_owner" ] && [ "$sf_run" -gt 0 ]; }}; then
+        echo "slurmfutures: job ${{sf_owner:-another}} has these calls already, nothing to do" >&2
+        exit 0
+    fi
+fi
+set +C
+sf_end() {{
+    sf_code=$?
+    trap - EXIT
+    cd "$sf_part/r"
+    if [ ! -e "$sf_task.r" ]; then
+        printf '%s %s %s %s\\n' "$sf_job" "$sf_run" "$sf_code" "${{SLURMD_NODENAME:-$HOSTNAME}}" >".$sf_task.x.$$" &&
+            mv -f ".$sf_task.x.$$" "$sf_task.$sf_run.x"
+    fi
+    exit "$sf_code"
+}}
+trap sf_end EXIT
+trap 'exit 143' TERM
+trap 'exit 130' INT
+cd {chdir} || exit 66
+{setup}export SLURMFUTURES_PATH={path}
+{python} -u -c {program} {folder} "$1" "$sf_task" "$sf_run" "$2"
+"""
+
+_PROGRAM = "import sys; sys.path.insert(1, {code!r}); from {package}.job import main; main()"
+
+
+def render(
+    *, batch: str, folder: str, chdir: str, setup: str, python: str, code: str, package: str, path: Sequence[str]
+) -> str:
+    """Return the script of a batch.
+
+    It takes two arguments: the number of its part, and how array indices become task numbers (`job.task_number`).
+    `python` is a shell word or phrase, as the user gave it; `path` is added to the interpreter's own `sys.path`.
+    """
+    return _TEMPLATE.format(
+        batch=batch,
+        folder=quote(folder),
+        chdir=quote(chdir),
+        setup=setup.rstrip("\n") + "\n" if setup.strip() else "",
+        path=quote("\n".join(path)),
+        python=python,
+        program=quote(_PROGRAM.format(code=code, package=package)),
+    )

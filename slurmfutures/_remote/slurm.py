@@ -1,0 +1,230 @@
+"""Slurm through its command line.
+
+`commands` has the words; here they are run. Two threads call `Slurm`, one that submits and one that asks. What they
+share is the bucket, which has a lock, and two facts about the site, which go from true to false once. Nothing here
+retries: "could not find out" is an answer, and the agent decides when to ask again.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from typing import Callable, List, Mapping, NamedTuple, Optional, Sequence
+
+from . import commands
+from .scheduler import Held, Limits, Outcome, Refused, Request, Row
+
+#: sbatch itself waits up to two minutes where the queue is full; ended sooner, it might have submitted after all.
+SUBMIT_SECONDS = 240.0
+QUERY_SECONDS = 60.0
+#: How long a cancel waits for a token. It may leave the bucket in debt: the next queries pay.
+CANCEL_PATIENCE = 2.0
+
+_IDS_A_QUERY = 200  # more job ids in one sacct make a slow query for the database
+
+
+class Bucket:
+    """Tokens for commands: `size` at once, then `rate` a second. Any thread may call it.
+
+    It promises to say how long to wait, and does not wait itself. A patient caller waits its turn; one with less
+    patience goes earlier, and those who come after it wait longer for that.
+    """
+
+    def __init__(self, size: float, rate: float, clock: Callable[[], float]) -> None:
+        self._size = size
+        self._rate = rate
+        self._clock = clock
+        self._lock = threading.Lock()  # guards the next two, which change together
+        self._tokens = size
+        self._when = clock()
+
+    def take(self, patience: Optional[float] = None) -> float:
+        """Take a token and return the seconds to wait before using it, `patience` at most."""
+        with self._lock:
+            now = self._clock()
+            self._tokens = min(self._size, self._tokens + max(now - self._when, 0.0) * self._rate)
+            self._when = now
+            self._tokens -= 1
+            wait = max(-self._tokens / self._rate, 0.0)
+        return wait if patience is None else min(wait, patience)
+
+
+class _Done(NamedTuple):
+    """How a command ended; `returncode` is None where it was stopped at its time limit, or could not be started."""
+
+    returncode: Optional[int]
+    stdout: str
+    stderr: str
+
+
+class Slurm:
+    """The cluster's Slurm, as the user this process runs as.
+
+    `environ` is where PATH and SLURM_CONF are looked up, and what jobs are given (sbatch exports it). All commands but
+    `sbatch --version` draw on one bucket: twenty at once, then two a second, as slurmctld's own limiter by default.
+    """
+
+    #: How far back jobs are looked up by name in the accounting records.
+    FIND_DAYS = 14
+
+    def __init__(
+        self,
+        environ: Optional[Mapping[str, str]] = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        environ = os.environ if environ is None else environ
+        self._submit_environment = commands.client_environment(environ)
+        self._query_environment = commands.query_environment(environ)
+        self._sleep = sleep
+        self._bucket = Bucket(20, 2.0, clock)
+        self._accounting = True  # until Slurm says that there is none
+        self._reason_known = True  # sacct has the field; until it says that it does not
+
+    def version(self) -> str:
+        """Return "slurm 22.05.8"; FileNotFoundError where there is no sbatch, OSError with its words where it fails."""
+        done = _run(["sbatch", "--version"], self._query_environment, QUERY_SECONDS)
+        found = re.search(r"\d+\.\d+\S*", done.stdout)
+        if done.returncode != 0 or found is None:
+            raise OSError("sbatch --version failed: " + (commands.words(done.stderr) or "no answer"))
+        return "slurm " + found[0]
+
+    def limits(self) -> Limits:
+        """Return the limits of this cluster, or Slurm's own defaults where they cannot be read."""
+        done = self._ask(["scontrol", "show", "config"])
+        return commands.parse_limits(done.stdout if done.returncode == 0 else "")
+
+    def submit(self, request: Request) -> Outcome:
+        """Submit once; may take minutes where slurmctld is busy."""
+        try:
+            done = self._call(commands.submit_argv(request), self._submit_environment, SUBMIT_SECONDS)
+        except FileNotFoundError:
+            return Refused("there is no sbatch on this machine's PATH")
+        except OSError as error:
+            return Held(f"sbatch could not be started: {error}")
+        return commands.classify(done.returncode, done.stdout, done.stderr)
+
+    def find(self, name: str) -> Optional[List[str]]:
+        """Return the ids of this user's jobs called exactly `name`, queued or ended; None if it could not be found out.
+
+        Ended ones are found for as long as slurmctld keeps them, and for FIND_DAYS where there is accounting.
+        """
+        rows = self.queue()
+        found = {row.job_id for row in rows or () if row.name == name}
+        if found:
+            return sorted(found, key=commands.numeric_order)
+        if self._accounting:
+            done = self._ask(commands.named_argv(name, self.FIND_DAYS))
+            if done.returncode == 0:
+                for line in done.stdout.splitlines():
+                    job, _, its_name = line.partition("|")
+                    if its_name == name:
+                        found.update(job_id for job_id, _ in commands.job_keys(job))
+            elif self._has_accounting(done):
+                return None
+        return sorted(found, key=commands.numeric_order) if found or rows is not None else None
+
+    def queue(self) -> Optional[List[Row]]:
+        """Return this user's jobs, those that ended within slurmctld's MinJobAge included; None if the query failed."""
+        done = self._ask(commands.queue_argv())
+        if done.returncode != 0:
+            return None
+        try:
+            return commands.parse_queue(done.stdout)
+        except ValueError:
+            return None
+
+    def why(self, job_ids: Sequence[str]) -> Optional[commands.Records]:
+        """Return what is recorded of jobs, by (job id, array index or None); None if the query failed.
+
+        The accounting records may be seconds, and in trouble hours, behind. A job id that was used before may bring the
+        record of an older job of this user.
+        """
+        recorded = self._recorded(job_ids) if self._accounting else None
+        if recorded is not None:
+            return recorded
+        shown: commands.Records = {}
+        for job_id in job_ids:
+            done = self._ask(["scontrol", "--oneliner", "show", "job", job_id])
+            if done.returncode == 0:
+                shown.update(commands.parse_shown(done.stdout))
+            elif self._accounting or not commands.OVER.search(done.stderr):
+                return None  # with the records out of reach, that slurmctld has forgotten the job says nothing
+        return shown
+
+    def cancel(self, targets: commands.Targets) -> bool:
+        """End jobs, whole or by array indices; True if none of them is left, False if a command failed."""
+        worked = True
+        for argv in commands.cancel_argvs(targets):
+            done = self._ask(argv, CANCEL_PATIENCE)
+            worked = commands.cancel_worked(done.returncode, done.stderr) and worked
+        return worked
+
+    def throttle(self, job_id: str, tasks: int) -> bool:
+        """Let `tasks` tasks of an array run at once; False if that failed, as it does where the job is over."""
+        done = self._ask(["scontrol", "update", "JobId=" + job_id, f"ArrayTaskThrottle={tasks}"])
+        return commands.throttle_worked(done.returncode, done.stdout + done.stderr)
+
+    def _recorded(self, job_ids: Sequence[str]) -> Optional[commands.Records]:
+        """Return what sacct knows of jobs, None where it does not answer."""
+        found: commands.Records = {}
+        for start in range(0, len(job_ids), _IDS_A_QUERY):
+            some = job_ids[start : start + _IDS_A_QUERY]
+            done = self._ask(commands.records_argv(some, os.getuid(), self._reason_known))
+            if done.returncode != 0 and "Invalid field requested" in done.stderr and self._reason_known:
+                self._reason_known = False
+                done = self._ask(commands.records_argv(some, os.getuid(), False))
+            if done.returncode != 0:
+                self._has_accounting(done)
+                return None
+            found.update(commands.parse_records(done.stdout))
+        return found
+
+    def _has_accounting(self, failed: _Done) -> bool:
+        """Tell whether sacct may still answer one day after it failed this way, and remember if not."""
+        if failed.returncode is not None and commands.NO_ACCOUNTING.search(failed.stderr):
+            self._accounting = False
+        return self._accounting
+
+    def _ask(self, argv: Sequence[str], patience: Optional[float] = None) -> _Done:
+        try:
+            return self._call(argv, self._query_environment, QUERY_SECONDS, patience)
+        except OSError as error:
+            return _Done(None, "", str(error))
+
+    def _call(
+        self, argv: Sequence[str], environ: Mapping[str, str], seconds: float, patience: Optional[float] = None
+    ) -> _Done:
+        wait = self._bucket.take(patience)
+        if wait > 0:
+            self._sleep(wait)
+        return _run(argv, environ, seconds)
+
+
+def _run(argv: Sequence[str], environ: Mapping[str, str], seconds: float) -> _Done:
+    """Run a command to its end, or kill it and what it started after `seconds`; OSError if it cannot be started."""
+    # Encoded here, because the locale this process was started in need not be able to.
+    process = subprocess.Popen(
+        [word.encode("utf-8", "surrogateescape") for word in argv],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=dict(environ),
+        start_new_session=True,
+    )
+    with process:
+        returncode: Optional[int]
+        try:
+            stdout, stderr = process.communicate(timeout=seconds)
+            returncode = process.returncode
+        except subprocess.TimeoutExpired:
+            # A site's sbatch is often a shell script: ended alone, it leaves the real one with our pipes.
+            os.killpg(process.pid, signal.SIGKILL)
+            try:
+                stdout, stderr = process.communicate(timeout=5.0)
+            except subprocess.TimeoutExpired:
+                stdout = stderr = b""  # something has left the session and keeps the pipes
+            returncode = None
+    return _Done(returncode, stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace"))

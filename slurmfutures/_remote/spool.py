@@ -1,0 +1,147 @@
+"""Where things lie in `work_dir`, and how they are put there.
+
+    code/<hash>/                 the shipped source, cloudpickle beside it
+    batches/<batch>/calls        the batch: functions once, arguments of each call (`payload.pack_batch`)
+    batches/<batch>/batch.json   how it is to be submitted
+    batches/<batch>/script.sh    what the scheduler runs
+    batches/<batch>/parts.jsonl  what was submitted: an intent before each submission, the job id after it
+    batches/<batch>/<part>/r/    what the array tasks of a part publish, by array index
+    batches/<batch>/<part>/l/    their stdout and stderr, by array index
+
+In r/ the task with array index 7 leaves `7.c` (its claim, made with O_EXCL), `7.0.1.p` (first results of run 0),
+`7.r` (its last results: the task is done) and, where it ended without those, `7.0.x` (how run 0 ended).
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from typing import Any, Iterator, List, NamedTuple, Optional, Union
+
+Buffer = Union[bytes, bytearray, memoryview]
+
+CLAIM = "c"
+PARTIAL = "p"
+FINAL = "r"
+END = "x"
+
+
+class Name(NamedTuple):
+    """A published file's name, taken apart."""
+
+    text: str
+    task: int  # array index
+    run: int  # how often the scheduler had requeued the job before
+    kind: str
+
+
+def parse_name(text: str) -> Optional[Name]:
+    """Take a name in r/ apart; None for what is not a published file, or not yet."""
+    words = text.split(".")
+    try:
+        if len(words) == 2 and words[1] in (CLAIM, FINAL):
+            return Name(text, int(words[0]), 0, words[1])
+        if len(words) == 3 and words[2] == END:
+            return Name(text, int(words[0]), int(words[1]), END)
+        if len(words) == 4 and words[3] == PARTIAL:
+            return Name(text, int(words[0]), int(words[1]), PARTIAL)
+    except ValueError:
+        pass
+    return None
+
+
+def final_name(task: int) -> str:
+    return "%d.%s" % (task, FINAL)
+
+
+def partial_name(task: int, run: int, number: int) -> str:
+    return "%d.%d.%d.%s" % (task, run, number, PARTIAL)
+
+
+def publish(directory: str, name: str, data: Buffer) -> None:
+    """Write a file so that whoever sees its name sees all of it: temporary name, fsync, rename."""
+    temporary = os.path.join(directory, ".%s.%d" % (name, os.getpid()))
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(handle, view) :]
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    os.rename(temporary, os.path.join(directory, name))
+
+
+class Batch:
+    """A batch's folder."""
+
+    def __init__(self, work_dir: str, batch: str) -> None:
+        self.path = os.path.join(work_dir, "batches", batch)
+        self.calls = os.path.join(self.path, "calls")
+        self.script = os.path.join(self.path, "script.sh")
+        self._parts = os.path.join(self.path, "parts.jsonl")
+
+    def create(self, spec: Any, script: str, calls: Buffer) -> None:
+        """Write the batch; batch.json comes last and says that the rest is whole."""
+        os.makedirs(self.path, 0o700, exist_ok=True)
+        publish(self.path, "calls", calls)
+        publish(self.path, "script.sh", script.encode())
+        publish(self.path, "batch.json", json.dumps(spec).encode())
+
+    def record(self, entry: Any) -> None:
+        """Append an entry to parts.jsonl, on disk when this returns."""
+        handle = os.open(self._parts, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            os.write(handle, json.dumps(entry).encode() + b"\n")
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def entries(self) -> Iterator[Any]:
+        """Yield the entries of parts.jsonl; a torn last line is left out."""
+        with contextlib.suppress(FileNotFoundError), open(self._parts, "rb") as file:
+            for line in file:
+                with contextlib.suppress(ValueError):
+                    yield json.loads(line.decode())
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def part(self, number: int) -> "Part":
+        return Part(os.path.join(self.path, str(number)))
+
+
+class Part:
+    """The folder of one submission of a batch."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.results = os.path.join(path, "r")
+        self.logs = os.path.join(path, "l")
+
+    def create(self) -> None:
+        os.makedirs(self.results, 0o700, exist_ok=True)
+        os.makedirs(self.logs, 0o700, exist_ok=True)
+
+    def published(self) -> List[str]:
+        """Return the names in r/: one listing."""
+        return os.listdir(self.results)
+
+    def read(self, name: str) -> bytes:
+        with open(os.path.join(self.results, name), "rb", 0) as file:
+            return file.read()
+
+    def log(self, task: int, stream: str) -> str:
+        """Return the path of a task's "out" or "err"."""
+        return os.path.join(self.logs, "%d.%s" % (task, stream))
+
+
+def read_tail(path: str, limit: int) -> bytes:
+    """Return the last `limit` bytes of a file, nothing where there is none."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - limit))
+            return file.read(limit)
+    except OSError:
+        return b""

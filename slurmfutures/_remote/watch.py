@@ -1,0 +1,195 @@
+"""When to look at what, and what it means: the watch over one submitted part of a batch.
+
+Nothing here does anything: listings, queue rows, records and the time come in as values, and decisions come out. The
+rule behind it: a task fails only when it is known to be over and its results had every chance to be seen.
+"""
+
+from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+
+from . import spool
+from .scheduler import Ending, Row
+from .states import TERMINAL, JobState
+
+LOOK_SHARE = 0.02  # of the age of what is waited for: the time between two listings
+LOOK_FLOOR = 0.01  # seconds
+LOOK_CEILING = 10.0  # seconds
+WHY_FIRST = 0.3  # seconds after a death was suspected
+WHY_GROWTH = 2.0
+WHY_CEILING = 30.0  # seconds
+SETTLED_AFTER = 2.0  # seconds after a submission before a job's absence from the queue means anything
+
+# Reasons for which a job may wait for ever; the others pass by themselves. From squeue(1), JOB REASON CODES.
+STUCK_REASONS = frozenset(
+    "AccountNotAllowed BadConstraints DependencyNeverSatisfied InvalidAccount InvalidQOS JobHeldAdmin JobHeldUser "
+    "NodeDown PartitionDown PartitionInactive PartitionNodeLimit PartitionTimeLimit QOSNotAllowed "
+    "ReqNodeNotAvail ReservationDeleted".split()
+)
+
+# Ends after which Slurm may put the job back into the queue, under the same id.
+MAY_COME_BACK = frozenset((JobState.PREEMPTED, JobState.NODE_FAIL, JobState.BOOT_FAIL, JobState.REQUEUED))
+
+
+class End(NamedTuple):
+    """What the exit trap of a task wrote."""
+
+    run: int
+    exit_code: int
+    node: str
+
+
+class Verdict(NamedTuple):
+    """A task is over and will not give (more) results."""
+
+    task: int
+    ending: Optional[Ending]  # None: the scheduler knows nothing of it any more
+    end: Optional[End]  # None: the exit trap did not get to run, or its record is not visible
+
+
+def parse_end(data: bytes, run: int) -> Optional[End]:
+    """Read an end record: "job run code node"."""
+    words = data.decode("utf-8", "replace").split()
+    try:
+        return End(run, int(words[2]), words[3] if len(words) > 3 else "")
+    except (IndexError, ValueError):
+        return None
+
+
+def is_stuck(row: Row) -> bool:
+    """Whether a queue row tells of a job that may never start."""
+    words = row.reason.strip("()").replace(",", " ").split()
+    return row.state == JobState.PENDING and bool(words) and words[0] in STUCK_REASONS
+
+
+class Watch:
+    """The tasks of one part: which are open, what was seen of them, which look over."""
+
+    def __init__(self, size: int, job_id: str, array: bool, now: float, grace: float) -> None:
+        self.job_id = job_id
+        self.array = array
+        self.open: Set[int] = set(range(size))
+        self._submitted = now
+        self._grace = grace
+        self._looked = now
+        self._listings = 0
+        self._seen: Set[str] = set()
+        self._states: Dict[int, JobState] = {}
+        self._ends: Dict[int, Tuple[End, int]] = {}  # with the number of listings when it was seen
+        self._gone: Dict[int, float] = {}  # since when the queue has not had it
+        self._unsure: Set[int] = set()  # ended, but the records alone do not say for good
+
+    # ---- files
+
+    def look_at(self) -> float:
+        """Return when the next listing is due."""
+        return self._looked + self.interval()
+
+    def interval(self) -> float:
+        """Return the seconds between two listings at the present age."""
+        return min(LOOK_CEILING, max(LOOK_FLOOR, LOOK_SHARE * (self._looked - self._submitted)))
+
+    def listed(self, names: Iterable[str], now: float) -> List[spool.Name]:
+        """Take in a listing and return what is new: results first, so that no end is judged before them."""
+        self._looked = now
+        self._listings += 1
+        new = []
+        for text in set(names) - self._seen:
+            name = spool.parse_name(text)
+            if name is not None:
+                new.append(name)
+        new.sort(key=lambda name: (name.kind == spool.END, name.kind == spool.CLAIM, name.task, name.text))
+        return new
+
+    def taken(self, name: spool.Name) -> None:
+        """A published file was read and is done with."""
+        self._seen.add(name.text)
+
+    def ended(self, name: spool.Name, end: End) -> None:
+        """The exit trap of a task says that a run of it is over."""
+        self._seen.add(name.text)
+        if name.task in self.open:
+            self._ends[name.task] = end, self._listings
+
+    def resolve(self, task: int) -> None:
+        """A task is done with, one way or the other."""
+        self.open.discard(task)
+        self._ends.pop(task, None)
+        self._gone.pop(task, None)
+        self._states.pop(task, None)
+        self._unsure.discard(task)
+
+    def enter(self, task: int, state: JobState) -> bool:
+        """Note a task's state; False if that is no news."""
+        if task not in self.open or self._states.get(task, JobState.PENDING) == state:
+            return False
+        self._states[task] = state
+        return True
+
+    # ---- the queue
+
+    def queued(self, rows: Sequence[Row], asked: float, now: float) -> List[Tuple[int, JobState]]:
+        """Take in this job's rows of a queue listing that was asked for at `asked`; return changes of state."""
+        if asked < self._submitted + SETTLED_AFTER:
+            return []
+        changes = []
+        missing = set(self.open)
+        for row in rows:
+            covered = self._covered(row)
+            if row.state in TERMINAL:
+                continue
+            missing -= covered
+            for task in covered:
+                self._gone.pop(task, None)
+                if row.state is not None and self.enter(task, row.state):
+                    changes.append((task, row.state))
+        for task in missing:
+            self._gone.setdefault(task, now)
+        return changes
+
+    def _covered(self, row: Row) -> Set[int]:
+        if row.tasks is None:
+            return set(self.open)
+        covered: Set[int] = set()
+        for first, last in row.tasks:
+            if last - first < len(self.open):
+                covered.update(task for task in range(first, last + 1) if task in self.open)
+            else:
+                covered.update(task for task in self.open if first <= task <= last)
+        return covered
+
+    # ---- deaths
+
+    def wants_queue(self) -> bool:
+        """Whether a fresh look at the queue would help to judge a suspect."""
+        return bool((self._unsure - self._gone.keys()) & self.open)
+
+    def suspects(self) -> Set[int]:
+        """Return the tasks that look over but have not given their results."""
+        return (set(self._ends) | set(self._gone)) & self.open
+
+    def judge(self, endings: Mapping[Tuple[str, Optional[int]], Ending], now: float) -> List[Verdict]:
+        """Decide on the suspects by the scheduler's records. What is left undecided is asked again."""
+        verdicts = []
+        for task in sorted(self.suspects()):
+            ending = endings.get((self.job_id, task if self.array else None))
+            end, listings = self._ends.get(task, (None, 0))
+            waited = now - self._gone.get(task, now)
+            if ending is not None and ending.state not in TERMINAL:
+                if ending.state in (JobState.PENDING, JobState.REQUEUED, JobState.CONFIGURING):
+                    self._ends.pop(task, None)  # requeued: the end was that of an earlier run
+                    self._gone.pop(task, None)
+                    self._unsure.discard(task)
+                continue
+            if ending is not None and ending.state in MAY_COME_BACK and task not in self._gone:
+                self._unsure.add(task)
+                continue  # only the queue can say that it was not requeued
+            if ending is None:
+                self._unsure.add(task)
+            if end is not None and ending is not None:
+                sure = self._listings > listings
+            elif ending is not None and not ending.started:
+                sure = True
+            else:
+                sure = waited >= self._grace and self._looked >= self._gone.get(task, now) + self._grace
+            if sure:
+                verdicts.append(Verdict(task, ending, end))
+        return verdicts

@@ -1,0 +1,91 @@
+"""The worker: takes frames of calls, returns frames of results, one call at a time.
+
+It talks over one connected socket and keeps nothing else open: its stdin is empty, and what the user's code prints
+goes where its stdout and stderr point. Each result is sent before the next call begins, so whoever feeds the worker
+knows, if it dies, which call it was running: the first one that it has not answered.
+"""
+
+import os
+import socket
+import sys
+from collections import deque
+from typing import Any, Callable, Deque, Dict, Optional, Tuple
+
+from . import payload, wire
+
+_CHUNK = 1 << 18
+
+
+class Worker:
+    """Everything here runs in the worker's only thread."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._reader = wire.Reader()
+        self._calls: Deque[payload.Call] = deque()
+        self._functions: Dict[int, Tuple[Optional[Callable[..., Any]], bytes]] = {}
+        self._sources: Dict[int, bytes] = {}
+
+    def run(self) -> None:
+        """Serve until the other side closes the connection."""
+        self._send(*wire.message({"op": "ready", "pid": os.getpid()}))
+        while True:
+            if not self._receive(wait=not self._calls):
+                return
+            if self._calls:
+                call = self._calls.popleft()
+                status, data = self._perform(call)
+                self._send(wire.packed(wire.RESULTS, [payload.pack_record(call.call, status, data)]))
+
+    def _send(self, *buffers: wire.Buffer) -> None:
+        for buffer in buffers:
+            self._connection.sendall(buffer)
+
+    def _receive(self, *, wait: bool) -> bool:
+        """Take in what has arrived; False once the connection is closed."""
+        try:
+            data = self._connection.recv(_CHUNK, 0 if wait else socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        if not data:
+            return False
+        for frame in self._reader.feed(data):
+            if frame.kind == wire.CALLS:
+                self._calls.extend(payload.calls(frame.body))
+            else:
+                self._message(frame.head, frame.body)
+        return True
+
+    def _message(self, head: Any, body: bytes) -> None:
+        if head["op"] == "function":
+            self._sources[head["function"]] = body
+        elif head["op"] == "drop":
+            self._sources.pop(head["function"], None)
+            self._functions.pop(head["function"], None)
+        elif head["op"] == "cancel":
+            unwanted = set(head["calls"])
+            self._calls = deque(call for call in self._calls if call.call not in unwanted)
+
+    def _perform(self, call: payload.Call) -> Tuple[int, bytes]:
+        if call.function not in self._functions:
+            try:
+                self._functions[call.function] = payload.load(self._sources.pop(call.function)), b""
+            except BaseException as error:  # importing a module runs the user's code
+                self._functions[call.function] = None, payload.pack_error(error)
+        function, problem = self._functions[call.function]
+        if function is None:
+            return payload.UNLOADABLE, problem
+        return payload.perform(function, call.payload)
+
+
+def main() -> None:
+    """Entry for a worker that inherits its connection: the descriptor's number is the first argument."""
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    sys.argv[1:] = []
+    connection.set_inheritable(False)
+    extra = os.environ.pop("SLURMFUTURES_PATH", "").split("\n")
+    sys.path += [entry for entry in extra if entry and entry not in sys.path]
+    try:
+        Worker(connection).run()
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # the agent is gone, and with it everybody who wanted the results
