@@ -148,9 +148,6 @@ class PythonMismatch(SlurmFuturesError):
 class SchedulerNotFound(SlurmFuturesError):
     """There is no sbatch where the agent runs: it is no login node, or Slurm is not on the PATH there."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-
     def __str__(self) -> str:
         return f'{self.message}: name a login node as host, or use scheduler="local" to run the jobs without Slurm'
 
@@ -221,7 +218,7 @@ class JobError(SlurmFuturesError):
     in which its files are kept.
     """
 
-    _fields = (
+    _fields: ClassVar[tuple[str, ...]] = (
         *("job_id", "state", "exit_code", "signal", "node", "reason", "stderr_tail", "where"),
         *("cancelled_by", "started"),
     )
@@ -300,7 +297,7 @@ _NO_REASONS = ("None", "NonZeroExitCode", "TimeLimit", "OutOfMemory", "JobLaunch
 
 
 class JobFailed(JobError):
-    """The job ended by itself: a crash of the interpreter, `os._exit`, a missing program. Read the end of its stderr."""
+    """The job ended by itself: the interpreter crashed, left by `os._exit`, or was not there. Read its stderr."""
 
     def _remedy(self) -> str:
         killed = self.signal == signals.SIGKILL and not self.stderr_tail
@@ -308,7 +305,7 @@ class JobFailed(JobError):
 
 
 class RemoteImportError(JobFailed, ImportError):
-    """The function or its arguments need a module that cannot be imported where they were to run, or is another there."""
+    """The function or its arguments need a module that is not there where they were to run, or is another one there."""
 
     _fields = ("said", "job_id", "node", "python", "module")
 
@@ -360,7 +357,7 @@ class JobPreempted(JobError):
         return "was preempted"
 
     def _remedy(self) -> str:
-        return "submit it again, as retries= does"
+        return "submit it again"
 
 
 class NodeFailed(JobError):
@@ -376,14 +373,14 @@ class NodeFailed(JobError):
         )
 
     def _remedy(self) -> str:
-        return "submit it again, as retries= does"
+        return "submit it again"
 
 
 class JobCancelled(JobError):
     """Somebody else cancelled the job: scancel in a shell, an administrator, Slurm itself.
 
-    This is no `concurrent.futures.CancelledError`: that one says that the future was cancelled through its own `cancel`,
-    and who catches it takes it for his own doing. Here the future is not cancelled, it has failed.
+    This is no `concurrent.futures.CancelledError`. That one says that a future was cancelled through its own `cancel`,
+    and who catches it takes it for his own doing; here the future is not cancelled, it has failed.
     """
 
     def _end(self) -> str:
@@ -404,12 +401,12 @@ _BY_STATE: dict[JobState, type[JobError]] = {
 # slurmstepd's words where a site ends jobs over their memory in a way that shows as FAILED or CANCELLED.
 _OUT_OF_MEMORY = re.compile(r"exceeded (?:job|step) memory limit|oom[-_ ]kill", re.IGNORECASE)
 _NOT_FOUND = re.compile(
-    r": line \d+: (?:exec: )?(?P<program>[^:\n]+): (?:command )?(?:not found|No such file or directory|Permission denied)"
+    r": line \d+: (?:exec: )?([^:\n]+): (?:(?:command )?not found|No such file or directory|Permission denied)"
 )
 
 
 def job_error(record: Mapping[str, Any]) -> JobError:
-    """Return the error for what the agent reports of a job that ended without a result; absent facts are unknown ones."""
+    """Return the error for what the agent reports of a job that ended without its result; what is absent is unknown."""
     state = parse_state(record.get("state") or "")
     stderr = record.get("stderr") or ""
     exit_code = record.get("exit_code")

@@ -18,7 +18,7 @@ from ._batcher import Spec
 from ._errors import PayloadError, PythonMismatch
 from ._future import SlurmFuture
 from ._link import Link
-from ._options import render_options
+from ._options import render_options, split_labels
 from ._pickling import holds_code, name_of, pickle_arguments, pickle_function, pickle_initializer
 from ._poller import Poller
 from ._transports.local import LocalStream
@@ -28,6 +28,8 @@ P = ParamSpec("P")
 
 DEFAULT_WORK_DIR = "~/.slurmfutures"
 _SLICE = 256  # calls of a map that are added at once
+# What is ours among the keywords, for suggestions beside sbatch's options.
+_KEYWORDS = "scheduler work_dir python setup max_workers login_workers initializer initargs".split()
 
 
 class _Connection:
@@ -378,12 +380,11 @@ class LoginExecutor(_View):
 
 
 def _make_spec(sbatch: Mapping[str, Any], initializer: bytes) -> Spec:
-    options = dict(sbatch)
-    name, comment = options.pop("job_name", None), options.pop("comment", None)
+    name, comment, options = split_labels(sbatch)
     return Spec(
-        options=render_options(options),
-        name=_job_name(str(name)) if name else None,
-        comment=str(comment or ""),
+        options=render_options(options, known=_KEYWORDS),
+        name=_job_name(name) if name else None,
+        comment=comment,
         initializer=initializer,
     )
 

@@ -347,7 +347,7 @@ class Poller:
         for call in batch.calls_of(record["task"]):
             if batch.futures[call] is not None:
                 batch.failed = True
-                self._resolve(batch, call, None, job_error(record))
+                self._resolve(batch, call, None, _death(record))
 
     def _states(self, batch: Batch, states: Sequence[tuple[str, Sequence[tuple[int, int]]]]) -> None:
         for word, ranges in states:
@@ -466,6 +466,22 @@ def _collect(collected: "deque[tuple[str, bool]]", wake: Callable[[], None], wha
 
 def _tasks(batch: Batch) -> range:
     return range(len(batch.firsts))
+
+
+def _death(record: Mapping[str, Any]) -> SlurmFuturesError:
+    """Return the error for a task that ended without all of its results."""
+    if record["state"] not in (None, JobState.COMPLETED) or record["exit_code"] or record["signal"]:
+        return job_error(record)
+    tail = f"\n{record['stderr']}" if record["stderr"] else ""
+    if record["state"] is None:
+        return ResultLost(
+            f"job {record['job_id']} has left the queue without a result, and Slurm has no record of it any more "
+            f"(its files: {record['where']}){tail}"
+        )
+    return ResultLost(
+        f"job {record['job_id']} on node {record['node']} ended well but without a result: the function left by "
+        f"os._exit(0), or work_dir is not shared with that node (its files: {record['where']}){tail}"
+    )
 
 
 def _begin(future: SlurmFuture[Any]) -> None:

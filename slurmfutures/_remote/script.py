@@ -46,7 +46,9 @@ trap 'exit 143' TERM
 trap 'exit 130' INT
 cd {chdir} || exit 66
 {setup}export SLURMFUTURES_PATH={path}
-{python} -u -c {program} {folder} "$1" "$sf_task" "$sf_run" "$2"
+sf_folder={folder}
+sf_program={program}
+{python} -u -c "$sf_program" "$sf_folder" "$1" "$sf_task" "$sf_run" "$2"
 """
 
 _PROGRAM = "import sys; sys.path.insert(1, {code!r}); from {package}.job import main; main()"
