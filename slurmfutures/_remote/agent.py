@@ -27,6 +27,7 @@ from .scheduler import Limits, Scheduler
 from .slurm import Slurm
 
 NICE = 10
+LAST_SECONDS = 30.0  # in which a submission, a cancellation or a removal may still be done when the client is gone
 _CHUNK = 1 << 18
 _LIMITS_FRESH = 24 * 3600.0  # seconds for which a site's limits are not read again
 # File systems on which a name shows as soon as it is there, for whoever looks; all others get the long grace.
@@ -105,6 +106,8 @@ class Agent:
             found.version()
         except FileNotFoundError as error:
             raise Refusal("no-scheduler", "sbatch was not found on %s" % os.uname().nodename) from error
+        except OSError as error:
+            raise Refusal("no-scheduler", "Slurm does not work on %s (%s)" % (os.uname().nodename, error)) from error
         os.nice(NICE)  # a login node is shared
         return found
 
@@ -149,16 +152,22 @@ class Agent:
         self._selector.register(incoming, selectors.EVENT_READ, lambda readable, writable: self._receive())
         self._selector.register(self._wake_out, selectors.EVENT_READ, lambda readable, writable: self._woken())
         self._send(self.greeting())
-        while self._open:
+        deadline = None
+        while self._open or not self._batches.settled():
             now = time.monotonic()
+            if not self._open:
+                deadline = deadline or now + LAST_SECONDS
+                if now > deadline:
+                    return
             times = [at for at in (self._hub.tick(now), self._batches.tick(now)) if at is not None]
+            if deadline is not None:
+                times.append(deadline)
             wait = max(0.0, min(times) - time.monotonic()) if times else None
             for key, events in self._selector.select(wait):
                 key.data(bool(events & selectors.EVENT_READ), bool(events & selectors.EVENT_WRITE))
 
     def close(self) -> None:
         """End what lives with the agent: workers, commands, embedded jobs. Slurm's jobs go on."""
-        self._batches.finish()
         self._hub.close()
         for process in list(self._running.values()):
             _kill_group(process)
@@ -195,6 +204,8 @@ class Agent:
         self._transmit(wire.message(head, body))
 
     def _transmit(self, buffers: Sequence[wire.Buffer]) -> None:
+        if not self._open:
+            return
         for buffer in buffers:
             view = memoryview(buffer)
             self._unsent += len(view)
@@ -213,7 +224,7 @@ class Agent:
         except BlockingIOError:
             pass
         except OSError:
-            self._open = False  # the client is gone
+            self._hang_up()
             return
         if bool(self._out) != self._writing:
             self._writing = bool(self._out)
@@ -221,6 +232,17 @@ class Agent:
                 self._selector.register(self._outgoing, selectors.EVENT_WRITE, lambda readable, writable: self._flush())
             else:
                 self._selector.unregister(self._outgoing)
+
+    def _hang_up(self) -> None:
+        """The client is gone: nothing is read or written any more."""
+        if self._open:
+            self._open = False
+            self._selector.unregister(self._incoming)
+            if self._writing:
+                self._selector.unregister(self._outgoing)
+                self._writing = False
+            self._out.clear()
+            self._batches.stop()
 
     def _receive(self) -> None:
         try:
@@ -230,7 +252,7 @@ class Agent:
         except OSError:
             data = b""
         if not data:
-            self._open = False
+            self._hang_up()
             return
         for frame in self._reader.feed(data):
             if frame.kind == wire.CALLS:

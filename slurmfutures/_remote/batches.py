@@ -3,6 +3,7 @@
 All of it runs in the agent's loop, except what is given to a lane: scheduler commands and removals may take minutes.
 """
 
+import functools
 import os
 import queue
 import threading
@@ -31,30 +32,27 @@ class Lane:
 
     def __init__(self, name: str, post: Callable[[Callable[[], None]], None]) -> None:
         self._post = post
-        self._work: "queue.Queue[Optional[Tuple[Callable[[], Any], Callable[[Any], None]]]]" = queue.Queue()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self.busy = 0  # things given to it and not yet done; the loop's thread only
+        self._work: "queue.Queue[Tuple[Callable[[], Any], Callable[[Any], None]]]" = queue.Queue()
+        threading.Thread(target=self._run, name=name, daemon=True).start()
 
     def do(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
         """Have `work()` done in the lane's thread and `then(its result)` in the loop's. Called in the loop."""
+        self.busy += 1
         self._work.put((work, then))
-
-    def finish(self, timeout: float) -> None:
-        """Let what is queued be done, for at most `timeout` seconds."""
-        self._work.put(None)
-        self._thread.join(timeout)
 
     def _run(self) -> None:
         while True:
-            item = self._work.get()
-            if item is None:
-                return
-            work, then = item
+            work, then = self._work.get()
             try:
                 result = work()
             except Exception as error:  # a lane must outlive what it does; the callback decides what it means
                 result = error
-            self._post(lambda then=then, result=result: then(result))  # type: ignore[misc]
+            self._post(functools.partial(self._done, then, result))
+
+    def _done(self, then: Callable[[Any], None], result: Any) -> None:
+        self.busy -= 1
+        then(result)
 
 
 class _Part:
@@ -168,6 +166,7 @@ class Batches:
         self._acting = Lane("act", post)
         self._batches: Dict[str, _Batch] = {}
         self._busy: Optional[_Batch] = None  # whose part is being submitted
+        self._stopped = False
         self._cancel_at: Optional[float] = None
         self._queue_at: Optional[float] = None
         self._queue_interval = self._pace.queue_first
@@ -213,6 +212,8 @@ class Batches:
 
     def release(self, batch_id: str, remove: bool, logs: bool, reply: Callable[..., None]) -> None:
         """Stop watching a batch; `logs` has what its jobs printed sent along, `remove` its files cleared away."""
+        if self._cancel_at is not None:
+            self._flush_cancels()
         batch = self._batches.pop(batch_id, None)
         reply({"logs": _collect_logs(batch) if batch is not None and logs else {}})
         if batch is not None and remove:
@@ -226,11 +227,13 @@ class Batches:
                 return spool.read_tail(part.folder.log(part.tasks.index(task), stream), 1 << 30)
         return b""
 
-    def finish(self) -> None:
-        """Let cancellations and removals that are under way be done."""
-        if self._cancel_at is not None:
-            self._flush_cancels()
-        self._acting.finish(30.0)
+    def stop(self) -> None:
+        """Submit nothing more: the client is gone."""
+        self._stopped = True
+
+    def settled(self) -> bool:
+        """Whether nothing is under way that must not be cut off: a submission, a cancellation, a removal."""
+        return self._busy is None and self._cancel_at is None and not self._acting.busy
 
     # ---- the loop's turn
 
@@ -267,7 +270,7 @@ class Batches:
 
     def _pump(self, now: float) -> Optional[float]:
         """Submit the next part if one may go; return when to try again where only time is in the way."""
-        if self._busy is not None:
+        if self._busy is not None or self._stopped:
             return None
         wanted = None
         watched = self._watched()
@@ -385,6 +388,10 @@ class Batches:
 
     def _accepted(self, batch: _Batch, part: _Part, job_id: str) -> None:
         self._busy = None
+        if batch.id not in self._batches:  # released, all of it being cancelled, while sbatch ran
+            self._acting.do(lambda: self._scheduler.cancel([(job_id, None)]), lambda _: None)
+            self._acting.do(batch.folder.remove, lambda _: None)
+            return
         batch.folder.record({"part": part.number, "job": job_id})
         batch.hold = HOLD_FIRST
         now = time.monotonic()
@@ -552,8 +559,8 @@ class Batches:
             if isinstance(endings, dict):
                 self._judge(endings, later)
             self._why_interval = min(watch.WHY_CEILING, self._why_interval * watch.WHY_GROWTH)
-            undecided = any(watch.suspects() for _, _, watch in self._watched())
-            self._why_at = later + self._why_interval if undecided else None
+            settle = [at for _, _, watch_ in self._watched() for at in watch_.settle_at()]
+            self._why_at = min([later + self._why_interval, *(at for at in settle if at > later)]) if settle else None
 
         self._asking.do(lambda: self._scheduler.why(jobs), then)
         return None
@@ -576,8 +583,8 @@ class Batches:
         ending, end = verdict.ending, verdict.end
         code = ending.exit_code if ending is not None else None
         signal_ = ending.signal if ending is not None else None
-        if end is not None and not signal_ and (code is None or code == 0):
-            code = end.exit_code
+        if end is not None and not signal_:
+            code = end.exit_code  # Slurm keeps seven bits of it
         if code is not None and 128 < code < 160 and not signal_:
             signal_ = code - 128  # bash's way to say that its child was killed
         stderr = spool.read_tail(part.folder.log(verdict.task, "err"), _TAIL).decode("utf-8", "replace")
@@ -589,6 +596,7 @@ class Batches:
             "signal": signal_ or None,
             "node": (ending.node if ending is not None else "") or (end.node if end is not None else ""),
             "reason": ending.reason if ending is not None else "",
+            "started": ending.started if ending is not None else True,
             "cancelled_by": ending.cancelled_by if ending is not None else "",
             "start": ending.start if ending is not None else "",
             "end": ending.end if ending is not None else "",

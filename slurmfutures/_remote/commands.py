@@ -326,8 +326,7 @@ def parse_records(stdout: str) -> Records:
         submitted = _given(fields[3])
         ending = _ending(fields[1], fields[2], fields[4], fields[5], fields[6], fields[7] if len(fields) > 7 else "")
         if ending.started:
-            # To sacct the reason is why the job waited, not how it ended.
-            ending = ending._replace(reason="")
+            ending = ending._replace(reason="")  # to sacct it is why the job waited, not how it ended
         for key in job_keys(fields[0]):
             if key not in newest or newest[key][0] <= submitted:
                 newest[key] = (submitted, ending)
@@ -360,6 +359,8 @@ def _ending(state: str, code: str, start: str, end: str, nodes: str, reason: str
         if number and not exit_code:
             exit_code = None
     by = state.split(" by ", 1)[1].strip() if known is JobState.CANCELLED and " by " in state else ""
+    if known is JobState.CANCELLED and not reason.startswith("Dependency"):
+        reason = ""  # why it had to wait, before somebody cancelled it
     # A job cancelled before it ran has a start time too, that of its end. It has no node.
     node = _given(nodes)
     return Ending(known, exit_code, number, node, _given(reason), bool(node), _user(by), _given(start), _given(end))

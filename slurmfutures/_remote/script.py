@@ -34,7 +34,7 @@ set +C
 sf_end() {{
     sf_code=$?
     trap - EXIT
-    cd "$sf_part/r"
+    cd "$sf_part/r" || exit "$sf_code" # cancelled, and cleared away already
     if [ ! -e "$sf_task.r" ]; then
         printf '%s %s %s %s\\n' "$sf_job" "$sf_run" "$sf_code" "${{SLURMD_NODENAME:-$HOSTNAME}}" >".$sf_task.x.$$" &&
             mv -f ".$sf_task.x.$$" "$sf_task.$sf_run.x"

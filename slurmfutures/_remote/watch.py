@@ -166,6 +166,10 @@ class Watch:
         """Return the tasks that look over but have not given their results."""
         return (set(self._ends) | set(self._gone)) & self.open
 
+    def settle_at(self) -> List[float]:
+        """Return, of each suspect, when the time is over in which its results may still come into sight."""
+        return [self._gone.get(task, float("-inf")) + self._grace for task in self.suspects()]
+
     def judge(self, endings: Mapping[Tuple[str, Optional[int]], Ending], now: float) -> List[Verdict]:
         """Decide on the suspects by the scheduler's records. What is left undecided is asked again."""
         verdicts = []
