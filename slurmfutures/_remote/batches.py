@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
-from . import payload, script, spool, watch, wire
+from . import payload, publish, script, spool, watch, wire
 from .scheduler import Ending, Held, Limits, Outcome, Refused, Request, Row, Scheduler, Submitted
 from .states import JobState
 
@@ -321,7 +321,7 @@ class Batches:
             mapping = str(tasks[0])
             if tasks[-1] - tasks[0] != len(tasks) - 1:
                 mapping = "map"
-                spool.publish(part.folder.path, "map", " ".join(map(str, tasks)).encode())
+                publish.publish(part.folder.path, "map", " ".join(map(str, tasks)).encode())
             batch.folder.record({"part": number, "tasks": _ranges(tasks), "name": name, "time": time.time()})
         except OSError as error:
             self._busy = None

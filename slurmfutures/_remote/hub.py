@@ -174,7 +174,7 @@ class Hub:
                 head = {"op": "function", "function": call.function}
                 self._send(child, wire.message(head, self._functions[call.function]))
             child.handed.append(call)
-            parts.append(payload.pack_call(*call))
+            parts.append(payload.pack_call(call.call, call.function, call.payload))
         self._send(child, [wire.packed(wire.CALLS, parts)])
 
     def _start(self) -> None:

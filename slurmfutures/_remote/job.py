@@ -3,12 +3,17 @@
 Imports are counted here: each costs every array task of every user. Nothing is loaded that a call may not need.
 """
 
+from __future__ import annotations
+
 import os
 import sys
 import time
-from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
-from . import payload, spool
+from . import payload, publish
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 PUBLISH_EVERY = 1.0  # seconds between publications within a task of several calls
 PUBLISH_BYTES = 16 * 1024 * 1024  # or when this much has gathered
@@ -53,8 +58,8 @@ class _Publisher:
     def _partial(self) -> None:
         if self._records:
             self._number += 1
-            name = spool.partial_name(self._task, self._run, self._number)
-            spool.publish(self._directory, name, payload.pack_results(self._records))
+            name = publish.partial_name(self._task, self._run, self._number)
+            publish.publish(self._directory, name, payload.pack_results(self._records))
             self._records = []
             self._size = 0
 
@@ -62,7 +67,7 @@ class _Publisher:
         """Publish what is left under the name that says that the task is done."""
         if self._lock is not None:
             self._lock.acquire()  # never released: the ticker must not publish after this
-        spool.publish(self._directory, spool.final_name(self._task), payload.pack_results(self._records))
+        publish.publish(self._directory, publish.final_name(self._task), payload.pack_results(self._records))
 
 
 def task_number(index: int, mapping: str, part: str) -> int:
@@ -75,10 +80,12 @@ def task_number(index: int, mapping: str, part: str) -> int:
 
 def _already_published(directory: str, task: int) -> Set[int]:
     """Return the calls that an earlier run of this job has published results of."""
+    from . import spool
+
     done: Set[int] = set()
     for text in os.listdir(directory):
         name = spool.parse_name(text)
-        if name and name.task == task and name.kind == spool.PARTIAL:
+        if name and name.task == task and name.kind == publish.PARTIAL:
             with open(os.path.join(directory, text), "rb") as file:
                 body = payload.unpack_results(file.read())
             if body is not None:

@@ -25,6 +25,8 @@ KILL_WAIT = 5.0  # seconds from SIGTERM to SIGKILL, Slurm's KillWait
 class _Task:
     """One process to be. The scheduler's lock guards everything here."""
 
+    __slots__ = ("job_id", "index", "request", "limit", "state", "exit_code", "signal", "process", "start", "end")
+
     def __init__(self, job_id: int, index: Optional[int], request: Request, limit: Optional[float]) -> None:
         self.job_id = job_id
         self.index = index

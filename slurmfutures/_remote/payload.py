@@ -1,17 +1,22 @@
 """Calls and their results as bytes, and what happens to a call in between.
 
 Shared by the job of an array task and by the workers, and read by the client. Everything imported at the top is
-cheap: an array task lives for milliseconds, and cloudpickle alone costs more than the rest of its start.
+cheap, and `typing` is not: an array task lives for milliseconds.
 """
+
+from __future__ import annotations
 
 import sys
 import zlib
 from _pickle import dumps as _dumps
 from _pickle import loads as _loads
 from struct import Struct
-from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
-Buffer = Union[bytes, bytearray, memoryview]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple, Union
+
+    Buffer = Union[bytes, bytearray, memoryview]
 
 PROTOCOL = 5
 
@@ -27,16 +32,26 @@ _CALL = Struct(">QIQ")  # call number, function number, length of the payload
 _LENGTHS = Struct(">II")
 
 
-class Record(NamedTuple):
-    call: int
-    status: int
-    payload: bytes
+class Record:
+    """What became of a call: its number, one of the above, and what that says."""
+
+    __slots__ = ("call", "payload", "status")
+
+    def __init__(self, call: int, status: int, payload: bytes) -> None:
+        self.call = call
+        self.status = status
+        self.payload = payload
 
 
-class Call(NamedTuple):
-    call: int
-    function: int
-    payload: bytes
+class Call:
+    """A call to be made: its number, its function's, and its pickled arguments."""
+
+    __slots__ = ("call", "function", "payload")
+
+    def __init__(self, call: int, function: int, payload: bytes) -> None:
+        self.call = call
+        self.function = function
+        self.payload = payload
 
 
 def pack_record(call: int, status: int, payload: bytes) -> bytes:

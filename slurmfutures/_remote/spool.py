@@ -16,13 +16,11 @@ import contextlib
 import json
 import os
 import shutil
-from typing import Any, Iterator, List, NamedTuple, Optional, Union
+from typing import Any, Iterator, List, NamedTuple, Optional
 
-Buffer = Union[bytes, bytearray, memoryview]
+from .publish import FINAL, PARTIAL, publish
 
 CLAIM = "c"
-PARTIAL = "p"
-FINAL = "r"
 END = "x"
 
 
@@ -50,28 +48,6 @@ def parse_name(text: str) -> Optional[Name]:
     return None
 
 
-def final_name(task: int) -> str:
-    return "%d.%s" % (task, FINAL)
-
-
-def partial_name(task: int, run: int, number: int) -> str:
-    return "%d.%d.%d.%s" % (task, run, number, PARTIAL)
-
-
-def publish(directory: str, name: str, data: Buffer) -> None:
-    """Write a file so that whoever sees its name sees all of it: temporary name, fsync, rename."""
-    temporary = os.path.join(directory, ".%s.%d" % (name, os.getpid()))
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(handle, view) :]
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    os.rename(temporary, os.path.join(directory, name))
-
-
 class Batch:
     """A batch's folder."""
 
@@ -81,7 +57,7 @@ class Batch:
         self.script = os.path.join(self.path, "script.sh")
         self._parts = os.path.join(self.path, "parts.jsonl")
 
-    def create(self, spec: Any, script: str, calls: Buffer) -> None:
+    def create(self, spec: Any, script: str, calls: bytes) -> None:
         """Write the batch; batch.json comes last and says that the rest is whole."""
         os.makedirs(self.path, 0o700, exist_ok=True)
         publish(self.path, "calls", calls)

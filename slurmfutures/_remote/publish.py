@@ -1,0 +1,36 @@
+"""How an array task's results get their names: temporary name, fsync, rename. Kept light for the task's sake."""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Union
+
+    Buffer = Union[bytes, bytearray, memoryview]
+
+PARTIAL = "p"
+FINAL = "r"
+
+
+def final_name(task: int) -> str:
+    return "%d.%s" % (task, FINAL)
+
+
+def partial_name(task: int, run: int, number: int) -> str:
+    return "%d.%d.%d.%s" % (task, run, number, PARTIAL)
+
+
+def publish(directory: str, name: str, data: Buffer) -> None:
+    """Write a file so that whoever sees its name sees all of it: temporary name, fsync, rename."""
+    temporary = os.path.join(directory, ".%s.%d" % (name, os.getpid()))
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(handle, view) :]
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    os.rename(temporary, os.path.join(directory, name))
