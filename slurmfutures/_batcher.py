@@ -81,6 +81,7 @@ class Batch:
         """The agent has the calls: they need not be kept here."""
         self.calls = []
         self.functions = {}
+        self.hurried = True
 
     def task_of(self, call: int) -> int:
         return bisect.bisect_right(self.firsts, call) - 1

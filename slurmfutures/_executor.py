@@ -139,6 +139,7 @@ class _View(Executor):
         self._check_open()
         end = None if timeout is None else time.monotonic() + timeout
         chunks = _chunks(zip(*iterables), chunksize)  # noqa: B905 - as short as the shortest, as in the standard library
+        function: bytes | BaseException
         try:
             function = self._connection.pickle(fn)
         except (PayloadError, PythonMismatch) as error:

@@ -90,7 +90,7 @@ class SlurmFuture(Future[T]):
             for waiter in self._waiters:
                 waiter.add_cancelled(self)
             self._condition.notify_all()
-        self._invoke_callbacks()
+        self._invoke_callbacks()  # type: ignore[attr-defined]
         self._owner.cancel(self._call)
         return True
 

@@ -124,5 +124,7 @@ class Link:
 
     def close(self, timeout: float) -> None:
         """Close the stream and let the agent end, for at most `timeout` seconds."""
+        # Said in words too: a child that the driver forked may hold copies of the pipe open.
+        self.send(wire.message({"op": "bye"}))
         self.lose(AgentError("the connection is closed", ""))
         self._stream.close(timeout)

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
+from ._errors import SlurmFuturesError
 from ._future import SlurmFuture
 from ._link import Link
 from ._remote import payload, wire
@@ -26,11 +27,14 @@ class LoginCalls:
         self._numbers = itertools.count(1)
         self._functions: OrderedDict[bytes, int] = OrderedDict()
         self._function_numbers = itertools.count(1)
+        self._closed: SlurmFuturesError | None = None
 
     def submit(self, function: bytes, arguments: Sequence[bytes]) -> list[SlurmFuture[Any]]:
         """Send calls of one function and return their futures."""
         futures = []
         with self._lock:
+            if self._closed is not None:
+                raise self._closed
             number = self._number_of(function)
             for start in range(0, len(arguments), _FRAME):
                 packed: list[wire.Buffer] = []
@@ -64,8 +68,10 @@ class LoginCalls:
         with self._lock:
             return self._futures.get(call)
 
-    def take_all(self) -> list[SlurmFuture[Any]]:
+    def close(self, error: SlurmFuturesError) -> list[SlurmFuture[Any]]:
+        """Take no more calls: `submit` raises `error` from now on. Return the futures that are left."""
         with self._lock:
+            self._closed = error
             futures, self._futures = list(self._futures.values()), {}
         return futures
 

@@ -78,7 +78,9 @@ class Poller:
         self.pid = os.getpid()
         self._common = common
         self._control = Control(self._cancel, self._log, self._hurry)
-        self._lock = threading.Lock()  # guards _batcher and _broken; any thread takes it, briefly
+        # Guards _batcher, _broken and _stopping; any thread takes it, briefly. Reentrant, as the collection of an
+        # executor may call `stop` in the middle of anything.
+        self._lock = threading.RLock()
         self._batcher = Batcher()
         self._broken: BaseException | None = None
         self._stopping = False
@@ -117,6 +119,8 @@ class Poller:
             raise self._broken
         if _exiting:
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+        if self._stopping:
+            raise RuntimeError("cannot schedule new futures after shutdown")
         if self.pid != os.getpid():
             raise RuntimeError("this executor belongs to the parent process: make one of your own after fork()")
 
@@ -131,7 +135,8 @@ class Poller:
 
     def stop(self) -> None:
         """End when nothing is pending any more."""
-        self._stopping = True
+        with self._lock:
+            self._stopping = True
         self._wake()
 
     def join(self) -> None:
@@ -172,7 +177,7 @@ class Poller:
         try:
             self._selector.register(self._wake_out, selectors.EVENT_READ)
             self._selector.register(self.link.readable(), selectors.EVENT_READ)
-            while not (self._stopping and self._idle()):
+            while not self._finished():
                 self._turn(self._timeout())
             self._clear_away()
         except AgentError as lost:
@@ -191,10 +196,10 @@ class Poller:
             os.close(self._wake_out)
             os.close(self._wake_in)
 
-    def _idle(self) -> bool:
+    def _finished(self) -> bool:
         with self._lock:
-            opened = bool(self._batcher)
-        return not opened and not self._active and not len(self.login) and not self._cancels
+            busy = self._batcher or self._active or len(self.login) or self._cancels
+            return self._stopping and not busy
 
     def _timeout(self) -> float | None:
         with self._lock:
@@ -455,7 +460,7 @@ class Poller:
             for call in range(len(batch.futures)):
                 self._resolve(batch, call, None, error)
         self.link.lose(error if isinstance(error, AgentError) else AgentError(str(error), ""))
-        for future in self.login.take_all():
+        for future in self.login.close(error):
             _settle(future, None, error)
 
 

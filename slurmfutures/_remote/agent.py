@@ -268,6 +268,8 @@ class Agent:
             self._hub.drop(head["function"])
         elif op == "cancel_calls":
             self._hub.cancel(head["calls"])
+        elif op == "bye":
+            self._hang_up()
         elif op == "cancel":
             self._batches.cancel(head["batch"], head["tasks"])
         else:

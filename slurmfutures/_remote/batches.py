@@ -292,7 +292,7 @@ class Batches:
     def _size(self, batch: _Batch, inside: int) -> int:
         """Return how many tasks the next submission may hold."""
         remaining = sum(end - first for first, end in batch.waiting)
-        size = min(remaining, self._limits.max_array_index + 1, max(1, self._limits.max_jobs - inside))
+        size = min(remaining, self._limits.max_array_index + 1, self._limits.max_jobs - inside)
         if batch.next_size is not None:
             size = min(size, batch.next_size)
         if batch.bound is not None:
@@ -325,7 +325,7 @@ class Batches:
             batch.folder.record({"part": number, "tasks": _ranges(tasks), "name": name, "time": time.time()})
         except OSError as error:
             self._busy = None
-            self._hold(batch, part, "the batch cannot be written: %s" % error)
+            self._hold(batch, part, "stuck", "the batch cannot be written: %s" % error)
             return
         comment = batch.spec["comment"]
         request = Request(
@@ -363,7 +363,7 @@ class Batches:
                 batch.give_back(part)
                 batch.next_size = max(1, size // 2)
             else:
-                self._hold(batch, part, outcome.message)
+                self._hold(batch, part, "held back", outcome.message)
         else:
             words = outcome.message if not isinstance(outcome, Exception) else repr(outcome)
             self._notice(batch, "unclear", "the outcome of a submission is unclear (%s): looking it up" % words)
@@ -411,13 +411,13 @@ class Batches:
         tasks, batch.waiting = batch.waiting, []
         self._send({"op": "refused", "batch": batch.id, "tasks": tasks, "message": message})
 
-    def _hold(self, batch: _Batch, part: _Part, message: str) -> None:
+    def _hold(self, batch: _Batch, part: _Part, kind: str, message: str) -> None:
         batch.give_back(part)
         batch.hold_until = time.monotonic() + batch.hold
         if batch.hold >= HOLD_CEILING:
             batch.bound = None  # it came from refusals of long ago
         batch.hold = min(HOLD_CEILING, 2 * batch.hold)
-        self._notice(batch, "held back", message)
+        self._notice(batch, kind, message)
 
     def _notice(self, batch: _Batch, kind: str, message: str) -> None:
         if (batch.id, kind + message) not in self._noticed:
@@ -457,7 +457,7 @@ class Batches:
                 continue  # seen before it was whole
             part.watch.taken(name)
             found.append(body)
-            if name.kind == spool.FINAL and name.task in part.watch.open:
+            if name.kind == publish.FINAL and name.task in part.watch.open:
                 part.watch.resolve(name.task)
                 done.append(part.tasks[name.task])
         if began:

@@ -129,16 +129,17 @@ def numeric_order(job_id: str) -> Tuple[int, str]:
 
 def index_expressions(indices: Iterable[int], limit: int) -> Iterator[str]:
     """Yield `indices` as "1-3,7" in pieces of at most `limit` bytes; nothing for no indices."""
-    piece = ""
+    piece: List[str] = []
+    length = 0
     for first, last in compress(indices):
         word = str(first) if first == last else f"{first}-{last}"
-        if piece and len(piece) + 1 + len(word) > limit:
-            yield piece
-            piece = word
-        else:
-            piece = piece + "," + word if piece else word
+        if piece and length + len(word) > limit:
+            yield ",".join(piece)
+            piece, length = [], 0
+        piece.append(word)
+        length += len(word) + 1
     if piece:
-        yield piece
+        yield ",".join(piece)
 
 
 def compress(indices: Iterable[int]) -> Ranges:

@@ -56,7 +56,7 @@ class Hub:
         environment: Dict[str, str],
         logs: str,
         register: Callable[[socket.socket, Callable[[bool, bool], None], bool], None],
-        unregister: Callable[[socket.socket], None],
+        unregister: Callable[[socket.socket], object],
         answer: Callable[[List[wire.Buffer]], None],
     ) -> None:
         self._most = most
