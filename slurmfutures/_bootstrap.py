@@ -121,7 +121,7 @@ def handshake(stream: Stream, marker: str, hello: Mapping[str, Any], where: str)
         seen += _read(stream, deadline, where)
     version = (int(match[1]), int(match[2]), int(match[3]))
     if version < OLDEST_PYTHON:
-        raise PythonMismatch(f"Python {version[0]}.{version[1]} on {where} is older than 3.8: name another one by python=")
+        raise PythonMismatch(f"Python {version[0]}.{version[1]} on {where} is older than 3.8: name another one")
     source = b"" if match[4] == b"1" else archive()[1]
     greeting = json.dumps(hello).encode()
     _write(stream, b"%012d" % len(source) + source + b"%012d" % len(greeting) + greeting, deadline, where)

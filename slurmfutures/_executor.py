@@ -57,7 +57,7 @@ class _Connection:
         def connect(wake: Callable[[], None]) -> Link:
             stream = LocalStream(_bootstrap.start_line(marker, work_dir, python, setup))
             try:
-                greeting, reader = _bootstrap.handshake(stream, marker, hello, "this machine")
+                greeting, reader = _bootstrap.handshake(stream, marker, hello, f"this machine with python={python!r}")
             except BaseException:
                 stream.close(1.0)
                 raise
