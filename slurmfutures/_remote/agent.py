@@ -28,6 +28,7 @@ from .slurm import Slurm
 
 NICE = 10
 LAST_SECONDS = 30.0  # in which a submission, a cancellation or a removal may still be done when the client is gone
+DEFAULT_LIMITS = Limits(max_array_index=1000, max_jobs=10_000)  # Slurm's own defaults
 _CHUNK = 1 << 18
 _LIMITS_FRESH = 24 * 3600.0  # seconds for which a site's limits are not read again
 # File systems on which a name shows as soon as it is there, for whoever looks; all others get the long grace.
@@ -114,7 +115,7 @@ class Agent:
     def _read_limits(self) -> Limits:
         """Return the scheduler's limits, from `work_dir` if they were read within a day: each reading costs a request."""
         if isinstance(self._scheduler, Local):
-            return self._scheduler.limits()
+            return self._scheduler.limits() or DEFAULT_LIMITS
         path = os.path.join(self._work_dir, "limits.json")
         key = os.environ.get("SLURM_CONF", "")
         try:
@@ -126,6 +127,8 @@ class Agent:
         except (OSError, ValueError, KeyError):
             pass
         limits = self._scheduler.limits()
+        if limits is None:
+            return DEFAULT_LIMITS
         with open(path + ".%d" % os.getpid(), "w") as file:
             json.dump(dict(limits._asdict(), conf=key), file)
         os.rename(path + ".%d" % os.getpid(), path)

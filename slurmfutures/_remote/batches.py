@@ -367,13 +367,17 @@ class Batches:
         else:
             words = outcome.message if not isinstance(outcome, Exception) else repr(outcome)
             self._notice(batch, "unclear", "the outcome of a submission is unclear (%s): looking it up" % words)
-            self._look_up(batch, part, request, inside, 0)
+            self._look_up(batch, part, request, inside, 0, 0)
 
-    def _look_up(self, batch: _Batch, part: _Part, request: Request, inside: int, look: int) -> None:
+    def _look_up(
+        self, batch: _Batch, part: _Part, request: Request, inside: int, look: int, failed: int
+    ) -> None:
         """Search the scheduler for a submission by name, and submit again only when it is surely not there."""
+        if failed == 5:
+            self._notice(batch, "stuck", "Slurm does not answer whether it has %s: asking on" % part.name)
 
         def work() -> Optional[List[str]]:
-            time.sleep(LOOKS[min(look, len(LOOKS) - 1)])  # in the lane: nothing else may be submitted meanwhile
+            time.sleep(LOOKS[min(max(look, failed), len(LOOKS) - 1)])  # in the lane: nothing else may be submitted meanwhile
             return self._scheduler.find(part.name)
 
         def then(found: Any) -> None:
@@ -381,8 +385,10 @@ class Batches:
                 self._accepted(batch, part, found[0])
             elif isinstance(found, list) and look + 1 >= len(LOOKS):
                 self._try(batch, part, request, inside)
+            elif isinstance(found, list):
+                self._look_up(batch, part, request, inside, look + 1, 0)
             else:
-                self._look_up(batch, part, request, inside, look + 1 if isinstance(found, list) else look)
+                self._look_up(batch, part, request, inside, look, failed + 1)
 
         self._submitting.do(work, then)
 

@@ -59,7 +59,7 @@ class Local:
     def version(self) -> str:
         return "local (%d at once)" % self._slots
 
-    def limits(self) -> Limits:
+    def limits(self) -> Optional[Limits]:
         return Limits(max_array_index=999_999, max_jobs=1_000_000)
 
     def submit(self, request: Request) -> Outcome:

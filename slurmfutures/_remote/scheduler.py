@@ -89,8 +89,8 @@ class Scheduler(Protocol):
     def version(self) -> str:
         """Return the scheduler's name and version, "slurm 22.05.8"; raise FileNotFoundError where it is not there."""
 
-    def limits(self) -> Limits:
-        """Return the limits, or safe defaults where they cannot be read."""
+    def limits(self) -> Optional[Limits]:
+        """Return the limits, None where they cannot be read now."""
 
     def submit(self, request: Request) -> Outcome:
         """Submit once."""

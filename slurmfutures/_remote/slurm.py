@@ -91,10 +91,10 @@ class Slurm:
             raise OSError("sbatch --version failed: " + (commands.words(done.stderr) or "no answer"))
         return "slurm " + found[0]
 
-    def limits(self) -> Limits:
-        """Return the limits of this cluster, or Slurm's own defaults where they cannot be read."""
+    def limits(self) -> Optional[Limits]:
+        """Return the limits of this cluster, None where they cannot be read now."""
         done = self._ask(["scontrol", "show", "config"])
-        return commands.parse_limits(done.stdout if done.returncode == 0 else "")
+        return commands.parse_limits(done.stdout) if done.returncode == 0 else None
 
     def submit(self, request: Request) -> Outcome:
         """Submit once; may take minutes where slurmctld is busy."""

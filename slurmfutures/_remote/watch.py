@@ -13,6 +13,7 @@ from .states import TERMINAL, JobState
 LOOK_SHARE = 0.02  # of the age of what is waited for: the time between two listings
 LOOK_FLOOR = 0.01  # seconds
 LOOK_CEILING = 10.0  # seconds
+RUNAWAY_AFTER = 600.0  # seconds out of the queue after which a record that says "running" is not believed
 WHY_FIRST = 0.3  # seconds after a death was suspected
 WHY_GROWTH = 2.0
 WHY_CEILING = 30.0  # seconds
@@ -177,6 +178,8 @@ class Watch:
             ending = endings.get((self.job_id, task if self.array else None))
             end, listings = self._ends.get(task, (None, 0))
             waited = now - self._gone.get(task, now)
+            if ending is not None and ending.state not in TERMINAL and waited >= RUNAWAY_AFTER:
+                ending = None  # the queue has long forgotten it: the record was never closed
             if ending is not None and ending.state not in TERMINAL:
                 if ending.state in (JobState.PENDING, JobState.REQUEUED, JobState.CONFIGURING):
                     self._ends.pop(task, None)  # requeued: the end was that of an earlier run

@@ -1,0 +1,122 @@
+"""From averages to thermodynamics: observables with errors, the critical temperature, and Onsager's exact values."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, linear_regression
+
+from .ising import Averages
+
+CRITICAL_TEMPERATURE = 2 / math.log(1 + math.sqrt(2))
+
+Observable = Callable[[Averages, float, int], float]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and its standard error; both are NaN where the data do not give it."""
+
+    value: float
+    error: float
+
+    def __str__(self) -> str:
+        """The value with the error of its last digit in brackets: 0.9865(2)."""
+        if math.isnan(self.value):
+            return "-"
+        if not self.error > 0:
+            return f"{self.value:.4f}"
+        digits = min(max(0, -math.floor(math.log10(self.error))), 6)
+        error = round(self.error * 10**digits)
+        if error == 10:  # 0.0096 is 0.010
+            digits, error = max(0, digits - 1), 1 if digits else 10
+        return f"{self.value:.{digits}f}({error})"
+
+
+def magnetisation(averages: Averages, temperature: float, size: int) -> float:
+    """Return the mean of |m| per spin."""
+    return averages["magnetisation"]
+
+
+def energy(averages: Averages, temperature: float, size: int) -> float:
+    """Return the energy per spin."""
+    return averages["energy"]
+
+
+def heat_capacity(averages: Averages, temperature: float, size: int) -> float:
+    """Return the heat capacity per spin, from the fluctuations of the energy."""
+    return (averages["energy_squared"] - averages["energy"] ** 2) * size**2 / temperature**2
+
+
+def susceptibility(averages: Averages, temperature: float, size: int) -> float:
+    """Return the susceptibility per spin, from the fluctuations of |m|."""
+    return (averages["magnetisation_squared"] - averages["magnetisation"] ** 2) * size**2 / temperature
+
+
+def binder_cumulant(averages: Averages, temperature: float, size: int) -> float:
+    """Return 1 - <m^4> / 3 <m^2>^2: at the critical temperature the same for lattices of all sizes, nearly."""
+    return 1 - averages["magnetisation_fourth"] / (3 * averages["magnetisation_squared"] ** 2)
+
+
+def jackknife(estimate: Callable[[Sequence[int]], float], seeds: int) -> Estimate:
+    """Return `estimate` of all seeds, with its error from how it changes when one of them is left out."""
+    value = estimate(range(seeds))
+    if seeds < 2:
+        return Estimate(value, math.nan)
+    others = [estimate([seed for seed in range(seeds) if seed != left_out]) for left_out in range(seeds)]
+    mean = fmean(others)
+    return Estimate(value, math.sqrt((seeds - 1) / seeds * sum((other - mean) ** 2 for other in others)))
+
+
+def peak(x: Sequence[float], y: Sequence[float]) -> float:
+    """Return where a parabola through the five points about the largest y has its top."""
+    top = max(range(len(y)), key=y.__getitem__)
+    if not 0 < top < len(y) - 1:
+        return math.nan
+    near = slice(max(0, top - 2), top + 3)
+    return _zero(*_slopes(x[near], y[near]))
+
+
+def crossing(x: Sequence[float], y: Sequence[float]) -> float:
+    """Return where y goes from above to below zero, by a straight line through the four points about it."""
+    below = min(range(len(y)), key=y.__getitem__)
+    above = next((index for index in reversed(range(below)) if y[index] > 0), None)
+    if above is None:
+        return math.nan
+    near = slice(max(0, above - 1), above + 3)
+    return _zero(x[near], y[near])
+
+
+def _slopes(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Return the slopes between neighbours, and where they are: of a parabola, points on a straight line."""
+    pairs = range(len(x) - 1)
+    middle = [(x[i] + x[i + 1]) / 2 for i in pairs]
+    return middle, [(y[i + 1] - y[i]) / (x[i + 1] - x[i]) for i in pairs]
+
+
+def _zero(x: Sequence[float], y: Sequence[float]) -> float:
+    """Return where the line of best fit is zero, if it falls."""
+    line = linear_regression(x, y)
+    return -line.intercept / line.slope if line.slope < 0 else math.nan
+
+
+def exact_magnetisation(temperature: float) -> float:
+    """Return the spontaneous magnetisation per spin of the infinite lattice (Onsager, Yang)."""
+    if temperature >= CRITICAL_TEMPERATURE:
+        return 0.0
+    return float((1 - math.sinh(2 / temperature) ** -4) ** 0.125)
+
+
+def exact_energy(temperature: float) -> float:
+    """Return the energy per spin of the infinite lattice (Onsager)."""
+    bond = 2 / temperature
+    modulus = 2 * math.sinh(bond) / math.cosh(bond) ** 2
+    integral = _elliptic_integral(modulus)
+    return -(1 + 2 / math.pi * (2 * math.tanh(bond) ** 2 - 1) * integral) / math.tanh(bond)
+
+
+def _elliptic_integral(modulus: float) -> float:
+    """Return the complete elliptic integral of the first kind, by the arithmetic-geometric mean."""
+    a, b = 1.0, math.sqrt(max(0.0, 1 - modulus**2))
+    while b > 0 and abs(a - b) > 1e-12:
+        a, b = (a + b) / 2, math.sqrt(a * b)
+    return math.pi / (2 * a) if b > 0 else math.inf
