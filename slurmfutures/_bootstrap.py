@@ -13,7 +13,6 @@ import hashlib
 import importlib.util
 import io
 import json
-import os
 import re
 import secrets
 import select
@@ -108,7 +107,9 @@ def new_marker() -> str:
     return f"slurmfutures:{secrets.token_hex(12)}:"
 
 
-def handshake(stream: Stream, marker: str, hello: Mapping[str, Any], where: str) -> tuple[Mapping[str, Any], wire.Reader]:
+def handshake(
+    stream: Stream, marker: str, hello: Mapping[str, Any], where: str
+) -> tuple[Mapping[str, Any], wire.Reader]:
     """Bring the agent up on a fresh stream and return its greeting, with the reader that goes on from there.
 
     Raises AgentError where it cannot start, PythonMismatch for a Python that is too old, SchedulerNotFound where

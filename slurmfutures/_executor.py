@@ -166,9 +166,7 @@ class _View(Executor):
         except PayloadError:
             return self._map_one_by_one(function, name, [args for chunk in chunks for args in chunk])
 
-    def _map_one_by_one(
-        self, function: bytes, name: str, calls: Sequence[tuple[Any, ...]]
-    ) -> list[SlurmFuture[Any]]:
+    def _map_one_by_one(self, function: bytes, name: str, calls: Sequence[tuple[Any, ...]]) -> list[SlurmFuture[Any]]:
         """Add calls of which some cannot be pickled: those fail, the others do not."""
         futures: list[SlurmFuture[Any]] = []
         for args in calls:
@@ -310,7 +308,9 @@ class SlurmExecutor(_View):
                 raise OSError(head["errno"], head["message"])
             raise ValueError(head["message"])
         out, err = body[: head["split"]], body[head["split"] :]
-        streams: tuple[Any, Any] = (out, err) if binary else (out.decode(errors="replace"), err.decode(errors="replace"))
+        streams: tuple[Any, Any] = (
+            (out, err) if binary else (out.decode(errors="replace"), err.decode(errors="replace"))
+        )
         if head["timeout"]:
             assert timeout is not None
             raise subprocess.TimeoutExpired(command, timeout, *streams)

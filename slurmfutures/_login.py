@@ -99,5 +99,3 @@ class LoginCalls:
 
     def hurry(self) -> None:
         pass
-
-

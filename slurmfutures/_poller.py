@@ -6,6 +6,7 @@
 Futures are resolved, and so the users' callbacks run, in the poller's thread while it holds no lock.
 """
 
+import contextlib
 import logging
 import os
 import selectors
@@ -146,10 +147,8 @@ class Poller:
     def _wake(self) -> None:
         if not self._awake:
             self._awake = True
-            try:
+            with contextlib.suppress(OSError):  # it is over, or has wake-ups enough
                 os.write(self._wake_in, b"x")
-            except OSError:
-                pass  # it is over, or has wake-ups enough
 
     def _hurry(self, batch: Batch) -> None:
         batch.hurried = True
@@ -379,10 +378,9 @@ class Poller:
         text = f"{batch.name}: {head['message']}"
         logger.warning("batch %s %s: %s", batch.id, head["kind"], text)
         if head["kind"] == "stuck":
-            try:
+            # Where the user made warnings errors: there is nobody here to raise one to.
+            with contextlib.suppress(SlurmFuturesWarning):
                 warnings.warn(SlurmFuturesWarning(text), stacklevel=1)
-            except SlurmFuturesWarning:
-                pass  # the user made warnings errors: there is nobody here to raise one to
 
     # ---- futures
 

@@ -77,13 +77,12 @@ def peak(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def crossing(x: Sequence[float], y: Sequence[float]) -> float:
-    """Return where y goes from above to below zero, by a straight line through the four points about it."""
-    below = min(range(len(y)), key=y.__getitem__)
-    above = next((index for index in reversed(range(below)) if y[index] > 0), None)
+    """Return where y goes from above to below zero, by a straight line between the two points about it."""
+    lowest = min(range(len(y)), key=y.__getitem__)
+    above = next((index for index in reversed(range(lowest)) if y[index] > 0), None)
     if above is None:
         return math.nan
-    near = slice(max(0, above - 1), above + 3)
-    return _zero(x[near], y[near])
+    return _zero(x[above : above + 2], y[above : above + 2])
 
 
 def _slopes(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[float]]:

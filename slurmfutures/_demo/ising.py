@@ -1,4 +1,4 @@
-"""The Ising model on a square lattice, J = k = 1, zero field: what one call of the sweep computes.
+"""The Ising model on a square lattice, with J = k = 1 and no field: what one call of the sweep computes.
 
 Standard library only, and nothing of this package: the functions travel by value to where it is not installed.
 """
@@ -8,15 +8,16 @@ from __future__ import annotations
 import math
 import os
 import time
-from operator import add, mul
+from collections.abc import Callable
+from operator import add, itemgetter, mul
 from random import Random
-from typing import Callable, TypedDict
+from typing import TypedDict
 
 WARM_UP = 100  # sweeps before the first measurement
 
 
 class Averages(TypedDict):
-    """Averages of one simulation; energy and magnetisation are per spin."""
+    """What one simulation gives; energy and magnetisation are per spin."""
 
     energy: float
     energy_squared: float
@@ -28,44 +29,43 @@ class Averages(TypedDict):
 
 
 def simulate(temperature: float, size: int, sweeps: int, seed: int) -> Averages:
-    """Simulate size x size spins with Wolff's cluster algorithm, measuring once after each of the sweeps.
+    """Simulate size x size spins with periodic boundaries by Wolff's algorithm; measure after each of the sweeps.
 
-    A sweep is as many clusters as have as many spins as the lattice, on average. The boundaries are helical.
+    A sweep is the number of clusters that together have as many spins as the lattice, on average.
     """
     started = time.process_time()
     count = size * size
     random = Random(seed).random
-    spins = [1] * count
-    neighbours = [
-        ((site + 1) % count, (site - 1) % count, (site + size) % count, (site - size) % count) for site in range(count)
-    ]
     bond = 1 - math.exp(-2 / temperature)
+    neighbours = neighbours_of_sites(size)
+    right = itemgetter(*(sites[0] for sites in neighbours))
+    below = itemgetter(*(sites[1] for sites in neighbours))
+    spins = [1] * count
     flipped = clusters = 0
     while flipped < WARM_UP * count:
         flipped += flip_cluster(spins, neighbours, bond, random)
         clusters += 1
-    clusters_per_sweep = max(1, round(count * clusters / flipped))
     energies, magnetisations = [], []
     for _ in range(sweeps):
-        for _ in range(clusters_per_sweep):
+        for _ in range(max(1, round(count * clusters / flipped))):
             flip_cluster(spins, neighbours, bond, random)
-        energies.append(energy(spins, size) / count)
+        energies.append(-sum(map(mul, spins, map(add, right(spins), below(spins)))) / count)
         magnetisations.append(abs(sum(spins)) / count)
     return {
-        "energy": sum(energies) / sweeps,
-        "energy_squared": sum(value**2 for value in energies) / sweeps,
-        "magnetisation": sum(magnetisations) / sweeps,
-        "magnetisation_squared": sum(value**2 for value in magnetisations) / sweeps,
-        "magnetisation_fourth": sum(value**4 for value in magnetisations) / sweeps,
+        "energy": mean_power(energies, 1),
+        "energy_squared": mean_power(energies, 2),
+        "magnetisation": mean_power(magnetisations, 1),
+        "magnetisation_squared": mean_power(magnetisations, 2),
+        "magnetisation_fourth": mean_power(magnetisations, 4),
         "cpu": time.process_time() - started,
-        "node": os.uname().nodename,
+        "node": os.environ.get("SLURMD_NODENAME") or os.uname().nodename,
     }
 
 
 def flip_cluster(
     spins: list[int], neighbours: list[tuple[int, int, int, int]], bond: float, random: Callable[[], float]
 ) -> int:
-    """Grow a cluster from a random site, where like neighbours join with probability `bond`, and flip it."""
+    """Flip the cluster of like spins that grows from a random site, each bond with its probability; return its size."""
     site = int(random() * len(spins))
     spin = spins[site]
     spins[site] = -spin
@@ -80,8 +80,20 @@ def flip_cluster(
     return size
 
 
-def energy(spins: list[int], size: int) -> int:
-    """Return the sum over all bonds of minus the product of the two spins."""
-    right = spins[1:] + spins[:1]
-    below = spins[size:] + spins[:size]
-    return -sum(map(mul, spins, map(add, right, below)))
+def neighbours_of_sites(size: int) -> list[tuple[int, int, int, int]]:
+    """Return for each site the ones to the right of, below, to the left of and above it."""
+    return [
+        (
+            row * size + (column + 1) % size,
+            (row + 1) % size * size + column,
+            row * size + (column - 1) % size,
+            (row - 1) % size * size + column,
+        )
+        for row in range(size)
+        for column in range(size)
+    ]
+
+
+def mean_power(values: list[float], power: int) -> float:
+    """Return the mean of the values to that power."""
+    return math.fsum(value**power for value in values) / len(values)

@@ -56,7 +56,7 @@ class Agent:
         self._unsent = 0
         self._posted: Deque[Callable[[], None]] = collections.deque()
         self._wake_out, self._wake_in = socket.socketpair()
-        self._running: Dict[int, "subprocess.Popen[bytes]"] = {}  # commands by request id
+        self._running: Dict[int, subprocess.Popen[bytes]] = {}  # commands by request id
         self._writing = False
         self._open = True
         self._work_dir = _prepare(hello["work_dir"])
@@ -113,7 +113,7 @@ class Agent:
         return found
 
     def _read_limits(self) -> Limits:
-        """Return the scheduler's limits, from `work_dir` if they were read within a day: each reading costs a request."""
+        """Return the scheduler's limits, as read within a day: each reading costs a request."""
         if isinstance(self._scheduler, Local):
             return self._scheduler.limits() or DEFAULT_LIMITS
         path = os.path.join(self._work_dir, "limits.json")

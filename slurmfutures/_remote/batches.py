@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
-from . import payload, publish, script, spool, watch, wire
+from . import payload, publish, script, spool, watch
 from .scheduler import Ending, Held, Limits, Outcome, Refused, Request, Row, Scheduler, Submitted
 from .states import JobState
 
@@ -33,7 +33,7 @@ class Lane:
     def __init__(self, name: str, post: Callable[[Callable[[], None]], None]) -> None:
         self._post = post
         self.busy = 0  # things given to it and not yet done; the loop's thread only
-        self._work: "queue.Queue[Tuple[Callable[[], Any], Callable[[Any], None]]]" = queue.Queue()
+        self._work: queue.Queue[Tuple[Callable[[], Any], Callable[[Any], None]]] = queue.Queue()
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
     def do(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
@@ -105,9 +105,10 @@ class _Batch:
         """Take these tasks off those that wait; return the ones that were not waiting."""
         kept = []
         rest = set(tasks)
-        for first, end in self.waiting:
-            hit = sorted(task for task in tasks if first <= task < end)
+        for start, end in self.waiting:
+            hit = sorted(task for task in tasks if start <= task < end)
             rest.difference_update(hit)
+            first = start
             for task in hit:
                 if task > first:
                     kept.append((first, task))
@@ -369,15 +370,15 @@ class Batches:
             self._notice(batch, "unclear", "the outcome of a submission is unclear (%s): looking it up" % words)
             self._look_up(batch, part, request, inside, 0, 0)
 
-    def _look_up(
-        self, batch: _Batch, part: _Part, request: Request, inside: int, look: int, failed: int
-    ) -> None:
+    def _look_up(self, batch: _Batch, part: _Part, request: Request, inside: int, look: int, failed: int) -> None:
         """Search the scheduler for a submission by name, and submit again only when it is surely not there."""
         if failed == 5:
             self._notice(batch, "stuck", "Slurm does not answer whether it has %s: asking on" % part.name)
 
         def work() -> Optional[List[str]]:
-            time.sleep(LOOKS[min(max(look, failed), len(LOOKS) - 1)])  # in the lane: nothing else may be submitted meanwhile
+            time.sleep(
+                LOOKS[min(max(look, failed), len(LOOKS) - 1)]
+            )  # in the lane: nothing else may be submitted meanwhile
             return self._scheduler.find(part.name)
 
         def then(found: Any) -> None:
@@ -495,7 +496,7 @@ class Batches:
             if room > 0 and part.throttle is not None and part.throttle < len(watch_.open):
                 part.throttle = min(part.throttle + room, len(watch_.open))
                 job_id, tasks = watch_.job_id, part.throttle
-                self._acting.do(lambda: self._scheduler.throttle(job_id, tasks), lambda _: None)
+                self._acting.do(functools.partial(self._scheduler.throttle, job_id, tasks), lambda _: None)
                 return
 
     # ---- asking the scheduler
@@ -675,5 +676,3 @@ def _collect_logs(batch: _Batch) -> Dict[str, List[str]]:
                 return kept
             kept.setdefault(str(part.tasks[int(index)]), ["", ""])[stream == "err"] = text
     return kept
-
-

@@ -45,7 +45,7 @@ class Hub:
     """Feeds up to `most` workers, started as calls come.
 
     `register(socket, callback, writing)` and `unregister(socket)` tie it to the loop; `answer(buffers)` sends a frame
-    to the client. `command` starts a worker; a descriptor number is appended. `logs` is a folder for what workers print.
+    to the client. `command` starts a worker; a descriptor number is appended. `logs` is the folder for what they print.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ KILL_WAIT = 5.0  # seconds from SIGTERM to SIGKILL, Slurm's KillWait
 class _Task:
     """One process to be. The scheduler's lock guards everything here."""
 
-    __slots__ = ("job_id", "index", "request", "limit", "state", "exit_code", "signal", "process", "start", "end")
+    __slots__ = ("end", "exit_code", "index", "job_id", "limit", "process", "request", "signal", "start", "state")
 
     def __init__(self, job_id: int, index: Optional[int], request: Request, limit: Optional[float]) -> None:
         self.job_id = job_id
@@ -35,7 +35,7 @@ class _Task:
         self.state = JobState.PENDING
         self.exit_code: Optional[int] = None
         self.signal: Optional[int] = None
-        self.process: Optional["subprocess.Popen[bytes]"] = None
+        self.process: Optional[subprocess.Popen[bytes]] = None
         self.start = 0.0
         self.end = 0.0
 

@@ -204,7 +204,7 @@ class BatchFile:
     """Reads one task's share of a batch file, and no more of it than that."""
 
     def __init__(self, path: str) -> None:
-        self._file = open(path, "rb", 0)  # noqa: SIM115 - lives as long as the process
+        self._file = open(path, "rb", 0)
         magic, self._blobs, self._calls, self._tasks = _CALLS_HEAD.unpack(self._file.read(_CALLS_HEAD.size))
         if magic != _CALLS_MAGIC:
             raise ValueError("%s is not a batch of this version" % path)

@@ -34,7 +34,11 @@ class Frame(NamedTuple):
 def message(head: Any, body: Buffer = b"") -> List[Buffer]:
     """Return a control frame as buffers to be sent one after the other."""
     text = json.dumps(head, separators=(",", ":")).encode()
-    return [_PREFIX.pack(MESSAGE, len(text), len(body)) + text, body] if body else [_PREFIX.pack(MESSAGE, len(text), 0) + text]
+    return (
+        [_PREFIX.pack(MESSAGE, len(text), len(body)) + text, body]
+        if body
+        else [_PREFIX.pack(MESSAGE, len(text), 0) + text]
+    )
 
 
 def packed(kind: int, parts: List[Buffer]) -> bytes:

@@ -13,7 +13,7 @@ class LocalStream:
 
     def __init__(self, line: str) -> None:
         # A file and not a pipe: nobody reads it until something is wrong.
-        self._stderr = tempfile.TemporaryFile()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         self._process = subprocess.Popen(
             ["/bin/bash", "-c", line],
             stdin=subprocess.PIPE,

@@ -1,0 +1,147 @@
+"""The sweep in a terminal: progress, a table, a plot, and what came out of it."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import plotille
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from . import analysis
+from .analysis import CRITICAL_TEMPERATURE, Estimate
+from .sweep import Outcome, Plan
+
+_PLOT_WIDTH = 60  # characters, of the plot without its axes
+_PLOT_HEIGHT = 10
+_PLOT_MARGIN = 20  # characters, of the axes
+
+
+class Screen:
+    """Where it is shown: results on the standard output, progress on the standard error."""
+
+    def __init__(self) -> None:
+        self._output = Console(highlight=False)
+        self._errors = Console(highlight=False, stderr=True)
+
+    def show_plan(self, plan: Plan, where: str) -> None:
+        """Say what is going to be run, and where."""
+        small, large = plan.sizes
+        show = self._output.print
+        show("Two-dimensional Ising model, J = k = 1", style="bold")
+        show(f"{small} × {small} and {large} × {large} spins, {plan.sweeps:,} sweeps of Wolff's cluster algorithm")
+        show(f"{len(plan.temperatures)} temperatures × 2 sizes × {plan.seeds} seeds: {len(plan.calls())} calls, on {where}\n")
+
+    @contextmanager
+    def progress(self, plan: Plan) -> Iterator[Callable[[int], object]]:
+        """Show how many of the calls are done: a bar in a terminal, elsewhere a line for each quarter."""
+        total = len(plan.calls())
+        if not self._errors.is_terminal:
+            yield lambda done: self._show_quarter(done, total)
+            return
+        columns = (TextColumn("calls done"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self._errors, transient=True) as bar:
+            task = bar.add_task("", total=total)
+            yield lambda done: bar.update(task, completed=done)
+
+    def _show_quarter(self, done: int, total: int) -> None:
+        if done * 4 // total > (done - 1) * 4 // total:
+            self._errors.print(f"{done} of {total} calls done")
+
+    def show_outcome(self, outcome: Outcome) -> None:
+        """Show the table, the plot where the terminal has the characters for it, and what it comes to."""
+        self._output.print(_table(outcome))
+        if self._output.encoding.startswith("utf"):
+            self._output.print(_plot(outcome, self._output))
+        self._output.print(_physics(outcome))
+        self._output.print(_costs(outcome))
+
+
+def _table(outcome: Outcome) -> Table:
+    size = outcome.plan.size
+    table = Table(
+        title=f"{size} × {size} spins, values per spin; (n) is the standard error of the last digit",
+        title_style="",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+        pad_edge=False,
+    )
+    for heading in ("T", "|m|", "m exact", "energy", "exact", "heat cap.", "suscept.", "Binder"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for temperature in outcome.plan.temperatures:
+        table.add_row(
+            f"{temperature:g}",
+            str(outcome.observe(analysis.magnetisation, temperature, size)),
+            f"{analysis.exact_magnetisation(temperature):.4f}",
+            str(outcome.observe(analysis.energy, temperature, size)),
+            f"{analysis.exact_energy(temperature):.4f}",
+            str(outcome.observe(analysis.heat_capacity, temperature, size)),
+            str(outcome.observe(analysis.susceptibility, temperature, size)),
+            str(outcome.observe(analysis.binder_cumulant, temperature, size)),
+        )
+    return table
+
+
+def _plot(outcome: Outcome, console: Console) -> Text:
+    temperatures = list(outcome.plan.temperatures)
+    size = outcome.plan.size
+    capacity = [outcome.observe(analysis.heat_capacity, t, size).value for t in temperatures]
+    magnetisation = [outcome.observe(analysis.magnetisation, t, size).value for t in temperatures]
+    top = _PLOT_HEIGHT * 0.05 * math.ceil(max(*capacity, 1) / _PLOT_HEIGHT / 0.05)
+    figure = plotille.Figure()
+    figure.width = max(20, min(_PLOT_WIDTH, console.width - _PLOT_MARGIN))
+    figure.height = _PLOT_HEIGHT
+    figure.linesep = "\n"
+    figure.origin = False
+    figure.with_colors = console.color_system is not None
+    figure.x_label, figure.y_label = "T", "per spin"
+    figure.register_label_formatter(float, _label)
+    figure.set_x_limits(temperatures[0], temperatures[-1])
+    figure.set_y_limits(0, top)
+    step = (temperatures[-1] - temperatures[0]) / 400
+    fine = [temperatures[0] + step * i for i in range(401)]
+    figure.plot(fine, [analysis.exact_magnetisation(t) for t in fine], lc="white")
+    if temperatures[0] < CRITICAL_TEMPERATURE < temperatures[-1]:
+        figure.plot([CRITICAL_TEMPERATURE] * 2, [0, top], lc="white")
+    figure.scatter(temperatures, capacity, lc="bright_red", marker="C")
+    figure.scatter(temperatures, magnetisation, lc="bright_cyan", marker="m")
+    caption = "C heat capacity, m magnetisation; lines: exact m of the infinite lattice, its critical T\n"
+    return Text(caption) + Text.from_ansi(figure.show())
+
+
+def _label(value: float, chars: int, delta: float, left: bool = False) -> str:
+    return f"{value:.2f}".ljust(chars) if left else f"{value:.2f}".rjust(chars)
+
+
+def _physics(outcome: Outcome) -> Table:
+    small, large = outcome.plan.sizes
+    table = Table.grid(padding=(0, 2))
+    table.add_row("Heat capacity is largest at", _temperature(outcome.heat_capacity_peak(large)), f"{large} × {large}")
+    crossing = outcome.binder_crossing()
+    table.add_row("Binder cumulants cross at", _temperature(crossing), f"{small} × {small} and {large} × {large}")
+    table.add_row("Exact critical temperature", f"T = {CRITICAL_TEMPERATURE:.6f}", "infinite lattice (Onsager)")
+    return table
+
+
+def _temperature(estimate: Estimate) -> str:
+    if math.isnan(estimate.value):
+        return "not within these temperatures"
+    off = estimate.value - CRITICAL_TEMPERATURE
+    return f"T = {estimate}, off by {off:+.4f}"
+
+
+def _costs(outcome: Outcome) -> Padding:
+    nodes = f"{len(outcome.nodes)} nodes" if len(outcome.nodes) > 1 else f"node {outcome.nodes[0]}"
+    jobs = f" in {len(outcome.jobs)} job{'s' * (len(outcome.jobs) > 1)}" if outcome.jobs else ""
+    calls = sum(map(len, outcome.averages.values()))
+    speed = outcome.cpu / outcome.wall
+    return Padding(
+        f"{calls} calls{jobs} on {nodes}: {outcome.cpu:.1f} s of CPU time in {outcome.wall:.1f} s, "
+        f"{speed:.1f} times as fast as one core",
+        0,
+    )

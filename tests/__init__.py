@@ -1,0 +1,1 @@
+"""Tests, on real processes, a real Slurm and real faults."""
