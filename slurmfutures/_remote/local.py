@@ -244,8 +244,8 @@ def _start(task: _Task) -> "subprocess.Popen[bytes]":
     )
     if task.index is not None:
         environment.update(SLURM_ARRAY_JOB_ID=str(task.job_id), SLURM_ARRAY_TASK_ID=str(index))
-    with open(request.stdout.replace("%a", str(index)), "wb") as out:
-        with open(request.stderr.replace("%a", str(index)), "wb") as err:
+    with open(_log_path(request.stdout, index), "wb") as out:
+        with open(_log_path(request.stderr, index), "wb") as err:
             return subprocess.Popen(
                 ["/bin/bash", request.script, *request.arguments],
                 stdin=subprocess.DEVNULL,
@@ -255,6 +255,11 @@ def _start(task: _Task) -> "subprocess.Popen[bytes]":
                 env=environment,
                 start_new_session=True,
             )
+
+
+def _log_path(pattern: str, index: int) -> str:
+    folder, name = os.path.split(pattern)
+    return os.path.join(folder, name.replace("%a", str(index)))
 
 
 def _clock(seconds: float) -> str:
