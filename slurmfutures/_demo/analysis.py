@@ -20,16 +20,15 @@ class Estimate:
     error: float
 
     def __str__(self) -> str:
-        """The value with the error of its last digit in brackets: 0.9865(2)."""
+        """The value with the error of its last digit in brackets, 0.9865(2), to four decimals at most."""
         if math.isnan(self.value):
             return "-"
-        if not self.error > 0:
+        if math.isnan(self.error):
             return f"{self.value:.4f}"
-        digits = min(max(0, -math.floor(math.log10(self.error))), 6)
-        error = round(self.error * 10**digits)
-        if error == 10:  # 0.0096 is 0.010
-            digits, error = max(0, digits - 1), 1 if digits else 10
-        return f"{self.value:.{digits}f}({error})"
+        decimals = 4
+        while decimals and self.error * 10**decimals >= 9.5:
+            decimals -= 1
+        return f"{self.value:.{decimals}f}({max(1, round(self.error * 10**decimals))})"
 
 
 def magnetisation(averages: Averages, temperature: float, size: int) -> float:
@@ -55,6 +54,9 @@ def susceptibility(averages: Averages, temperature: float, size: int) -> float:
 def binder_cumulant(averages: Averages, temperature: float, size: int) -> float:
     """Return 1 - <m^4> / 3 <m^2>^2: at the critical temperature the same for lattices of all sizes, nearly."""
     return 1 - averages["magnetisation_fourth"] / (3 * averages["magnetisation_squared"] ** 2)
+
+
+OBSERVABLES: tuple[Observable, ...] = (magnetisation, energy, heat_capacity, susceptibility, binder_cumulant)
 
 
 def jackknife(estimate: Callable[[Sequence[int]], float], seeds: int) -> Estimate:

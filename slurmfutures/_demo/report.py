@@ -7,7 +7,6 @@ from contextlib import contextmanager
 import plotille
 from rich import box
 from rich.console import Console
-from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -34,7 +33,7 @@ class Screen:
         show = self._output.print
         show("Two-dimensional Ising model, J = k = 1", style="bold")
         show(f"{small} × {small} and {large} × {large} spins, {plan.sweeps:,} sweeps of Wolff's cluster algorithm")
-        show(f"{len(plan.temperatures)} temperatures × 2 sizes × {plan.seeds} seeds: {len(plan.calls())} calls, on {where}\n")
+        show(f"{len(plan.temperatures)} temperatures × 2 sizes × {plan.seeds} seeds: {len(plan.calls())} calls on {where}\n")
 
     @contextmanager
     def progress(self, plan: Plan) -> Iterator[Callable[[int], object]]:
@@ -57,33 +56,22 @@ class Screen:
         self._output.print(_table(outcome))
         if self._output.encoding.startswith("utf"):
             self._output.print(_plot(outcome, self._output))
-        self._output.print(_physics(outcome))
+        self._output.print(_critical_temperature(outcome))
         self._output.print(_costs(outcome))
 
 
 def _table(outcome: Outcome) -> Table:
     size = outcome.plan.size
-    table = Table(
-        title=f"{size} × {size} spins, values per spin; (n) is the standard error of the last digit",
-        title_style="",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1),
-        pad_edge=False,
-    )
-    for heading in ("T", "|m|", "m exact", "energy", "exact", "heat cap.", "suscept.", "Binder"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
+    table.title = f"{size} × {size} spins; (n): standard error of the last digit; exact: infinite lattice"
+    for heading in ("T", "|m|", "exact", "energy", "exact", "heat cap.", "suscept.", "Binder"):
+        table.add_column(heading, justify="right", no_wrap=True, style="dim" if heading == "exact" else "")
     for temperature in outcome.plan.temperatures:
-        table.add_row(
-            f"{temperature:g}",
-            str(outcome.observe(analysis.magnetisation, temperature, size)),
-            f"{analysis.exact_magnetisation(temperature):.4f}",
-            str(outcome.observe(analysis.energy, temperature, size)),
-            f"{analysis.exact_energy(temperature):.4f}",
-            str(outcome.observe(analysis.heat_capacity, temperature, size)),
-            str(outcome.observe(analysis.susceptibility, temperature, size)),
-            str(outcome.observe(analysis.binder_cumulant, temperature, size)),
+        magnetisation, energy, *others = (
+            str(outcome.observe(observable, temperature, size)) for observable in analysis.OBSERVABLES
         )
+        exact = (f"{exact(temperature):.4f}" for exact in (analysis.exact_magnetisation, analysis.exact_energy))
+        table.add_row(f"{temperature:g}", magnetisation, next(exact), energy, next(exact), *others)
     return table
 
 
@@ -110,38 +98,35 @@ def _plot(outcome: Outcome, console: Console) -> Text:
         figure.plot([CRITICAL_TEMPERATURE] * 2, [0, top], lc="white")
     figure.scatter(temperatures, capacity, lc="bright_red", marker="C")
     figure.scatter(temperatures, magnetisation, lc="bright_cyan", marker="m")
-    caption = "C heat capacity, m magnetisation; lines: exact m of the infinite lattice, its critical T\n"
-    return Text(caption) + Text.from_ansi(figure.show())
+    caption = Text("C: heat capacity, m: |m|; lines: |m| and critical T of the infinite lattice\n", style="italic")
+    return caption + Text.from_ansi(figure.show())
 
 
 def _label(value: float, chars: int, delta: float, left: bool = False) -> str:
     return f"{value:.2f}".ljust(chars) if left else f"{value:.2f}".rjust(chars)
 
 
-def _physics(outcome: Outcome) -> Table:
+def _critical_temperature(outcome: Outcome) -> Table:
     small, large = outcome.plan.sizes
-    table = Table.grid(padding=(0, 2))
-    table.add_row("Heat capacity is largest at", _temperature(outcome.heat_capacity_peak(large)), f"{large} × {large}")
-    crossing = outcome.binder_crossing()
-    table.add_row("Binder cumulants cross at", _temperature(crossing), f"{small} × {small} and {large} × {large}")
-    table.add_row("Exact critical temperature", f"T = {CRITICAL_TEMPERATURE:.6f}", "infinite lattice (Onsager)")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
+    table.add_column("Critical temperature")
+    table.add_column("T", justify="right")
+    table.add_column("off by", justify="right")
+    peak, crossing = outcome.heat_capacity_peak(large), outcome.binder_crossing()
+    table.add_row(f"Heat capacity of {large} × {large} is largest", str(peak), _off(peak))
+    table.add_row(f"Binder cumulants of {small} × {small} and {large} × {large} cross", str(crossing), _off(crossing))
+    table.add_row("Infinite lattice, exact", f"{CRITICAL_TEMPERATURE:.6f}", style="dim")
     return table
 
 
-def _temperature(estimate: Estimate) -> str:
-    if math.isnan(estimate.value):
-        return "not within these temperatures"
-    off = estimate.value - CRITICAL_TEMPERATURE
-    return f"T = {estimate}, off by {off:+.4f}"
+def _off(estimate: Estimate) -> str:
+    return "" if math.isnan(estimate.value) else f"{estimate.value - CRITICAL_TEMPERATURE:+.4f}"
 
 
-def _costs(outcome: Outcome) -> Padding:
-    nodes = f"{len(outcome.nodes)} nodes" if len(outcome.nodes) > 1 else f"node {outcome.nodes[0]}"
-    jobs = f" in {len(outcome.jobs)} job{'s' * (len(outcome.jobs) > 1)}" if outcome.jobs else ""
+def _costs(outcome: Outcome) -> str:
     calls = sum(map(len, outcome.averages.values()))
-    speed = outcome.cpu / outcome.wall
-    return Padding(
-        f"{calls} calls{jobs} on {nodes}: {outcome.cpu:.1f} s of CPU time in {outcome.wall:.1f} s, "
-        f"{speed:.1f} times as fast as one core",
-        0,
+    nodes = f"{len(outcome.nodes)} nodes" if len(outcome.nodes) > 1 else outcome.nodes[0]
+    return (
+        f"{calls} calls on {nodes}: {outcome.cpu:.1f} s of CPU time in {outcome.wall:.1f} s, "
+        f"{outcome.cpu / outcome.wall:.1f} cores busy"
     )

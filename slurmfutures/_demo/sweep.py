@@ -1,8 +1,8 @@
 """The sweep: which calls it has, their way through an Executor, and their results by temperature."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor, Future, as_completed
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import product
 from statistics import fmean
@@ -49,7 +49,7 @@ PLAN = Plan(
     sweeps=2000,
     seeds=5,
 )
-QUICK = Plan(temperatures=(1.5, 1.8, 2, 2.1, 2.2, 2.25, 2.3, 2.35, 2.4, 2.5, 2.7, 3), size=16, sweeps=800, seeds=5)
+QUICK = Plan(temperatures=(1.5, 1.8, 2, 2.1, 2.2, 2.25, 2.3, 2.35, 2.4, 2.5, 2.7, 3), size=16, sweeps=1500, seeds=5)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,6 @@ class Outcome:
     wall: float
     cpu: float
     nodes: Sequence[str]
-    jobs: Sequence[str]
 
     def observe(self, observable: Observable, temperature: float, size: int) -> Estimate:
         """Return the estimate of an observable from all seeds."""
@@ -95,28 +94,19 @@ class Outcome:
 def run(executor: Executor, plan: Plan, on_done: Callable[[int], object] = lambda done: None) -> Outcome:
     """Run the sweep; `on_done` is called with the number of calls that are done, after each.
 
-    Raises what a call raised, and cancels the others then, as on KeyboardInterrupt.
+    Raises what a call raised; the others are cancelled then, as they are on KeyboardInterrupt.
     """
     cloudpickle.register_pickle_by_value(ising)
     started = time.monotonic()
-    futures: dict[Future[Averages], Call] = {}
-    try:
-        for call in plan.calls():
-            futures[executor.submit(ising.simulate, *call)] = call
-        for done, future in enumerate(as_completed(futures), 1):
-            future.result()
-            on_done(done)
-    except BaseException:
-        for future in futures:
-            future.cancel()
-        raise
-    return _outcome(plan, futures, time.monotonic() - started)
-
-
-def _outcome(plan: Plan, futures: Mapping[Future[Averages], Call], wall: float) -> Outcome:
-    results = [future.result() for future in futures]
+    calls = plan.calls()
+    results: list[Averages] = []
+    # The seeds of one point make one task: a call takes less time than it takes a job to start.
+    for result in executor.map(ising.simulate, *zip(*calls, strict=True), chunksize=plan.seeds):
+        results.append(result)
+        on_done(len(results))
+    wall = time.monotonic() - started
     averages: dict[tuple[int, float], list[Averages]] = {}
-    for call, result in zip(futures.values(), results, strict=True):
+    for call, result in zip(calls, results, strict=True):
         averages.setdefault((call.size, call.temperature), []).append(result)
     return Outcome(
         plan=plan,
@@ -124,14 +114,7 @@ def _outcome(plan: Plan, futures: Mapping[Future[Averages], Call], wall: float) 
         wall=wall,
         cpu=sum(result["cpu"] for result in results),
         nodes=sorted({result["node"] for result in results}),
-        jobs=_jobs(futures),
     )
-
-
-def _jobs(futures: Iterable[Future[Averages]]) -> list[str]:
-    """Return the ids of the jobs, each job array once; none for an executor whose futures have no jobs."""
-    ids = (getattr(future, "job_id", None) for future in futures)
-    return list(dict.fromkeys(job_id.split("_")[0] for job_id in ids if job_id))
 
 
 def _mean(averages: Sequence[Averages]) -> Averages:
