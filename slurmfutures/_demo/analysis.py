@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import mul
 from statistics import fmean, linear_regression
 
 from .ising import Averages
@@ -70,12 +71,21 @@ def jackknife(estimate: Callable[[Sequence[int]], float], seeds: int) -> Estimat
 
 
 def peak(x: Sequence[float], y: Sequence[float]) -> float:
-    """Return where a parabola through the five points about the largest y has its top."""
-    top = max(range(len(y)), key=y.__getitem__)
-    if not 0 < top < len(y) - 1:
+    """Return where the parabola through the upper part of y has its top: all that is above 80 % of the largest."""
+    highest = max(y)
+    if highest in (y[0], y[-1]):
         return math.nan
-    near = slice(max(0, top - 2), top + 3)
-    return _zero(*_slopes(x[near], y[near]))
+    near = [(a, b) for a, b in zip(x, y, strict=True) if b >= 0.8 * highest]
+    if len(near) < 3:
+        return math.nan
+    middle = fmean(a for a, _ in near)
+    offsets, values = [a - middle for a, _ in near], [b for _, b in near]
+    # Least squares, one regressor after the other: of the squares, what a straight line does not explain.
+    squares = linear_regression(offsets, [offset**2 for offset in offsets])
+    bends = [offset**2 - squares.slope * offset - squares.intercept for offset in offsets]
+    curvature = sum(map(mul, bends, values)) / sum(bend**2 for bend in bends)
+    slope = linear_regression(offsets, values).slope - curvature * squares.slope
+    return middle - slope / (2 * curvature) if curvature < 0 else math.nan
 
 
 def crossing(x: Sequence[float], y: Sequence[float]) -> float:
@@ -84,20 +94,8 @@ def crossing(x: Sequence[float], y: Sequence[float]) -> float:
     above = next((index for index in reversed(range(lowest)) if y[index] > 0), None)
     if above is None:
         return math.nan
-    return _zero(x[above : above + 2], y[above : above + 2])
-
-
-def _slopes(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Return the slopes between neighbours, and where they are: of a parabola, points on a straight line."""
-    pairs = range(len(x) - 1)
-    middle = [(x[i] + x[i + 1]) / 2 for i in pairs]
-    return middle, [(y[i + 1] - y[i]) / (x[i + 1] - x[i]) for i in pairs]
-
-
-def _zero(x: Sequence[float], y: Sequence[float]) -> float:
-    """Return where the line of best fit is zero, if it falls."""
-    line = linear_regression(x, y)
-    return -line.intercept / line.slope if line.slope < 0 else math.nan
+    share = y[above] / (y[above] - y[above + 1])
+    return x[above] + share * (x[above + 1] - x[above])
 
 
 def exact_magnetisation(temperature: float) -> float:

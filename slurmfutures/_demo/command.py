@@ -3,11 +3,12 @@
 import argparse
 import os
 import shutil
+import sys
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from .. import SlurmExecutor
+from .. import SchedulerNotFound, SlurmExecutor
 from . import sweep
 
 _TIME_LIMIT = "00:10:00"  # for jobs of a second each; a site's own default may be a day, and wait for a free one
@@ -45,17 +46,28 @@ def run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
 
     screen = Screen()
     plan = make_plan(arguments)
-    scheduler = find_scheduler(arguments.scheduler)
     try:
-        executor = SlurmExecutor(scheduler=scheduler, **make_options(arguments))
+        executor, where = start(arguments.scheduler, make_options(arguments))
     except (TypeError, ValueError) as error:
         parser.error(str(error))
     with executor:
-        screen.show_plan(plan, describe(scheduler))
+        screen.show_plan(plan, where)
         with screen.progress(plan) as on_done:
             outcome = sweep.run(executor, plan, on_done)
     screen.show_outcome(outcome)
     return 0
+
+
+def start(scheduler: str, options: dict[str, Any]) -> tuple[SlurmExecutor, str]:
+    """Return an executor, and in words where its calls run."""
+    if scheduler == "slurm" or (scheduler == "auto" and shutil.which("sbatch")):
+        try:
+            return SlurmExecutor(scheduler="slurm", **options), "Slurm"
+        except SchedulerNotFound:
+            if scheduler == "slurm":
+                raise
+            print("slurmfutures: Slurm does not answer, using this machine", file=sys.stderr)
+    return SlurmExecutor(scheduler="local", **options), f"this machine, {os.cpu_count()} calls at once"
 
 
 def make_plan(arguments: argparse.Namespace) -> sweep.Plan:
@@ -75,18 +87,6 @@ def make_options(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.work_dir:
         options["work_dir"] = arguments.work_dir
     return options
-
-
-def find_scheduler(asked: str) -> str:
-    """Return "slurm" or "local"."""
-    if asked != "auto":
-        return asked
-    return "slurm" if shutil.which("sbatch") else "local"
-
-
-def describe(scheduler: str) -> str:
-    """Say in words where the calls run."""
-    return "Slurm" if scheduler == "slurm" else f"this machine, {os.cpu_count()} at once"
 
 
 def option(text: str) -> tuple[str, str | bool]:

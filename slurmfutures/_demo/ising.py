@@ -62,6 +62,11 @@ def simulate(temperature: float, size: int, sweeps: int, seed: int) -> Averages:
     }
 
 
+def simulate_seeds(temperature: float, size: int, sweeps: int, seeds: list[int]) -> list[Averages]:
+    """Simulate with one seed after the other."""
+    return [simulate(temperature, size, sweeps, seed) for seed in seeds]
+
+
 def flip_cluster(
     spins: list[int], neighbours: list[tuple[int, int, int, int]], bond: float, random: Callable[[], float]
 ) -> int:

@@ -33,7 +33,7 @@ class Screen:
         show = self._output.print
         show("Two-dimensional Ising model, J = k = 1", style="bold")
         show(f"{small} × {small} and {large} × {large} spins, {plan.sweeps:,} sweeps of Wolff's cluster algorithm")
-        show(f"{len(plan.temperatures)} temperatures × 2 sizes × {plan.seeds} seeds: {len(plan.calls())} calls on {where}\n")
+        show(f"Temperatures × sizes × seeds: {len(plan.temperatures)} × 2 × {plan.seeds} simulations on {where}\n")
 
     @contextmanager
     def progress(self, plan: Plan) -> Iterator[Callable[[int], object]]:
@@ -54,7 +54,7 @@ class Screen:
     def show_outcome(self, outcome: Outcome) -> None:
         """Show the table, the plot where the terminal has the characters for it, and what it comes to."""
         self._output.print(_table(outcome))
-        if self._output.encoding.startswith("utf"):
+        if self._output.encoding.startswith("utf") and len(outcome.plan.temperatures) > 1:
             self._output.print(_plot(outcome, self._output))
         self._output.print(_critical_temperature(outcome))
         self._output.print(_costs(outcome))
@@ -77,27 +77,27 @@ def _table(outcome: Outcome) -> Table:
 
 def _plot(outcome: Outcome, console: Console) -> Text:
     temperatures = list(outcome.plan.temperatures)
-    size = outcome.plan.size
-    capacity = [outcome.observe(analysis.heat_capacity, t, size).value for t in temperatures]
-    magnetisation = [outcome.observe(analysis.magnetisation, t, size).value for t in temperatures]
-    top = _PLOT_HEIGHT * 0.05 * math.ceil(max(*capacity, 1) / _PLOT_HEIGHT / 0.05)
+    first, last = temperatures[0], temperatures[-1]
+    capacities, magnetisations = (
+        [outcome.observe(observable, temperature, outcome.plan.size).value for temperature in temperatures]
+        for observable in (analysis.heat_capacity, analysis.magnetisation)
+    )
+    step = 0.05 * math.ceil(max(*capacities, 1) / _PLOT_HEIGHT / 0.05)
     figure = plotille.Figure()
     figure.width = max(20, min(_PLOT_WIDTH, console.width - _PLOT_MARGIN))
     figure.height = _PLOT_HEIGHT
     figure.linesep = "\n"
-    figure.origin = False
     figure.with_colors = console.color_system is not None
     figure.x_label, figure.y_label = "T", "per spin"
     figure.register_label_formatter(float, _label)
-    figure.set_x_limits(temperatures[0], temperatures[-1])
-    figure.set_y_limits(0, top)
-    step = (temperatures[-1] - temperatures[0]) / 400
-    fine = [temperatures[0] + step * i for i in range(401)]
-    figure.plot(fine, [analysis.exact_magnetisation(t) for t in fine], lc="white")
-    if temperatures[0] < CRITICAL_TEMPERATURE < temperatures[-1]:
-        figure.plot([CRITICAL_TEMPERATURE] * 2, [0, top], lc="white")
-    figure.scatter(temperatures, capacity, lc="bright_red", marker="C")
-    figure.scatter(temperatures, magnetisation, lc="bright_cyan", marker="m")
+    figure.set_x_limits(first, last)
+    figure.set_y_limits(0, step * _PLOT_HEIGHT)
+    if first < CRITICAL_TEMPERATURE < last:
+        figure.plot([CRITICAL_TEMPERATURE] * 2, [0, step * _PLOT_HEIGHT], lc="white")
+    fine = [first + (last - first) * part / 500 for part in range(501)]
+    figure.plot(fine, [analysis.exact_magnetisation(temperature) for temperature in fine], lc="white")
+    figure.scatter(temperatures, capacities, lc="bright_red", marker="C")
+    figure.scatter(temperatures, magnetisations, lc="bright_cyan", marker="m")
     caption = Text("C: heat capacity, m: |m|; lines: |m| and critical T of the infinite lattice\n", style="italic")
     return caption + Text.from_ansi(figure.show())
 
@@ -124,9 +124,11 @@ def _off(estimate: Estimate) -> str:
 
 
 def _costs(outcome: Outcome) -> str:
-    calls = sum(map(len, outcome.averages.values()))
-    nodes = f"{len(outcome.nodes)} nodes" if len(outcome.nodes) > 1 else outcome.nodes[0]
+    calls = f"{len(outcome.averages)} calls"
+    if outcome.jobs:
+        calls += f" in job{'s' * (len(outcome.jobs) > 1)} {', '.join(outcome.jobs)}"
+    nodes = outcome.nodes[0] if len(outcome.nodes) == 1 else f"{len(outcome.nodes)} nodes"
     return (
-        f"{calls} calls on {nodes}: {outcome.cpu:.1f} s of CPU time in {outcome.wall:.1f} s, "
-        f"{outcome.cpu / outcome.wall:.1f} cores busy"
+        f"{calls} on {nodes}\n{outcome.cpu:.1f} s of CPU time in {outcome.wall:.1f} s: "
+        f"{outcome.cpu / outcome.wall:.1f} times as fast as one core"
     )

@@ -1,8 +1,8 @@
 """The sweep: which calls it has, their way through an Executor, and their results by temperature."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, Future, as_completed
 from dataclasses import dataclass
 from itertools import product
 from statistics import fmean
@@ -16,12 +16,12 @@ from .ising import Averages
 
 
 class Call(NamedTuple):
-    """One simulation."""
+    """The simulations of one lattice at one temperature: one of them takes less time than a job needs to start."""
 
     temperature: float
     size: int
     sweeps: int
-    seed: int
+    seeds: list[int]
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,12 @@ class Plan:
         return self.size // 2, self.size
 
     def calls(self) -> list[Call]:
-        """Return all calls, no two with the same seed; the long ones first, so that none is left for the end."""
-        points = product(reversed(self.sizes), self.temperatures, range(self.seeds))
-        return [Call(temperature, size, self.sweeps, seed) for seed, (size, temperature, _) in enumerate(points)]
+        """Return all calls, no seed twice; the long ones first, so that none of them is left for the end."""
+        points = product(reversed(self.sizes), self.temperatures)
+        return [
+            Call(temperature, size, self.sweeps, list(range(number * self.seeds, (number + 1) * self.seeds)))
+            for number, (size, temperature) in enumerate(points)
+        ]
 
 
 PLAN = Plan(
@@ -61,6 +64,7 @@ class Outcome:
     wall: float
     cpu: float
     nodes: Sequence[str]
+    jobs: Sequence[str]
 
     def observe(self, observable: Observable, temperature: float, size: int) -> Estimate:
         """Return the estimate of an observable from all seeds."""
@@ -94,27 +98,37 @@ class Outcome:
 def run(executor: Executor, plan: Plan, on_done: Callable[[int], object] = lambda done: None) -> Outcome:
     """Run the sweep; `on_done` is called with the number of calls that are done, after each.
 
-    Raises what a call raised; the others are cancelled then, as they are on KeyboardInterrupt.
+    Raises what a call raised; all others are cancelled then, as they are on KeyboardInterrupt.
     """
     cloudpickle.register_pickle_by_value(ising)
     started = time.monotonic()
-    calls = plan.calls()
-    results: list[Averages] = []
-    # The seeds of one point make one task: a call takes less time than it takes a job to start.
-    for result in executor.map(ising.simulate, *zip(*calls, strict=True), chunksize=plan.seeds):
-        results.append(result)
-        on_done(len(results))
-    wall = time.monotonic() - started
-    averages: dict[tuple[int, float], list[Averages]] = {}
-    for call, result in zip(calls, results, strict=True):
-        averages.setdefault((call.size, call.temperature), []).append(result)
+    futures: dict[Future[list[Averages]], Call] = {}
+    try:
+        for call in plan.calls():
+            futures[executor.submit(ising.simulate_seeds, *call)] = call
+        for done, future in enumerate(as_completed(futures), 1):
+            future.result()
+            on_done(done)
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        raise
+    averages = {(call.size, call.temperature): future.result() for future, call in futures.items()}
+    simulations = [one for seeds in averages.values() for one in seeds]
     return Outcome(
         plan=plan,
         averages=averages,
-        wall=wall,
-        cpu=sum(result["cpu"] for result in results),
-        nodes=sorted({result["node"] for result in results}),
+        wall=time.monotonic() - started,
+        cpu=sum(one["cpu"] for one in simulations),
+        nodes=sorted({one["node"] for one in simulations}),
+        jobs=_jobs(futures),
     )
+
+
+def _jobs(futures: Iterable[Future[list[Averages]]]) -> list[str]:
+    """Return the ids of the jobs, a job array's once; none where the futures of an executor have no jobs."""
+    ids = (getattr(future, "job_id", None) for future in futures)
+    return list(dict.fromkeys(job_id.split("_")[0] for job_id in ids if job_id))
 
 
 def _mean(averages: Sequence[Averages]) -> Averages:

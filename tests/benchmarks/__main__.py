@@ -1,0 +1,60 @@
+"""Command line: measure everything, or some of it, and print one table."""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+if not __package__:  # run as "python tests/benchmarks"
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+    __package__ = "tests.benchmarks"
+
+from . import arrays, embedded, latency, login, memory, single, slurm
+from .bench import Bench
+from .rows import Row, table
+
+BENCHMARKS: dict[str, Callable[[Bench], Iterator[Row]]] = {
+    "one-call": single.one_call,
+    "thousand-calls": arrays.thousand_calls,
+    "login-one": login.one_at_a_time,
+    "login-many": login.many,
+    "latency": latency.from_published_to_done,
+    "memory": memory.hundred_thousand_pending,
+    "embedded": embedded.many,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="tests/benchmarks", description=__doc__)
+    parser.add_argument("--only", action="append", choices=BENCHMARKS, metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--quick", action="store_true", help="few samples: to see that all of it runs")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there")
+    arguments = parser.parse_args()
+    where = f"{slurm.ready()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    names = [name for name in BENCHMARKS if name in (arguments.only or BENCHMARKS)]
+    rows: dict[str, list[Row]] = {}
+    for name in names:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        begin = time.monotonic()
+        try:
+            with tempfile.TemporaryDirectory(prefix="slurmfutures-bench-", ignore_cleanup_errors=True) as folder:
+                rows[name] = list(BENCHMARKS[name](Bench(Path(folder), arguments.quick)))
+        except Exception:  # the others are measured all the same
+            traceback.print_exc()
+        print(f"{name}: {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
+    print(table([row for found in rows.values() for row in found]))
+    print(f"\n{where}; load {os.getloadavg()[2]:.1f} in the last 15 minutes")
+    if arguments.json:
+        words = {"where": where, "rows": {name: [row.as_dict() for row in found] for name, found in rows.items()}}
+        arguments.json.write_text(json.dumps(words, indent=1) + "\n")
+    return 0 if len(rows) == len(names) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
