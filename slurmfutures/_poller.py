@@ -217,8 +217,8 @@ class Poller:
             self.link.flush()
         for key, _ in events:
             if key.fd == self._wake_out:
-                self._awake = False
                 os.read(self._wake_out, 4096)
+                self._awake = False  # not before: a wake-up in between would be read away with the others
             elif key.fd == self.link.readable():
                 for frame in self.link.receive():
                     self._take(frame)
@@ -309,13 +309,16 @@ class Poller:
                     _begin(future)
         elif op == "crashed":
             self._login_crashed(head)
-        elif (batch := self._active.get(head["batch"])) is None:
-            pass  # cancelled or failed as a whole meanwhile
-        elif op == "results":
-            self._results(batch, head["done"], frame.body)
+        elif head["batch"] in self._active:  # else it was cancelled, or failed as a whole, meanwhile
+            self._take_of(self._active[head["batch"]], head, frame.body)
+
+    def _take_of(self, batch: Batch, head: Mapping[str, Any], body: bytes) -> None:
+        op = head["op"]
+        if op == "results":
+            self._results(batch, head["done"], body)
         elif op == "ended":
-            for record_ in head["ended"]:
-                self._ended(batch, record_)
+            for record in head["ended"]:
+                self._ended(batch, record)
         elif op == "states":
             self._states(batch, head["states"])
         elif op == "part":
@@ -327,7 +330,7 @@ class Poller:
             self._refused(batch, head)
         elif op == "notice":
             self._notice(batch, head)
-        self._batch_over_if_resolved(batch)
+        self._batch_over(batch)
 
     def _results(self, batch: Batch, done: Sequence[int], body: bytes) -> None:
         for record in payload.records(body):
@@ -390,10 +393,6 @@ class Poller:
             batch.futures[call] = None
             batch.unresolved -= 1
             _settle(future, value, error)
-
-    def _batch_over_if_resolved(self, batch: Batch | None) -> None:
-        if batch is not None and not batch.unresolved:
-            self._batch_over(batch)
 
     def _batch_over(self, batch: Batch) -> None:
         """All futures of a batch are resolved: its files go as soon as nobody can ask for its logs any more."""

@@ -107,15 +107,14 @@ def exact_magnetisation(temperature: float) -> float:
 
 def exact_energy(temperature: float) -> float:
     """Return the energy per spin of the infinite lattice (Onsager)."""
-    bond = 2 / temperature
-    modulus = 2 * math.sinh(bond) / math.cosh(bond) ** 2
-    integral = _elliptic_integral(modulus)
-    return -(1 + 2 / math.pi * (2 * math.tanh(bond) ** 2 - 1) * integral) / math.tanh(bond)
+    tangent = math.tanh(2 / temperature)
+    modulus = 2 * tangent**2 - 1  # complementary, with the sign of the term that it stands for
+    return -(1 + (modulus / _arithmetic_geometric_mean(abs(modulus)) if modulus else 0)) / tangent
 
 
-def _elliptic_integral(modulus: float) -> float:
-    """Return the complete elliptic integral of the first kind, by the arithmetic-geometric mean."""
-    a, b = 1.0, math.sqrt(max(0.0, 1 - modulus**2))
-    while b > 0 and abs(a - b) > 1e-12:
-        a, b = (a + b) / 2, math.sqrt(a * b)
-    return math.pi / (2 * a) if b > 0 else math.inf
+def _arithmetic_geometric_mean(smaller: float) -> float:
+    """Return that of 1 and a smaller number: by it the elliptic integral of the exact solution is computed."""
+    larger = 1.0
+    while larger - smaller > 1e-12:
+        larger, smaller = (larger + smaller) / 2, math.sqrt(larger * smaller)
+    return larger

@@ -67,7 +67,7 @@ def start(scheduler: str, options: dict[str, Any]) -> tuple[SlurmExecutor, str]:
             if scheduler == "slurm":
                 raise
             print("slurmfutures: Slurm does not answer, using this machine", file=sys.stderr)
-    return SlurmExecutor(scheduler="local", **options), f"this machine, {os.cpu_count()} calls at once"
+    return SlurmExecutor(scheduler="local", **options), f"this machine, {os.cpu_count()} at once"
 
 
 def make_plan(arguments: argparse.Namespace) -> sweep.Plan:

@@ -33,7 +33,8 @@ class Screen:
         show = self._output.print
         show("Two-dimensional Ising model, J = k = 1", style="bold")
         show(f"{small} × {small} and {large} × {large} spins, {plan.sweeps:,} sweeps of Wolff's cluster algorithm")
-        show(f"Temperatures × sizes × seeds: {len(plan.temperatures)} × 2 × {plan.seeds} simulations on {where}\n")
+        points = f"{len(plan.temperatures)} temperatures × 2 sizes"
+        show(f"{points}: {len(plan.calls())} calls of {plan.seeds} seeds each, on {where}\n")
 
     @contextmanager
     def progress(self, plan: Plan) -> Iterator[Callable[[int], object]]:
@@ -66,12 +67,13 @@ def _table(outcome: Outcome) -> Table:
     table.title = f"{size} × {size} spins; (n): standard error of the last digit; exact: infinite lattice"
     for heading in ("T", "|m|", "exact", "energy", "exact", "heat cap.", "suscept.", "Binder"):
         table.add_column(heading, justify="right", no_wrap=True, style="dim" if heading == "exact" else "")
+    decimals = max(len(f"{temperature:g}".partition(".")[2]) for temperature in outcome.plan.temperatures)
     for temperature in outcome.plan.temperatures:
         magnetisation, energy, *others = (
             str(outcome.observe(observable, temperature, size)) for observable in analysis.OBSERVABLES
         )
         exact = (f"{exact(temperature):.4f}" for exact in (analysis.exact_magnetisation, analysis.exact_energy))
-        table.add_row(f"{temperature:g}", magnetisation, next(exact), energy, next(exact), *others)
+        table.add_row(f"{temperature:.{decimals}f}", magnetisation, next(exact), energy, next(exact), *others)
     return table
 
 
@@ -116,6 +118,7 @@ def _critical_temperature(outcome: Outcome) -> Table:
     table.add_row(f"Heat capacity of {large} × {large} is largest", str(peak), _off(peak))
     table.add_row(f"Binder cumulants of {small} × {small} and {large} × {large} cross", str(crossing), _off(crossing))
     table.add_row("Infinite lattice, exact", f"{CRITICAL_TEMPERATURE:.6f}", style="dim")
+    table.caption = "On a finite lattice the peak lies higher; the crossing hardly moves"
     return table
 
 

@@ -148,6 +148,7 @@ def run_task(folder: str, part: str, index: int, run: int, mapping: str) -> bool
         good = good and status == payload.OK
         publisher.add(call, status, data)
     publisher.finish()
+    batch.close()
     return good
 
 

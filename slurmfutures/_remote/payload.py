@@ -207,7 +207,11 @@ class BatchFile:
         self._file = open(path, "rb", 0)
         magic, self._blobs, self._calls, self._tasks = _CALLS_HEAD.unpack(self._file.read(_CALLS_HEAD.size))
         if magic != _CALLS_MAGIC:
+            self.close()
             raise ValueError("%s is not a batch of this version" % path)
+
+    def close(self) -> None:
+        self._file.close()
 
     def _at(self, offset: int, length: int) -> bytes:
         self._file.seek(offset)

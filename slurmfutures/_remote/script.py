@@ -41,14 +41,28 @@ sf_end() {{
     fi
     exit "$sf_code"
 }}
+# Slurm signals this process alone: the interpreter runs in the background so that signals can be passed on to it at once.
+sf_pass() {{
+    if [ -n "$sf_child" ]; then kill -s "$1" "$sf_child" 2>/dev/null; else exit "$2"; fi
+}}
+sf_child=
 trap sf_end EXIT
-trap 'exit 143' TERM
-trap 'exit 130' INT
+trap 'sf_pass TERM 143' TERM
+trap 'sf_pass INT 130' INT
+trap 'sf_pass USR1 138' USR1
+trap 'sf_pass USR2 140' USR2
 cd {chdir} || exit 66
 {setup}export SLURMFUTURES_PATH={path}
 sf_folder={folder}
 sf_program={program}
-{python} -u -c "$sf_program" "$sf_folder" "$1" "$sf_task" "$sf_run" "$2"
+{python} -u -c "$sf_program" "$sf_folder" "$1" "$sf_task" "$sf_run" "$2" &
+sf_child=$!
+while :; do # a signal ends the wait, not the interpreter
+    wait "$sf_child"
+    sf_status=$?
+    kill -0 "$sf_child" 2>/dev/null || break
+done
+exit "$sf_status"
 """
 
 _PROGRAM = "import sys; sys.path.insert(1, {code!r}); from {package}.job import main; main()"

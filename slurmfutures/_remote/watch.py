@@ -22,7 +22,7 @@ SETTLED_AFTER = 2.0  # seconds after a submission before a job's absence from th
 # Reasons for which a job may wait for ever; the others pass by themselves. From squeue(1), JOB REASON CODES.
 STUCK_REASONS = frozenset(
     "AccountNotAllowed BadConstraints DependencyNeverSatisfied InvalidAccount InvalidQOS JobHeldAdmin JobHeldUser "
-    "NodeDown PartitionDown PartitionInactive PartitionNodeLimit PartitionTimeLimit QOSNotAllowed "
+    "NodeDown PartitionConfig PartitionDown PartitionInactive PartitionNodeLimit PartitionTimeLimit QOSNotAllowed "
     "ReqNodeNotAvail ReservationDeleted".split()
 )
 
@@ -57,8 +57,9 @@ def parse_end(data: bytes, run: int) -> Optional[End]:
 
 def is_stuck(row: Row) -> bool:
     """Whether a queue row tells of a job that may never start."""
-    words = row.reason.strip("()").replace(",", " ").split()
-    return row.state == JobState.PENDING and bool(words) and words[0] in STUCK_REASONS
+    reason = row.reason.strip("()")
+    first = reason.replace(",", " ").partition(" ")[0]
+    return row.state == JobState.PENDING and (first in STUCK_REASONS or reason.endswith("in held state"))
 
 
 class Watch:

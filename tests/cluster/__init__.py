@@ -15,6 +15,7 @@ from pathlib import Path
 
 from .cluster import Cluster, quiet
 from .errors import ClusterError
+from .install import require_root
 
 __all__ = ["Cluster", "ClusterError", "down", "find", "up"]
 
@@ -24,17 +25,18 @@ def up(say: Callable[[str], None] = quiet) -> Cluster:
 
     Raises ClusterError. See `Cluster.start` for when it begins without jobs and records.
     """
+    require_root()
     cluster = Cluster(_directory())
     with cluster.lock():
-        if not (cluster.is_configured() and cluster.is_healthy()):
+        if not (cluster.is_started() and cluster.is_configured() and cluster.is_healthy()):
             cluster.start(say)
     return cluster
 
 
 def find() -> Cluster | None:
-    """The cluster if all its daemons run, or None."""
+    """The cluster if it is up, with or without faults, or None; takes no lock and asks no daemon. For root."""
     cluster = Cluster(_directory())
-    return cluster if cluster.is_running() else None
+    return cluster if cluster.is_started() else None
 
 
 def down() -> None:

@@ -5,11 +5,11 @@ import shlex
 import sys
 from pathlib import Path
 
-if not __package__:  # run as "python tests/cluster"
+if not __package__:  # run as "python tests/cluster": the relative import below needs to know the package
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     __package__ = Path(__file__).resolve().parent.name
 
-from . import Cluster, ClusterError, down, find, up  # noqa: E402 - needs the package name set above
+from . import Cluster, ClusterError, down, find, up
 
 COMMANDS = {
     "up": "install and start what is missing, return when four nodes take jobs",
@@ -47,14 +47,15 @@ def say(step: str) -> None:
 
 def show(command: str, cluster: Cluster | None) -> int:
     if cluster is None:
-        print("cluster: not running (or not all of it); start it with: python tests/cluster up", file=sys.stderr)
+        print("cluster: not running; start it with: python tests/cluster up", file=sys.stderr)
         return 1
     if command == "env":
         for name, value in cluster.env.items():
             print(f"export {name}={shlex.quote(value)}")
         return 0
     for daemon in cluster.daemons.values():
-        print(f"{daemon.name} {'paused' if daemon.is_paused() else 'running'} pid={daemon.pid()}")
+        state = "stopped" if daemon.pid() is None else "paused" if daemon.is_paused() else "running"
+        print(f"{daemon.name} {state}")
     for node, state in cluster.node_states().items():
         print(f"{node} {state}")
     return 0 if cluster.is_healthy() else 1

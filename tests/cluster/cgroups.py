@@ -33,6 +33,15 @@ def members(node: str) -> list[int]:
     return found
 
 
+def thaw(node: str) -> None:
+    """Let the node's frozen processes go on: a slurmstepd that was killed can leave some, and they cannot die."""
+    for folder in _below(node):
+        try:
+            (folder / "freezer.state").write_text("THAWED")
+        except OSError:
+            continue
+
+
 def remove(node: str) -> None:
     """Remove the groups of jobs that were killed with their slurmstepd; those with processes in them stay."""
     for folder in _below(node):

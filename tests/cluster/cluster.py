@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +62,7 @@ class Cluster:
                 capture_output=True,
                 text=True,
                 timeout=timeout,
+                check=False,
             )
         except subprocess.TimeoutExpired as error:
             raise ClusterError(f"{' '.join(command)}: no answer within {timeout:g} s") from error
@@ -71,20 +72,19 @@ class Cluster:
 
     # State
 
-    def is_running(self) -> bool:
-        """Whether every daemon runs, at the cost of a few files in /proc."""
-        return self.layout.complete.exists() and all(daemon.pid() is not None for daemon in self.daemons.values())
+    def is_started(self) -> bool:
+        """Whether it was started and a Slurm daemon is left of it, with or without faults."""
+        slurm = (daemon for name, daemon in self.daemons.items() if name.startswith("slurm"))
+        return self.layout.complete.exists() and any(daemon.pid() is not None for daemon in slurm)
 
     def is_healthy(self) -> bool:
         """Whether every daemon runs and every node takes jobs."""
-        if not self.is_running() or any(daemon.is_paused() for daemon in self.daemons.values()):
+        if any(daemon.pid() is None or daemon.is_paused() for daemon in self.daemons.values()):
             return False
         return self._all_nodes(USABLE)
 
     def is_configured(self) -> bool:
-        """Whether a start was completed, with the files that a start would write now."""
-        if not self.layout.complete.exists():
-            return False
+        """Whether its files are those that a start would write now."""
         return all(path.exists() and path.read_text() == text for path, text in self._files().items())
 
     def node_states(self) -> dict[str, str]:
@@ -93,11 +93,7 @@ class Cluster:
             rows = self.run("sinfo", "--noheader", "--Node", "--partition=main", "--format=%N %T").splitlines()
         except ClusterError:
             return {}
-        return {node: state for node, state in map(str.split, rows)}
-
-    def queue(self) -> list[str]:
-        """Ids of all jobs that are not over, one for an array whose tasks are all pending."""
-        return sorted(set(self.run("squeue", "--noheader", "--format=%A").split()))
+        return dict(row.split() for row in rows)
 
     def _all_nodes(self, states: set[str]) -> bool:
         found = self.node_states()
@@ -109,7 +105,10 @@ class Cluster:
     def lock(self) -> Iterator[None]:
         """Keep other processes from starting or stopping this cluster."""
         self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-        with (self.directory / "lock").open("w") as file:
+        lock = self.directory / "lock"
+        if any(self.directory.iterdir()) and not lock.exists():
+            raise ClusterError(f"{self.directory} holds files, but no cluster: name an empty or a new folder")
+        with lock.open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
@@ -121,10 +120,7 @@ class Cluster:
         if packages := missing_packages():
             say(f"installing {' '.join(packages)}")
             install(packages)
-        if os.geteuid() != 0:
-            raise ClusterError("only root can start a cluster: it has to confine jobs and serve every user")
-        slurm = [daemon for name, daemon in self.daemons.items() if name.startswith("slurm")]
-        if not self.is_configured() or all(daemon.pid() is None for daemon in slurm):
+        if not (self.is_started() and self.is_configured()):
             say(f"new cluster in {self.directory}")
             self.stop()
             self._create()
@@ -147,12 +143,9 @@ class Cluster:
             daemon.stop()
 
     def _create(self) -> None:
-        for path in self.directory.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != "lock":
-                path.unlink()
+        self.layout.complete.unlink(missing_ok=True)
         for folder in self.layout.folders:
+            shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(mode=0o755)
         for path, text in self._files().items():
             path.touch(mode=0o600 if path.name == "slurmdbd.conf" else 0o644)
@@ -178,9 +171,15 @@ class Cluster:
         self.daemons["slurmctld"].stop()
 
     def start_controller(self) -> None:
-        """Start or resume slurmctld; returns when it answers."""
+        """Start or resume slurmctld; returns when it answers and has found the nodes that run."""
         self.daemons["slurmctld"].start()
-        wait_until(lambda: bool(self.node_states()), 30, "slurmctld does not answer")
+        running = [name for name in self.nodes if self.daemons[f"slurmd-{name}"].pid() is not None]
+
+        def knows_nodes() -> bool:
+            states = self.node_states()
+            return all(name in states and not states[name].endswith("*") for name in running)
+
+        wait_until(knows_nodes, 60, "slurmctld does not answer or does not find its nodes")
 
     def pause_controller(self) -> None:
         """Let slurmctld accept connections and answer none."""
@@ -199,7 +198,11 @@ class Cluster:
 
     def kill_node(self, name: str) -> None:
         """Kill a node's slurmd and its jobs at once, as a power cut would; the controller finds out by itself."""
-        self.daemons[f"slurmd-{name}"].kill()
+        daemon = self.daemons[f"slurmd-{name}"]
+        daemon.kill()
+        # First slurmstepd, lest it reports the end of its job.
+        processes.kill_all(lambda: step_daemons(self.layout.log(daemon.name)))
+        cgroups.thaw(name)
         processes.kill_all(lambda: job_processes(name))
         cgroups.remove(name)
 
@@ -216,7 +219,8 @@ class Cluster:
         def usable() -> bool:
             for name, state in self.node_states().items():
                 if state.startswith(("down", "drain", "fail")):
-                    self.run("scontrol", "update", f"NodeName={name}", "State=RESUME")
+                    with suppress(ClusterError):  # it may have come back by itself
+                        self.run("scontrol", "update", f"NodeName={name}", "State=RESUME")
             return self._all_nodes(USABLE)
 
         wait_until(usable, 60, f"not all nodes take jobs (see {self.directory}/log)")
@@ -225,10 +229,11 @@ class Cluster:
         """Cancel the jobs of all users; returns when none is left, not even completing."""
 
         def is_empty() -> bool:
-            jobs = self.queue()
-            for start in range(0, len(jobs), 500):
-                self.run("scancel", "--quiet", *jobs[start : start + 500])
-            return not jobs
+            rows = [row.split() for row in self.run("squeue", "--noheader", "--format=%A %t").splitlines()]
+            to_cancel = [job for job, state in rows if state != "CG"]
+            for start in range(0, len(to_cancel), 500):
+                self.run("scancel", "--quiet", *to_cancel[start : start + 500])
+            return not rows
 
         wait_until(is_empty, 120, "the queue does not get empty")
 
@@ -238,6 +243,12 @@ class Cluster:
             self.start()
         self.drain_queue()
         wait_until(lambda: self._all_nodes({"idle"}), 60, "not all nodes are idle")
+
+
+def step_daemons(log: Path) -> list[int]:
+    """Pids of the slurmstepd processes of one slurmd: they overwrite their environment, but write to its log."""
+    found = [pid for pid in processes.pids() if processes.name(pid).startswith("slurmstepd")]
+    return [pid for pid in found if processes.has_open(pid, log.resolve())]
 
 
 def job_processes(node: str) -> list[int]:

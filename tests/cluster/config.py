@@ -13,8 +13,9 @@ CONTROLLER_PORT = 16817
 DATABASE_PORT = 16819
 FIRST_NODE_PORT = 17001
 
-MIN_JOB_AGE = 10  # s that a finished job stays known to the controller at the least; it looks for such jobs once a minute
+MIN_JOB_AGE = 10  # s that slurmctld remembers a finished job; it may be twice that
 SLURMD_TIMEOUT = 20  # s without an answer after which a node is down and its jobs have failed
+REQUEUE_DELAY = 15  # s from a requeue to the next start, and for how long a launch may be late
 KILL_WAIT = 5  # s between SIGTERM and SIGKILL
 
 ACCOUNT = "tests"
@@ -58,7 +59,7 @@ class Layout:
 
     @property
     def complete(self) -> Path:
-        """Exists once accounting holds the cluster, its accounts and its QOS."""
+        """Exists once a start was completed."""
         return self.directory / "complete"
 
     def pid_file(self, daemon: str) -> Path:
@@ -69,7 +70,8 @@ class Layout:
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        return tuple(self.directory / name for name in ("etc", "run", "log", "state", "spool"))
+        """All folders, which a new cluster begins without."""
+        return tuple(self.directory / name for name in ("etc", "run", "log", "state", "spool", "mariadb"))
 
 
 def slurm_conf(layout: Layout, host: str, cgroups: bool) -> str:
@@ -83,7 +85,7 @@ SlurmctldPort={CONTROLLER_PORT}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={layout.munge_socket}
+AuthInfo=socket={layout.munge_socket},cred_expire={REQUEUE_DELAY}
 CredType=cred/munge
 MpiDefault=none
 MailProg=/bin/true
@@ -124,7 +126,7 @@ AccountingStoragePass={layout.munge_socket}
 AccountingStoragePort={DATABASE_PORT}
 AccountingStorageEnforce=associations,limits,qos
 
-NodeName=n[1-{len(NODES)}] NodeHostname=localhost NodeAddr=127.0.0.1 Port=[{first}-{last}] \
+NodeName={nodes} NodeHostname=localhost NodeAddr=127.0.0.1 Port=[{first}-{last}] \
 CPUs={CPUS_PER_NODE} RealMemory={MEMORY_PER_NODE} State=UNKNOWN
 PartitionName=DEFAULT Nodes={nodes} State=UP MaxTime=INFINITE PriorityTier=1 PreemptMode=OFF
 PartitionName=main Default=YES

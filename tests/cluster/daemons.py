@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from .install import SEARCH_PATH, program
 from .processes import wait_until
 
 MARK = "SLURMFUTURES_CLUSTER_DAEMON"
-"""In the environment of a daemon and of the slurmstepd processes it starts: a number in a pid file may be anybody's."""
+"""In the environment of every daemon: a number in a pid file may by now be anybody's."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,20 @@ class Daemon:
     socket: Path | None = None  # answers here when it is ready
     port: int | None = None  # or here, on the loopback interface
 
-    @property
-    def mark(self) -> str:
-        return f"{self.layout.directory} {self.name}"
-
     def pid(self) -> int | None:
         """None unless it runs; a stale pid file counts for nothing."""
         try:
             pid = int(self.layout.pid_file(self.name).read_text())
         except (OSError, ValueError):
             return None
-        return pid if processes.state(pid) and processes.environment(pid).get(MARK) == self.mark else None
+        return pid if processes.state(pid) and self._is_marked(pid) else None
+
+    @property
+    def _mark(self) -> str:
+        return f"{self.layout.directory} {self.name}"
+
+    def _is_marked(self, pid: int) -> bool:
+        return processes.environment(pid).get(MARK) == self._mark
 
     def is_paused(self) -> bool:
         pid = self.pid()
@@ -50,11 +54,11 @@ class Daemon:
             return
         self.kill()
         self.layout.pid_file(self.name).unlink(missing_ok=True)
-        environment = {"PATH": SEARCH_PATH, "LANG": "C.UTF-8", MARK: self.mark, **dict(self.environment)}
+        common = {"PATH": SEARCH_PATH, "LANG": "C.UTF-8", MARK: self._mark}
         with self.layout.log(self.name).open("ab") as log:
             subprocess.run(
                 (program(self.command[0]), *self.command[1:]),
-                env=environment,
+                env={**common, **dict(self.environment)},
                 cwd="/",
                 umask=0o022,
                 start_new_session=True,
@@ -63,7 +67,7 @@ class Daemon:
                 stderr=log,
                 check=False,  # what counts is that it answers
             )
-        wait_until(self.is_ready, 30, f"{self.name} did not start (see {self.layout.log(self.name)})")
+        wait_until(self.is_ready, 60, f"{self.name} did not start (see {self.layout.log(self.name)})")
 
     def is_ready(self) -> bool:
         if self.pid() is None:
@@ -73,20 +77,18 @@ class Daemon:
         )
 
     def stop(self, seconds: float = 10) -> None:
-        """End it in good order, by force after `seconds`; what it started is killed."""
+        """End it in good order, by force after `seconds`."""
         pid = self.pid()
         if pid is not None:
             processes.send(pid, signal.SIGCONT)
             processes.send(pid, signal.SIGTERM)
-            try:
-                wait_until(lambda: not processes.state(pid), seconds, "")
-            except ClusterError:
-                pass
+            with suppress(ClusterError):
+                wait_until(lambda: not processes.state(pid), seconds, f"{self.name} did not end")
         self.kill()
 
     def kill(self) -> None:
-        """Kill it and what it started, as a power cut would."""
-        processes.kill_all(lambda: [pid for pid in processes.pids() if processes.environment(pid).get(MARK) == self.mark])
+        """Kill it and its helper processes."""
+        processes.kill_all(lambda: list(filter(self._is_marked, processes.pids())))
 
     def signal(self, number: signal.Signals) -> None:
         pid = self.pid()
@@ -129,7 +131,6 @@ def mariadbd(layout: config.Layout) -> Daemon:
         f"--pid-file={layout.pid_file('mariadbd')}",
         "--skip-networking",
         "--innodb-lock-wait-timeout=900",  # slurmdbd asks for it
-        "--innodb-flush-log-at-trx-commit=0",
         "--innodb-fast-shutdown=2",
     )
     return Daemon("mariadbd", layout, command, socket=layout.database_socket)
@@ -144,6 +145,10 @@ def mariadb_options(layout: config.Layout) -> tuple[str, ...]:
         "--innodb-log-file-size=16M",
         "--innodb-buffer-pool-size=64M",
         "--performance-schema=off",
+        "--innodb-flush-method=nosync",  # nothing here has to outlive the machine
+        "--innodb-flush-log-at-trx-commit=0",
+        "--skip-innodb-doublewrite",
+        "--sync-frm=0",
     )
 
 
@@ -173,7 +178,6 @@ def create_database(layout: config.Layout) -> None:
     tables = next((path for path in map(Path, ("/usr/share/mysql", "/usr/share/mariadb")) if path.is_dir()), None)
     if tables is None:
         raise ClusterError("MariaDB's SQL files are neither in /usr/share/mysql nor in /usr/share/mariadb")
-    layout.database.mkdir()
     statements = ["create database mysql;\n", "use mysql;\n", "set @auth_root_socket='root';\n"]
     statements += [(tables / f"mysql_system_tables{part}.sql").read_text() for part in ("", "_data")]
     done = subprocess.run(
@@ -182,6 +186,7 @@ def create_database(layout: config.Layout) -> None:
         cwd="/",
         capture_output=True,
         text=True,
+        check=False,
     )
     layout.log("mariadbd").write_text(done.stderr)
     if done.returncode != 0:

@@ -12,7 +12,6 @@ from .errors import ClusterError
 PACKAGES = {
     "munged": "munge",
     "mariadbd": "mariadb-server-core",
-    "mariadb-install-db": "mariadb-server-core",
     "slurmdbd": "slurmdbd",
     "slurmctld": "slurmctld",
     "slurmd": "slurmd",
@@ -38,11 +37,19 @@ def missing_packages() -> list[str]:
     return sorted({package for name, package in PACKAGES.items() if shutil.which(name, path=SEARCH_PATH) is None})
 
 
+def require_root() -> None:
+    """Raise ClusterError, with what to run, for users who can neither install nor start the daemons."""
+    if os.geteuid() != 0:
+        packages = missing_packages()
+        what = f"{_advice(packages)}; then, as root too," if packages else "run as root:"
+        raise ClusterError(f"a cluster confines jobs and serves all users; {what} python tests/cluster up")
+
+
 def install(packages: list[str]) -> None:
-    """Install `packages` without starting their services; raises ClusterError with the command to run where it may not."""
+    """Install `packages` without starting their services; raises ClusterError with what to run where that fails."""
     apt_get = shutil.which("apt-get", path=SEARCH_PATH)
-    if apt_get is None or os.geteuid() != 0:
-        raise ClusterError(f"{', '.join(packages)} missing; {_advice(packages)}")
+    if apt_get is None:
+        raise ClusterError(f"not a Debian: install what Debian has as {' '.join(packages)}")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     with _no_services():
         for arguments in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
@@ -53,10 +60,11 @@ def install(packages: list[str]) -> None:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
+                check=False,
             )
         if done.returncode != 0:  # of the installation: a failed update may leave lists that are good enough
             last_lines = "\n".join(done.stdout.splitlines()[-10:])
-            raise ClusterError(f"apt-get could not install {' '.join(packages)}:\n{last_lines}")
+            raise ClusterError(f"could not {_advice(packages).removeprefix('run as root: ')}\n{last_lines}")
 
 
 def _advice(packages: list[str]) -> str:

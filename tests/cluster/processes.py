@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from .errors import ClusterError
@@ -42,14 +43,28 @@ def state(pid: int) -> str:
     return "" if letter in "ZX" else letter
 
 
-def send(pid: int, number: signal.Signals) -> None:
+def name(pid: int) -> str:
+    """The first 15 characters of its program's name; empty for a process that is gone."""
     try:
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def has_open(pid: int, file: Path) -> bool:
+    """Whether one of the process's descriptors is for `file`."""
+    try:
+        return any(os.readlink(f"/proc/{pid}/fd/{number}") == str(file) for number in os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return False
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
-def kill_all(find: Callable[[], list[int]], seconds: float = 10) -> None:
+def kill_all(find: Callable[[], list[int]], seconds: float = 30) -> None:
     """Kill what `find` finds until it finds nothing: a process may have forked meanwhile."""
 
     def none_left() -> bool:
