@@ -90,8 +90,10 @@ class SlurmFuture(Future[T]):
             for waiter in self._waiters:
                 waiter.add_cancelled(self)
             self._condition.notify_all()
-        self._invoke_callbacks()  # type: ignore[attr-defined]
-        self._owner.cancel(self._call)
+        try:
+            self._invoke_callbacks()  # type: ignore[attr-defined]
+        finally:  # a callback may raise SystemExit
+            self._owner.cancel(self._call)
         return True
 
     def result(self, timeout: float | None = None) -> T:

@@ -11,7 +11,7 @@ from typing import Any
 from .. import SchedulerNotFound, SlurmExecutor
 from . import sweep
 
-_TIME_LIMIT = "00:10:00"  # for jobs of a second each; a site's own default may be a day, and wait for a free one
+_TIME_LIMIT = "00:10:00"  # with a site's default, often a day, jobs of seconds would wait for a gap of a day
 
 
 def add_parser(commands: Any) -> None:
@@ -26,7 +26,8 @@ def add_parser(commands: Any) -> None:
     add("--quick", action="store_true", help="smaller lattices and fewer sweeps: some seconds")
     add("--scheduler", choices=("auto", "slurm", "local"), default="auto", help="auto is slurm if there is an sbatch")
     add(
-        *("--option", "-o"),
+        "--option",
+        "-o",
         action="append",
         type=option,
         default=[],

@@ -18,6 +18,7 @@ from .sweep import Outcome, Plan
 _PLOT_WIDTH = 60  # characters, of the plot without its axes
 _PLOT_HEIGHT = 10
 _PLOT_MARGIN = 20  # characters, of the axes
+_TABLE_WIDTH = 78  # characters; a narrower terminal gets less of the table
 
 
 class Screen:
@@ -54,23 +55,24 @@ class Screen:
 
     def show_outcome(self, outcome: Outcome) -> None:
         """Show the table, the plot where the terminal has the characters for it, and what it comes to."""
-        self._output.print(_table(outcome))
+        self._output.print(_table(outcome, self._output.width < _TABLE_WIDTH))
         if self._output.encoding.startswith("utf") and len(outcome.plan.temperatures) > 1:
             self._output.print(_plot(outcome, self._output))
         self._output.print(_critical_temperature(outcome))
         self._output.print(_costs(outcome))
 
 
-def _table(outcome: Outcome) -> Table:
+def _table(outcome: Outcome, narrow: bool) -> Table:
+    observables = analysis.OBSERVABLES[: 3 if narrow else None]
     size = outcome.plan.size
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
     table.title = f"{size} × {size} spins; (n): standard error of the last digit; exact: infinite lattice"
-    for heading in ("T", "|m|", "exact", "energy", "exact", "heat cap.", "suscept.", "Binder"):
+    for heading in ("T", "|m|", "exact", "energy", "exact", "heat cap.", "suscept.", "Binder")[: 3 + len(observables)]:
         table.add_column(heading, justify="right", no_wrap=True, style="dim" if heading == "exact" else "")
     decimals = max(len(f"{temperature:g}".partition(".")[2]) for temperature in outcome.plan.temperatures)
     for temperature in outcome.plan.temperatures:
         magnetisation, energy, *others = (
-            str(outcome.observe(observable, temperature, size)) for observable in analysis.OBSERVABLES
+            str(outcome.observe(observable, temperature, size)) for observable in observables
         )
         exact = (f"{exact(temperature):.4f}" for exact in (analysis.exact_magnetisation, analysis.exact_energy))
         table.add_row(f"{temperature:.{decimals}f}", magnetisation, next(exact), energy, next(exact), *others)
@@ -118,7 +120,7 @@ def _critical_temperature(outcome: Outcome) -> Table:
     table.add_row(f"Heat capacity of {large} × {large} is largest", str(peak), _off(peak))
     table.add_row(f"Binder cumulants of {small} × {small} and {large} × {large} cross", str(crossing), _off(crossing))
     table.add_row("Infinite lattice, exact", f"{CRITICAL_TEMPERATURE:.6f}", style="dim")
-    table.caption = "On a finite lattice the peak lies higher; the crossing hardly moves"
+    table.caption = "The peak comes down as the lattice grows"
     return table
 
 

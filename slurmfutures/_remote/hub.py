@@ -17,6 +17,8 @@ from . import payload, spool, wire
 AHEAD = 0.01  # seconds of work that a worker may hold beside the call it runs
 MOST_AHEAD = 64  # calls
 BEGAN_AFTER = 0.05  # seconds; shorter calls are not reported as running
+LOOK_EVERY = 1.0  # seconds between two looks at a worker that is in a long call
+FREEZE_WAIT = 0.05  # seconds in which a stopped worker stands still; longer only in a system call, and so in a call
 IDLE_AFTER = 300.0  # seconds without a call after which a worker is let go
 _CHUNK = 1 << 18
 _TAIL = 4000  # bytes of a dead worker's output that are told
@@ -37,6 +39,7 @@ class Child:
         self.ready = False
         self.quota = 1
         self.since = time.monotonic()  # when the first of `handed` became that, or when it fell idle
+        self.looked = 0.0  # when that call was last looked at
         self.told: Optional[int] = None  # the call that was reported as running
         self.killed_for: Optional[int] = None  # the call whose cancelling ended it
 
@@ -100,17 +103,18 @@ class Hub:
                 kept.append(call)
         self._waiting = kept
         for child in list(self._children):
-            hit = [call for call in child.handed if call.call in unwanted]
-            if not hit:
+            if unwanted.isdisjoint(call.call for call in child.handed) or not self._freeze(child):
                 continue
-            if child.handed[0] in hit:
-                child.killed_for = child.handed[0].call
-                child.process.kill()  # the end of its connection does the rest
+            hit = [call for call in child.handed if call.call in unwanted]
+            if hit and child.handed[0] is hit[0]:
+                child.killed_for = hit.pop(0).call
+                _kill_group(child.process)  # the end of its connection does the rest
             else:
-                self._send(child, wire.message({"op": "cancel", "calls": [call.call for call in hit]}))
-                for call in hit:
-                    child.handed.remove(call)
-                    self._done(call)
+                os.kill(child.process.pid, signal.SIGCONT)
+            self._send(child, wire.message({"op": "cancel", "calls": [call.call for call in hit]}))
+            for call in hit:
+                child.handed.remove(call)
+                self._done(call)
 
     def close(self) -> None:
         """End all workers."""
@@ -126,22 +130,67 @@ class Hub:
         """Report calls that have begun, let idle workers go; return when this wants to be called again."""
         wanted: Optional[float] = None
         for child in list(self._children):
-            if child.handed:
-                first = child.handed[0].call
-                if not child.ready or child.told == first:
-                    continue
-                at = child.since + BEGAN_AFTER
-                if now >= at:
-                    child.told = first
-                    self._answer(wire.message({"op": "began", "calls": [first]}))
-                    continue
-            else:
+            if not child.handed:
                 at = child.since + IDLE_AFTER
                 if now >= at:
                     self._remove(child)
                     continue
+            elif not child.ready:
+                continue
+            else:
+                at = max(child.since + BEGAN_AFTER, child.looked + LOOK_EVERY)
+                if now >= at:
+                    child.looked = now
+                    self._look_after(child)
+                    at = now + BEGAN_AFTER  # others may have been given calls
             wanted = at if wanted is None else min(wanted, at)
         return wanted
+
+    def _look_after(self, child: Child) -> None:
+        """A call takes long: tell that it has begun, let others have those behind it, see whether its worker lives."""
+        first = child.handed[0].call
+        if child.told != first:
+            child.told = first
+            self._answer(wire.message({"op": "began", "calls": [first]}))
+        if child.process.poll() is not None:
+            # Its connection is still open: a child that it forked holds it.
+            self._event(child, True, False)
+            if child in self._children:
+                self._died(child)
+        elif len(child.handed) > 1:
+            self._relieve(child)
+
+    def _relieve(self, child: Child) -> None:
+        """Give the calls that wait behind a long one to whoever is free."""
+        child.quota = 1
+        if not self._freeze(child):
+            return
+        behind = list(child.handed)[1:]
+        words = wire.message({"op": "cancel", "calls": [call.call for call in behind]})
+        try:
+            # All of it is there before the worker goes on, or nothing is changed.
+            sent = bool(behind) and not child.out and child.connection.send(b"".join(words)) > 0
+        except OSError:
+            sent = False
+        os.kill(child.process.pid, signal.SIGCONT)
+        if sent:
+            for _ in behind:
+                child.handed.pop()
+            self._waiting.extendleft(reversed(behind))
+            self.hand_out()
+
+    def _freeze(self, child: Child) -> bool:
+        """Stop a worker and take in what it has answered: of the calls it holds it has begun the first at most.
+
+        Returns False if it has died. The caller lets it go on.
+        """
+        os.kill(child.process.pid, signal.SIGSTOP)
+        flags = os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG
+        end = time.monotonic() + FREEZE_WAIT
+        while os.waitid(os.P_PID, child.process.pid, flags) is None and time.monotonic() < end:
+            time.sleep(0)
+        self._event(child, True, False)
+        return child in self._children
 
     def hand_out(self) -> None:
         """Give waiting calls to workers that have room, and start workers while calls wait for one."""
@@ -309,3 +358,10 @@ class Hub:
             if number in child.known:
                 child.known.discard(number)
                 self._send(child, wire.message({"op": "drop", "function": number}))
+
+
+def _kill_group(process: "subprocess.Popen[bytes]") -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass

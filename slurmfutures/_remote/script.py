@@ -41,7 +41,7 @@ sf_end() {{
     fi
     exit "$sf_code"
 }}
-# Slurm signals this process alone: the interpreter runs in the background so that signals can be passed on to it at once.
+# Slurm signals this process alone: the interpreter runs in the background, so that signals are passed on at once.
 sf_pass() {{
     if [ -n "$sf_child" ]; then kill -s "$1" "$sf_child" 2>/dev/null; else exit "$2"; fi
 }}

@@ -16,10 +16,12 @@ import contextlib
 import json
 import os
 import shutil
+import time
 from typing import Any, Iterator, List, NamedTuple, Optional
 
 from .publish import FINAL, PARTIAL, publish
 
+_REMOVALS = 25  # tries
 CLAIM = "c"
 END = "x"
 
@@ -81,7 +83,12 @@ class Batch:
                     yield json.loads(line.decode())
 
     def remove(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Clear the batch away. May take seconds: a job that was just cancelled may still be writing its end."""
+        for _ in range(_REMOVALS):
+            shutil.rmtree(self.path, ignore_errors=True)
+            if not os.path.exists(self.path):
+                return
+            time.sleep(0.2)
 
     def part(self, number: int) -> "Part":
         return Part(os.path.join(self.path, str(number)))
