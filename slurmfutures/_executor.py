@@ -151,6 +151,7 @@ class _View(Executor):
         def more() -> None:
             view = this()
             if view is not None and (chunk := next(chunks, None)) is not None:
+                view._check_open()
                 futures.extend(view._map_tasks(function, name_of(fn), [chunk]))
 
         this = weakref.ref(self)

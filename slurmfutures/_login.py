@@ -6,7 +6,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-from ._errors import SlurmFuturesError
 from ._future import SlurmFuture
 from ._link import Link
 from ._remote import payload, wire
@@ -27,7 +26,7 @@ class LoginCalls:
         self._numbers = itertools.count(1)
         self._functions: OrderedDict[bytes, int] = OrderedDict()
         self._function_numbers = itertools.count(1)
-        self._closed: SlurmFuturesError | None = None
+        self._closed: Exception | None = None
 
     def submit(self, function: bytes, arguments: Sequence[bytes]) -> list[SlurmFuture[Any]]:
         """Send calls of one function and return their futures."""
@@ -68,7 +67,7 @@ class LoginCalls:
         with self._lock:
             return self._futures.get(call)
 
-    def close(self, error: SlurmFuturesError) -> list[SlurmFuture[Any]]:
+    def close(self, error: Exception) -> list[SlurmFuture[Any]]:
         """Take no more calls: `submit` raises `error` from now on. Return the futures that are left."""
         with self._lock:
             self._closed = error

@@ -41,6 +41,7 @@ logger = logging.getLogger("slurmfutures.poller")
 
 CLOSE_TIMEOUT = 40.0  # seconds in which the agent may finish cancelling and clearing away
 REPLY_TIMEOUT = 60.0  # seconds
+_AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 
 _pollers: "weakref.WeakSet[Poller]" = weakref.WeakSet()
 _exiting = False
@@ -116,14 +117,14 @@ class Poller:
 
     def check(self) -> None:
         """Raise what stands in the way of new calls."""
-        if self._broken is not None:
-            raise self._broken
+        if self.pid != os.getpid():
+            raise RuntimeError("this executor belongs to the parent process: make one of your own after fork()")
         if _exiting:
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
         if self._stopping:
-            raise RuntimeError("cannot schedule new futures after shutdown")
-        if self.pid != os.getpid():
-            raise RuntimeError("this executor belongs to the parent process: make one of your own after fork()")
+            raise RuntimeError(_AFTER_SHUTDOWN)
+        if self._broken is not None:
+            raise self._broken
 
     def request(self, head: Mapping[str, Any], body: Sequence[wire.Buffer] = ()) -> tuple[int, "Future[Reply]"]:
         return self.link.request(head, body)
@@ -172,7 +173,7 @@ class Poller:
     # ---- the poller's thread
 
     def _run(self) -> None:
-        error: SlurmFuturesError = AgentError("the executor has ended", "")
+        error: Exception = RuntimeError(_AFTER_SHUTDOWN)
         try:
             self._selector.register(self._wake_out, selectors.EVENT_READ)
             self._selector.register(self.link.readable(), selectors.EVENT_READ)
@@ -448,7 +449,7 @@ class Poller:
             if reply.done() and reply.exception() is None:
                 batch.keep_logs(reply.result().head.get("logs", {}))
 
-    def _fail_all(self, error: SlurmFuturesError) -> None:
+    def _fail_all(self, error: Exception) -> None:
         with self._lock:
             self._broken = self._broken or error
             batches = [*self._active.values(), *self._batcher.take_all()]

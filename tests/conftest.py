@@ -2,7 +2,8 @@
 
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ import pytest
 from tests import cluster as slurm_cluster
 from tests.cluster import Cluster
 
+pytest_plugins = ["tests.fix_executors", "tests.fix_gate"]
+
 START = "python tests/cluster up"
+SECONDS_TO_END = 15  # for what was told to end at a test's end; a job cancelled while it runs has KillWait
 
 
 def must_have_slurm() -> bool:
@@ -19,8 +23,11 @@ def must_have_slurm() -> bool:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    """A running cluster whose Slurm the commands of this process, and of its children, talk to."""
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A running cluster whose Slurm the commands of this process, and of its children, talk to.
+
+    No job of the tests may outlive them.
+    """
     found = slurm_cluster.up() if must_have_slurm() else slurm_cluster.find()
     if found is None:
         pytest.skip(f"no Slurm is running here; this starts one: {START}")
@@ -32,6 +39,9 @@ def cluster() -> Iterator[Cluster]:
             del os.environ[name]
         else:
             os.environ[name] = value
+    folder = f"{tmp_path_factory.getbasetemp()}/"
+    left = _settled(lambda: [job for job in found.run("squeue", "-h", "-o", "%i %T %Z").splitlines() if folder in job])
+    assert not left, f"jobs left behind: {left}"
 
 
 @pytest.fixture
@@ -43,15 +53,42 @@ def weird_tmp_path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    """No thread of the package and no child process outlives the tests."""
+def nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No thread, no child process and no process that works in the tests' folders outlives the tests."""
+    threads, children = set(threading.enumerate()), set(_children())
+    folder = f"{tmp_path_factory.getbasetemp()}/"
     yield
-    left = [thread.name for thread in threading.enumerate() if thread.name.startswith("slurmfutures")]
+    left = _settled(
+        lambda: [thread.name for thread in threading.enumerate() if thread not in threads and _ours(thread)]
+    )
     assert not left, f"threads left behind: {left}"
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    named = {child: _command_line(child) for child in children}
-    ours = {child: line for child, line in named.items() if "slurmfutures" in line and "cluster" not in line}
-    assert not ours, f"processes left behind: {ours}"
+    processes = _settled(lambda: sorted({*_children()} - children | {*_working_in(folder)}))
+    assert not processes, f"processes left behind: {[(process, _command_line(process)) for process in processes]}"
+
+
+def _ours(thread: threading.Thread) -> bool:
+    """Whether a thread comes from tests or package; pytest-timeout has a timer for this very teardown."""
+    if thread.name.startswith("pytest_timeout"):
+        return False
+    return not thread.daemon or thread.name.startswith("slurmfutures")
+
+
+def _settled(left: Callable[[], list[str]]) -> list[str]:
+    """Return what is left as soon as nothing is, or after a while."""
+    end = time.monotonic() + SECONDS_TO_END
+    while (found := left()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return found
+
+
+def _children() -> list[str]:
+    return [child for path in Path("/proc/self/task").glob("*/children") for child in path.read_text().split()]
+
+
+def _working_in(folder: str) -> list[str]:
+    """Processes that have a folder in their command line, this one apart."""
+    processes = [path.name for path in Path("/proc").iterdir() if path.name.isdigit()]
+    return [process for process in processes if process != str(os.getpid()) and folder in _command_line(process)]
 
 
 def _command_line(process: str) -> str:

@@ -76,6 +76,7 @@ class Hub:
         self._children: List[Child] = []
         self._stillborn = 0
         self._started = 0
+        self._unwanted: Set[int] = set()  # what was cancelled last
 
     # ---- what the client says
 
@@ -94,7 +95,7 @@ class Hub:
 
     def cancel(self, numbers: Sequence[int]) -> None:
         """Take calls back; a worker that runs one of them is ended."""
-        unwanted = set(numbers)
+        unwanted = self._unwanted = set(numbers)
         kept: Deque[payload.Call] = deque()
         for call in self._waiting:
             if call.call in unwanted:
@@ -110,8 +111,8 @@ class Hub:
                 child.killed_for = hit.pop(0).call
                 _kill_group(child.process)  # the end of its connection does the rest
             else:
+                self._send(child, wire.message({"op": "cancel", "calls": [call.call for call in hit]}))
                 os.kill(child.process.pid, signal.SIGCONT)
-            self._send(child, wire.message({"op": "cancel", "calls": [call.call for call in hit]}))
             for call in hit:
                 child.handed.remove(call)
                 self._done(call)
@@ -138,7 +139,8 @@ class Hub:
             elif not child.ready:
                 continue
             else:
-                at = max(child.since + BEGAN_AFTER, child.looked + LOOK_EVERY)
+                told = child.told == child.handed[0].call
+                at = child.looked + LOOK_EVERY if told else child.since + BEGAN_AFTER
                 if now >= at:
                     child.looked = now
                     self._look_after(child)
@@ -269,6 +271,8 @@ class Hub:
         )
 
     def _event(self, child: Child, readable: bool, writable: bool) -> None:
+        if child not in self._children:
+            return  # an event from before it died
         if writable:
             self._flush(child)
         if not readable:
@@ -313,7 +317,11 @@ class Hub:
             if call.call != child.killed_for:
                 self._answer(wire.message({"op": "crashed", "calls": [call.call], **self._words(child, code)}))
             self._done(call)
-        self._waiting.extendleft(reversed(child.handed))
+        for call in reversed(child.handed):
+            if call.call in self._unwanted:
+                self._done(call)
+            else:
+                self._waiting.appendleft(call)
         if self._stillborn >= _GIVE_UP and self._waiting:
             numbers = [call.call for call in self._waiting]
             self._answer(wire.message({"op": "crashed", "calls": numbers, "start": True, **self._words(child, code)}))

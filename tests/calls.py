@@ -1,0 +1,173 @@
+# ruff: noqa: UP006, UP035 - any Python from 3.8 on may import this
+"""Functions that tests have called somewhere else. Light: every job imports it, whatever runs there."""
+
+import ctypes
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Any, Dict, List, NoReturn, Tuple
+
+PATIENCE = 60.0  # seconds after which a call gives up waiting for its test
+
+
+class Stop(BaseException):
+    """Like SystemExit, but not of the standard library."""
+
+
+_initialized: List[Any] = []
+_numbers = itertools.count()
+
+
+def told(*args: Any, **kwargs: Any) -> Tuple[Tuple[Any, ...], Dict[str, Any]]:
+    return args, kwargs
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def add(first: int, second: int) -> int:
+    return first + second
+
+
+def identity(value: Any) -> Any:
+    return value
+
+
+def fail(error: BaseException) -> NoReturn:
+    raise error
+
+
+def fail_in_a_chain() -> NoReturn:
+    try:
+        raise KeyError("inner")
+    except KeyError as error:
+        raise ValueError("outer") from error
+
+
+def fail_at(bad: int, number: int) -> int:
+    if number == bad:
+        raise ValueError(number)
+    return number
+
+
+# ---- meeting the test half-way: files in a folder that both see
+
+
+def mark(folder: str, text: str = "") -> str:
+    """Leave a file of its own in the folder and return its name."""
+    name = f"{os.getpid()}-{next(_numbers)}"
+    with open(os.path.join(folder, "." + name), "w") as file:
+        file.write(text)
+    os.rename(os.path.join(folder, "." + name), os.path.join(folder, name))
+    return name
+
+
+def wait_for(path: str) -> None:
+    """Return when there is a file of this name."""
+    end = time.monotonic() + PATIENCE
+    while not os.path.exists(path):
+        if time.monotonic() > end:
+            raise TimeoutError(path)
+        time.sleep(0.002)
+
+
+def pass_gate(folder: str, value: Any = None) -> Any:
+    """Say that this call runs, wait until the gate is opened, return `value`."""
+    mark(os.path.join(folder, "entered"), repr(value))
+    wait_for(os.path.join(folder, "open"))
+    return value
+
+
+def overlap(log: str, seconds: float) -> None:
+    """Write down when this call begins and when it ends."""
+    with open(log, "a") as file:
+        file.write("+\n")
+        file.flush()
+        time.sleep(seconds)
+        file.write("-\n")
+
+
+# ---- noise
+
+
+def speak(out: str, err: str) -> None:
+    print(out)
+    print(err, file=sys.stderr)
+
+
+def make_noise() -> str:
+    """Write to the standard streams by every way there is."""
+    print("by print")
+    sys.stdout.write("by write\n")
+    os.write(1, b"by descriptor 1\n")
+    os.write(2, b"by descriptor 2\n")
+    libc = ctypes.CDLL(None)
+    libc.puts(b"by C")
+    libc.fflush(None)
+    subprocess.run(["echo", "by a child"], check=True)
+    os.write(1, b"\xff\xfe not UTF-8 \x00\n")
+    sys.__stdout__.write("by the original\n")  # type: ignore[union-attr]
+    return "heard"
+
+
+def read_stdin() -> str:
+    return sys.stdin.read()
+
+
+# ---- dying
+
+
+def leave(code: int) -> NoReturn:
+    os._exit(code)
+
+
+def leave_saying(code: int, last_words: str) -> NoReturn:
+    print(last_words, file=sys.stderr, flush=True)
+    os._exit(code)
+
+
+def kill_self(number: int) -> None:
+    os.kill(os.getpid(), number)
+    signal.pause()
+
+
+def crash() -> None:
+    """Read where nothing may be read."""
+    sys.stderr.flush()
+    ctypes.string_at(0)
+
+
+def fork_and_leave(code: int) -> None:
+    """Die while a child lives on that holds all that this process holds."""
+    if os.fork() == 0:
+        time.sleep(PATIENCE)
+        os._exit(0)
+    os._exit(code)
+
+
+def pass_gate_with_a_child(folder: str) -> None:
+    """Start a child that tells its process id, and wait at the gate."""
+    child = subprocess.Popen(["sleep", str(PATIENCE)])
+    mark(os.path.join(folder, "entered"), str(child.pid))
+    wait_for(os.path.join(folder, "open"))
+    child.kill()
+
+
+# ---- initializers
+
+
+def initialize(folder: str, *values: Any) -> None:
+    mark(folder)
+    _initialized.append(values)
+
+
+def initialized() -> List[Any]:
+    return _initialized
+
+
+def fail_to_initialize(text: str) -> None:
+    raise OSError(text)
