@@ -300,7 +300,7 @@ class SlurmExecutor(_View):
         poller = self._connection.poller
         number, reply = poller.request(words, [data])
         try:
-            head, body = reply.result()
+            head, body = poller.reply_to(reply)
         except BaseException:
             poller.request({"op": "kill", "run": number})
             raise

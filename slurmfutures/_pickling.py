@@ -57,16 +57,18 @@ def name_of(function: Callable[..., Any]) -> str:
 
 
 def result_of(record: payload.Record, job_id: str | None, where: str) -> tuple[Any, BaseException | None]:
-    """Return a call's value, or None and its exception. `where` is the folder that explains a failure."""
+    """Return a call's value, or None and its exception. `where` is the folder that explains a failure.
+
+    Never raises, whatever the user's own classes do when they are unpickled.
+    """
     if record.status == payload.OK:
         try:
             return pickle.loads(record.payload), None
-        except Exception as error:
-            problem = PayloadError(f"the result of the call cannot be unpickled here: {type(error).__name__}: {error}")
+        except BaseException as error:
+            problem = PayloadError(f"the result of the call cannot be unpickled here: {_described(error)}")
             problem.__cause__ = error
             return None, problem
     words, pickled = payload.unpack_error(record.payload)
-    cause = RemoteTraceback(words["traceback"])
     raised = f"{words['type']}: {words['said']}"
     failure: BaseException
     if record.status == payload.RAISED:
@@ -81,7 +83,8 @@ def result_of(record: payload.Record, job_id: str | None, where: str) -> tuple[A
         )
     else:
         failure = PayloadError(f"the call could not be unpickled on node {words['node']}: {raised}")
-    failure.__cause__ = cause
+    # Past the class's own way to set attributes: a frozen dataclass has none.
+    BaseException.__setattr__(failure, "__cause__", RemoteTraceback(words["traceback"]))
     return None, failure
 
 
@@ -90,8 +93,15 @@ def _load_exception(pickled: bytes, raised: str) -> BaseException:
         return PayloadError(f"the call raised {raised}, and that exception cannot be pickled")
     try:
         error = pickle.loads(pickled)
-    except Exception:
+    except BaseException:
         return PayloadError(f"the call raised {raised}, and that exception cannot be unpickled here")
     if not isinstance(error, BaseException):
-        return PayloadError(f"the call raised {raised}, which came back as {error!r}")
+        return PayloadError(f"the call raised {raised}, which came back as a {type(error).__name__}")
     return error
+
+
+def _described(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except BaseException:  # its own __str__ raises
+        return type(error).__name__

@@ -70,6 +70,8 @@ class Poller:
         os.set_blocking(self._wake_out, False)
         os.set_blocking(self._wake_in, False)
         self._awake = False
+        # Guards these three; reentrant for the sake of finalizers. After the end the descriptors are somebody else's.
+        self._pipe_lock = threading.RLock()
         try:
             self.link = connect(self._wake)
         except BaseException:
@@ -92,6 +94,7 @@ class Poller:
         # The poller's thread only.
         self._active: dict[str, Batch] = {}
         self._over: weakref.WeakValueDictionary[str, Batch] = weakref.WeakValueDictionary()
+        self._frames: deque[wire.Frame] = deque()  # received and not yet looked at
         self._selector = selectors.DefaultSelector()
         self._thread = threading.Thread(target=self._run, name="slurmfutures-poller", daemon=True)
         _pollers.add(self)
@@ -137,6 +140,8 @@ class Poller:
 
     def stop(self) -> None:
         """End when nothing is pending any more."""
+        if self.pid != os.getpid():
+            return  # it runs in the parent process, and the lock may have been held during the fork
         with self._lock:
             self._stopping = True
         self._wake()
@@ -146,10 +151,11 @@ class Poller:
             self._thread.join()
 
     def _wake(self) -> None:
-        if not self._awake:
-            self._awake = True
-            with contextlib.suppress(OSError):  # it is over, or has wake-ups enough
-                os.write(self._wake_in, b"x")
+        with self._pipe_lock:
+            if not self._awake:
+                self._awake = True
+                with contextlib.suppress(BlockingIOError):  # it has wake-ups enough
+                    os.write(self._wake_in, b"x")
 
     def _hurry(self, batch: Batch) -> None:
         batch.hurried = True
@@ -166,9 +172,19 @@ class Poller:
         task = batch.task_of(call)
         _, reply = self.link.request({"op": "log", "batch": batch.id, "task": task, "stream": stream})
         try:
-            return reply.result(REPLY_TIMEOUT).body.decode("utf-8", "replace")
+            return self.reply_to(reply, REPLY_TIMEOUT).body.decode("utf-8", "replace")
         except AgentError:
             return batch.kept_log(call, stream) or ""
+
+    def reply_to(self, reply: "Future[Reply]", timeout: float | None = None) -> Reply:
+        """Wait for a reply. A callback, which runs in the poller's thread, does the poller's work meanwhile."""
+        if threading.current_thread() is self._thread:
+            end = time.monotonic() + (timeout or threading.TIMEOUT_MAX)
+            while not reply.done() and (left := end - time.monotonic()) > 0:
+                due = self._timeout()
+                self._turn(left if due is None else min(left, due))
+            timeout = 0
+        return reply.result(timeout)
 
     # ---- the poller's thread
 
@@ -192,9 +208,10 @@ class Poller:
             self.link.close(CLOSE_TIMEOUT)
             self._selector.close()
             _pollers.discard(self)
-            self._awake = True  # nobody writes to the pipe any more
-            os.close(self._wake_out)
-            os.close(self._wake_in)
+            with self._pipe_lock:
+                self._awake = True  # nobody writes to the pipe any more
+                os.close(self._wake_out)
+                os.close(self._wake_in)
 
     def _finished(self) -> bool:
         with self._lock:
@@ -221,8 +238,9 @@ class Poller:
                 os.read(self._wake_out, 4096)
                 self._awake = False  # not before: a wake-up in between would be read away with the others
             elif key.fd == self.link.readable():
-                for frame in self.link.receive():
-                    self._take(frame)
+                self._frames.extend(self.link.receive())
+        while self._frames:
+            self._take(self._frames.popleft())  # a callback may get here again, see `reply_to`
         self._hand_over_due()
         if self._cancels:
             self._send_cancels()

@@ -1,14 +1,16 @@
-# ruff: noqa: UP006, UP035 - any Python from 3.8 on may import this
+# ruff: noqa: UP006, UP035, UP045 - any Python from 3.8 on may import this
 """Functions that tests have called somewhere else. Light: every job imports it, whatever runs there."""
 
 import ctypes
+import dataclasses
 import itertools
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from typing import Any, Dict, List, NoReturn, Tuple
+from typing import Any, Dict, Iterator, List, NoReturn, Optional, Tuple, Type
 
 PATIENCE = 60.0  # seconds after which a call gives up waiting for its test
 
@@ -171,3 +173,85 @@ def initialized() -> List[Any]:
 
 def fail_to_initialize(text: str) -> None:
     raise OSError(text)
+
+
+# ---- things that do not travel well
+
+
+class Awkward:
+    """Does what it is told when it is pickled or unpickled."""
+
+    def __init__(self, *, pickled: Optional[BaseException] = None, unpickled: Optional[BaseException] = None) -> None:
+        self.pickled = pickled
+        self.unpickled = unpickled
+
+    def __reduce__(self) -> Any:
+        if self.pickled is not None:
+            raise self.pickled
+        return raise_or_return, (self.unpickled,)
+
+
+def raise_or_return(error: Optional[BaseException]) -> str:
+    if error is not None:
+        raise error
+    return "unpickled"
+
+
+def awkward(**how: Optional[BaseException]) -> Awkward:
+    return Awkward(**how)
+
+
+class NeedsTwo(Exception):
+    """Cannot be unpickled: what is pickled of it is one argument."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} and {second}")
+
+
+def raise_needing_two() -> NoReturn:
+    raise NeedsTwo("one", "two")
+
+
+def raise_with_a_lock() -> NoReturn:
+    error = ValueError("it holds a lock")
+    error.lock = threading.Lock()  # type: ignore[attr-defined]
+    raise error
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    """Takes no attributes, not even a cause."""
+
+    code: int
+
+
+def raise_frozen(code: int) -> NoReturn:
+    raise Frozen(code)
+
+
+class Mute(Exception):
+    """Has no text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+class UnpicklableError(Exception):
+    """Raises something that is no Exception when it is pickled."""
+
+    def __reduce__(self) -> Any:
+        raise Stop
+
+
+def raise_new(kind: Type[BaseException], *arguments: Any) -> NoReturn:
+    raise kind(*arguments)
+
+
+def lock() -> Any:
+    return threading.Lock()
+
+
+def numbers() -> Iterator[int]:
+    yield from range(3)

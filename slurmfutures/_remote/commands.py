@@ -62,10 +62,11 @@ def array_option(size: int, throttle: Optional[int]) -> str:
 
 
 def _pattern(path: str, size: int) -> str:
-    """Return `path` as sbatch's file name pattern in which "%a" is the only thing that is replaced."""
+    """Return `path` as sbatch's file name pattern, in which "%a" in the file's own name is all that is replaced."""
+    folder, slash, name = path.rpartition("/")
     # A plain job has no index; Slurm would write 4294967294 for it.
     index = "%a" if size > 1 else "0"
-    return index.join(part.replace("%", "%%") for part in path.split("%a"))
+    return folder.replace("%", "%%") + slash + index.join(part.replace("%", "%%") for part in name.split("%a"))
 
 
 def queue_argv() -> List[str]:

@@ -125,11 +125,11 @@ def pack_error(error: BaseException) -> bytes:
 
     try:
         text = "".join(traceback.format_exception(type(error), error, _own_frames_off(error)))
-    except Exception as second:  # an exception whose __str__ raises
-        text = "%s (its text could not be made: %r)" % (type(error).__name__, second)
+    except BaseException as second:  # an exception whose __str__ raises
+        text = "%s (its text could not be made: %s)" % (type(error).__name__, type(second).__name__)
     try:
         said = str(error)
-    except Exception:
+    except BaseException:
         said = ""
     words = {
         "type": type(error).__name__,
@@ -144,7 +144,7 @@ def pack_error(error: BaseException) -> bytes:
     head = json.dumps(words).encode("utf-8", "replace")
     try:
         body = pickle_value(error)
-    except Exception:
+    except BaseException:  # its own __reduce__ may raise anything
         body = b""
     return _LENGTHS.pack(len(head), len(body)) + head + body
 

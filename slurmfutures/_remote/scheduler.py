@@ -27,7 +27,7 @@ class Request(NamedTuple):
     name: str  # carries the batch's token
     comment: str  # carries the batch's token
     chdir: str
-    stdout: str  # absolute path; "%a" stands for the array index
+    stdout: str  # absolute path; "%a" in the file's name stands for the array index
     stderr: str
 
 

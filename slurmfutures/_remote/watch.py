@@ -18,6 +18,7 @@ WHY_FIRST = 0.3  # seconds after a death was suspected
 WHY_GROWTH = 2.0
 WHY_CEILING = 30.0  # seconds
 SETTLED_AFTER = 2.0  # seconds after a submission before a job's absence from the queue means anything
+LAG = 10.0  # seconds for which the scheduler may still show a task as it was before it ended
 
 # Reasons for which a job may wait for ever; the others pass by themselves. From squeue(1), JOB REASON CODES.
 STUCK_REASONS = frozenset(
@@ -75,7 +76,7 @@ class Watch:
         self._listings = 0
         self._seen: Set[str] = set()
         self._states: Dict[int, JobState] = {}
-        self._ends: Dict[int, Tuple[End, int]] = {}  # with the number of listings when it was seen
+        self._ends: Dict[int, Tuple[End, int, float]] = {}  # with the number of listings when it was seen, and when
         self._gone: Dict[int, float] = {}  # since when the queue has not had it
         self._unsure: Set[int] = set()  # ended, but the records alone do not say for good
 
@@ -109,7 +110,7 @@ class Watch:
         """The exit trap of a task says that a run of it is over."""
         self._seen.add(name.text)
         if name.task in self.open:
-            self._ends[name.task] = end, self._listings
+            self._ends[name.task] = end, self._listings, self._looked
 
     def resolve(self, task: int) -> None:
         """A task is done with, one way or the other."""
@@ -137,15 +138,25 @@ class Watch:
         for row in rows:
             covered = self._covered(row)
             if row.state in TERMINAL:
+                for task in covered:
+                    self.enter(task, row.state)
                 continue
             missing -= covered
             for task in covered:
                 self._gone.pop(task, None)
+                self._unsure.discard(task)
+                self._forget_end(task, row.state, asked)
                 if row.state is not None and self.enter(task, row.state):
                     changes.append((task, row.state))
         for task in missing:
             self._gone.setdefault(task, now)
         return changes
+
+    def _forget_end(self, task: int, state: Optional[JobState], asked: float) -> None:
+        """Forget an end that was that of an earlier run: the queue shows that there is another one."""
+        _, _, seen = self._ends.get(task, (None, 0, asked))
+        if asked > (seen if state == JobState.PENDING else seen + LAG) and state in (JobState.PENDING, JobState.RUNNING):
+            del self._ends[task]
 
     def _covered(self, row: Row) -> Set[int]:
         if row.tasks is None:
@@ -177,15 +188,13 @@ class Watch:
         verdicts = []
         for task in sorted(self.suspects()):
             ending = endings.get((self.job_id, task if self.array else None))
-            end, listings = self._ends.get(task, (None, 0))
+            end, listings, seen = self._ends.get(task, (None, 0, now))
             waited = now - self._gone.get(task, now)
             if ending is not None and ending.state not in TERMINAL and waited >= RUNAWAY_AFTER:
                 ending = None  # the queue has long forgotten it: the record was never closed
             if ending is not None and ending.state not in TERMINAL:
-                if ending.state in (JobState.PENDING, JobState.REQUEUED, JobState.CONFIGURING):
-                    self._ends.pop(task, None)  # requeued: the end was that of an earlier run
-                    self._gone.pop(task, None)
-                    self._unsure.discard(task)
+                if now >= seen + LAG:
+                    self._unsure.add(task)  # either that record is behind, or it was requeued: the queue knows
                 continue
             if ending is not None and ending.state in MAY_COME_BACK and task not in self._gone:
                 self._unsure.add(task)
@@ -199,5 +208,15 @@ class Watch:
             else:
                 sure = waited >= self._grace and self._looked >= self._gone.get(task, now) + self._grace
             if sure:
-                verdicts.append(Verdict(task, ending, end))
+                verdicts.append(Verdict(task, ending or self._never_started(task, endings), end))
         return verdicts
+
+    def _never_started(self, task: int, endings: Mapping[Tuple[str, Optional[int]], Ending]) -> Optional[Ending]:
+        """Return the ending of an array task that was cancelled while it waited, of which Slurm keeps no record.
+
+        That is: it is in no record, the other tasks are, and nothing was ever seen of a start or of another end.
+        """
+        others = self.array and any(job_id == self.job_id for job_id, _ in endings)
+        if not others or self._states.get(task, JobState.PENDING) != JobState.PENDING:
+            return None
+        return Ending(JobState.CANCELLED, None, None, "", "", False, "", "", "")

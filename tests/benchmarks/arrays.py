@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from .bench import Bench, by_value, take_turns
+from .bench import Bench, take_turns
+from .calls import by_value
 from .rows import Row
 from .slurm import BareArray, Requests, drain
 

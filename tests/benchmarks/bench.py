@@ -1,4 +1,4 @@
-"""What all measurements share: where and how long they run, taking turns, functions to call."""
+"""What all measurements share: where and how long they run, taking turns."""
 
 import sys
 import time
@@ -44,17 +44,3 @@ def take_turns(
             between()
             samples[which].append(actions[which]())
     return samples
-
-
-def no_op(value: object = None) -> None:
-    """Called by name: whoever runs it imports this module."""
-
-
-def by_value() -> Callable[[object], None]:
-    """Return a no-op that travels as bytecode, as what users define in their script does."""
-
-    def no_op(value: object = None) -> None:
-        pass
-
-    no_op.__module__ = "__main__"
-    return no_op

@@ -4,7 +4,8 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 
-from .bench import Bench, no_op, take_turns, timed
+from .bench import Bench, take_turns, timed
+from .calls import no_op
 from .rows import Row
 
 CALLS = 10_000

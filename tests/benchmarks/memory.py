@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .bench import Bench, no_op
+from .bench import Bench
+from .calls import no_op
 from .rows import Row
 from .slurm import drain
 

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Iterator
 
-from .bench import Bench, by_value, no_op, take_turns, timed
+from .bench import Bench, take_turns, timed
+from .calls import by_value, no_op
 from .rows import Row
 from .slurm import BareJob, drain
 

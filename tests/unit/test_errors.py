@@ -1,6 +1,8 @@
 import concurrent.futures
 import copy
 import pickle
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -31,7 +33,7 @@ from slurmfutures._errors import (
 )
 from slurmfutures._remote.states import TERMINAL, JobState
 
-DIED = {
+DIED: dict[str, Any] = {
     "job_id": "12_3",
     "state": JobState.FAILED,
     "exit_code": 3,
@@ -62,17 +64,17 @@ EXAMPLES = [
 ]
 
 
-def kinds(base=SlurmFuturesError):
+def kinds(base: type[SlurmFuturesError] = SlurmFuturesError) -> Iterator[type[SlurmFuturesError]]:
     yield base
     for kind in base.__subclasses__():
         yield from kinds(kind)
 
 
-def test_every_class_has_an_example_here():
+def test_every_class_has_an_example_here() -> None:
     assert {type(error) for error in EXAMPLES} == set(kinds())
 
 
-def test_the_tree_in_the_docstring_is_the_tree():
+def test_the_tree_in_the_docstring_is_the_tree() -> None:
     drawn = {
         line.split()[0].strip()
         for line in _errors.__doc__.replace("├─", "").replace("└─", "").replace("│", "").splitlines()
@@ -83,9 +85,11 @@ def test_the_tree_in_the_docstring_is_the_tree():
 
 @pytest.mark.parametrize("error", EXAMPLES, ids=repr)
 @pytest.mark.parametrize("through", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy, copy.deepcopy])
-def test_errors_survive_pickling_and_copying_whole(error, through):
+def test_errors_survive_pickling_and_copying_whole(
+    error: SlurmFuturesError, through: Callable[[SlurmFuturesError], SlurmFuturesError]
+) -> None:
     error = copy.copy(error)
-    error.__notes__ = ["a note"]
+    vars(error)["__notes__"] = ["a note"]  # as `add_note` does from Python 3.11 on
     again = through(error)
     assert type(again) is type(error)
     assert str(again) == str(error)
@@ -95,13 +99,13 @@ def test_errors_survive_pickling_and_copying_whole(error, through):
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_any_pickle_protocol_will_do(protocol):
+def test_any_pickle_protocol_will_do(protocol: int) -> None:
     for error in EXAMPLES:
         assert str(pickle.loads(pickle.dumps(error, protocol))) == str(error)
 
 
 @pytest.mark.parametrize("error", EXAMPLES, ids=repr)
-def test_messages_begin_with_one_line_that_tells_it(error):
+def test_messages_begin_with_one_line_that_tells_it(error: SlurmFuturesError) -> None:
     first = str(error).splitlines()[0]
     assert len(first) > 20
     assert "None" not in first
@@ -119,16 +123,16 @@ def test_messages_begin_with_one_line_that_tells_it(error):
         (JobFailed, JobError),
     ],
 )
-def test_errors_are_also_what_python_calls_them(kind, base):
+def test_errors_are_also_what_python_calls_them(kind: type[BaseException], base: type[BaseException]) -> None:
     assert issubclass(kind, base)
 
 
-def test_a_job_that_was_cancelled_by_others_is_no_cancelled_future():
+def test_a_job_that_was_cancelled_by_others_is_no_cancelled_future() -> None:
     assert not issubclass(JobCancelled, concurrent.futures.CancelledError)
     assert issubclass(JobCancelled, Exception)
 
 
-def test_transient_says_whether_another_try_may_help():
+def test_transient_says_whether_another_try_may_help() -> None:
     transient = {kind for kind in kinds() if kind.transient}
     assert transient == {ConnectionLost, AgentError, CheckpointLocked, ResultLost, JobPreempted, NodeFailed}
 
@@ -204,24 +208,24 @@ def test_transient_says_whether_another_try_may_help():
         ),
     ],
 )
-def test_a_message_says_what_where_why_and_what_to_do(error, message):
+def test_a_message_says_what_where_why_and_what_to_do(error: SlurmFuturesError, message: str) -> None:
     assert str(error) == message
 
 
-def test_only_the_end_of_a_long_stderr_is_told():
+def test_only_the_end_of_a_long_stderr_is_told() -> None:
     lines = [f"line {number}" for number in range(1000)]
     told = str(JobFailed("1", JobState.FAILED, 1, stderr_tail="\n".join(lines) + "\n\n")).splitlines()
     assert told[1:] == lines[-20:]
 
 
-def test_a_changed_host_key_is_told_apart_from_an_unknown_one():
+def test_a_changed_host_key_is_told_apart_from_an_unknown_one() -> None:
     unknown, changed = (str(error) for error in EXAMPLES if isinstance(error, HostKeyError))
     assert "is not in ~/.ssh/known_hosts" in unknown
     assert "has changed" in changed
     assert "ssh-keygen -R login.example" in changed
 
 
-def test_the_job_id_may_be_learnt_later():
+def test_the_job_id_may_be_learnt_later() -> None:
     error = RemoteImportError("No module named 'a'", node="n1", module="a")
     assert "job" not in str(error)
     error.job_id = "12"
@@ -229,7 +233,7 @@ def test_the_job_id_may_be_learnt_later():
     assert error.name == "a"
 
 
-def test_the_remote_traceback_shows_as_the_cause_s_text():
+def test_the_remote_traceback_shows_as_the_cause_s_text() -> None:
     cause = RemoteTraceback("Traceback (most recent call last):\nValueError: no\n")
     assert str(cause) == '\n"""\nTraceback (most recent call last):\nValueError: no\n"""'
     assert str(pickle.loads(pickle.dumps(cause))) == str(cause)
@@ -269,7 +273,7 @@ RECORD = {
         ("CANCELLED", JobCancelled),
     ],
 )
-def test_the_state_makes_the_class(state, kind):
+def test_the_state_makes_the_class(state: str | None, kind: type[JobError]) -> None:
     error = job_error({**RECORD, "state": state})
     assert type(error) is kind
     assert error.job_id == "12_3"
@@ -279,7 +283,7 @@ def test_the_state_makes_the_class(state, kind):
     assert error.where == "/scratch/sf/batches/ab"
 
 
-def test_every_terminal_state_has_a_class_of_its_own_but_for_the_plain_ones():
+def test_every_terminal_state_has_a_class_of_its_own_but_for_the_plain_ones() -> None:
     plain = {state for state in TERMINAL if type(job_error({"state": state})) is JobFailed}
     assert plain == {JobState.FAILED, JobState.COMPLETED}
 
@@ -294,12 +298,12 @@ def test_every_terminal_state_has_a_class_of_its_own_but_for_the_plain_ones():
     ],
 )
 @pytest.mark.parametrize("state", ["FAILED", "CANCELLED", None])
-def test_running_out_of_memory_is_seen_however_a_site_ends_it(state, stderr):
+def test_running_out_of_memory_is_seen_however_a_site_ends_it(state: str | None, stderr: str) -> None:
     assert type(job_error({**RECORD, "state": state, "stderr": stderr})) is JobOutOfMemory
 
 
 @pytest.mark.parametrize("state", ["TIMEOUT", "PREEMPTED", "NODE_FAIL"])
-def test_a_clearer_state_beats_the_words_on_stderr(state):
+def test_a_clearer_state_beats_the_words_on_stderr(state: str) -> None:
     error = job_error({**RECORD, "state": state, "stderr": "slurmstepd: error: Detected 1 oom_kill event\n"})
     assert not isinstance(error, JobOutOfMemory)
 
@@ -317,27 +321,27 @@ def test_a_clearer_state_beats_the_words_on_stderr(state):
         (127, "x: line 3: module: command not found\nx: line 44: exec: python9: not found\n", "python9"),
     ],
 )
-def test_a_missing_interpreter_is_named_with_the_keyword_that_changes_it(code, stderr, program):
+def test_a_missing_interpreter_is_named_with_the_keyword_that_changes_it(code: int, stderr: str, program: str) -> None:
     error = job_error({**RECORD, "exit_code": code, "stderr": stderr})
     assert type(error) is JobFailed
     assert program in str(error).splitlines()[0]
     assert "python=" in str(error).splitlines()[0]
 
 
-def test_exit_code_127_alone_is_only_an_exit_code():
+def test_exit_code_127_alone_is_only_an_exit_code() -> None:
     assert "python=" not in str(job_error({**RECORD, "exit_code": 127, "stderr": "not found: x\n"}))
 
 
-def test_who_cancelled_a_job_is_told():
+def test_who_cancelled_a_job_is_told() -> None:
     error = job_error({**RECORD, "state": "CANCELLED", "cancelled_by": "alice", "exit_code": 0})
     assert str(error).startswith("job 12_3 was cancelled by alice on node n1")
 
 
-def test_a_dead_worker_on_the_login_node_is_a_job_error_without_a_job():
+def test_a_dead_worker_on_the_login_node_is_a_job_error_without_a_job() -> None:
     error = job_error({"job_id": None, "state": "FAILED", "signal": 11, "node": "the login node", "stderr": ""})
     assert str(error) == "the call was killed by SIGSEGV on the login node"
     assert error.state is JobState.FAILED
 
 
-def test_an_empty_record_is_an_error_too():
+def test_an_empty_record_is_an_error_too() -> None:
     assert str(job_error({})) == "the call ended, and Slurm has no record of how"

@@ -1,13 +1,14 @@
 from collections import OrderedDict
 from datetime import timedelta
 from fractions import Fraction
+from typing import Any
 
 import pytest
 
 from slurmfutures._options import _ALL, _OURS, render_options, split_labels
 
 
-def test_options_become_words_sorted_by_name():
+def test_options_become_words_sorted_by_name() -> None:
     options = {"time": "01:00:00", "partition": "cpu", "cpus_per_task": 2, "mem": "4G"}
     words = ("--cpus-per-task=2", "--mem=4G", "--partition=cpu", "--time=01:00:00")
     assert render_options(options) == words
@@ -42,7 +43,7 @@ def test_options_become_words_sorted_by_name():
         ({"export": "NONE"}, ("--export=NONE",)),
     ],
 )
-def test_values_are_rendered_as_sbatch_reads_them(options, words):
+def test_values_are_rendered_as_sbatch_reads_them(options: dict[str, Any], words: tuple[str, ...]) -> None:
     assert render_options(options) == words
 
 
@@ -57,12 +58,12 @@ def test_values_are_rendered_as_sbatch_reads_them(options, words):
         (timedelta(hours=25), "1-01:00:00"),
     ],
 )
-def test_a_timedelta_is_never_cut_short(span, text):
+def test_a_timedelta_is_never_cut_short(span: timedelta, text: str) -> None:
     assert render_options({"time": span}) == (f"--time={text}",)
 
 
 @pytest.mark.parametrize("name", sorted(_ALL))
-def test_every_option_of_sbatch_can_be_named(name):
+def test_every_option_of_sbatch_can_be_named(name: str) -> None:
     value = {"nodes": 1, "time": 5, "time_min": 5}.get(name, "1")
     try:
         words = render_options({name: value})
@@ -84,7 +85,7 @@ def test_every_option_of_sbatch_can_be_named(name):
         ("--mem", "unknown sbatch option '--mem'; did you mean 'mem'?"),
     ],
 )
-def test_an_unknown_name_is_an_error_with_a_suggestion(name, message):
+def test_an_unknown_name_is_an_error_with_a_suggestion(name: str, message: str) -> None:
     with pytest.raises(TypeError) as raised:
         render_options({name: 1}, known=("max_workers", "work_dir"))
     assert str(raised.value) == message
@@ -92,7 +93,7 @@ def test_an_unknown_name_is_an_error_with_a_suggestion(name, message):
 
 @pytest.mark.parametrize("name", sorted(_OURS))
 @pytest.mark.parametrize("value", [True, "x", None])
-def test_the_executor_s_own_options_are_refused_with_what_to_do_instead(name, value):
+def test_the_executor_s_own_options_are_refused_with_what_to_do_instead(name: str, value: object) -> None:
     with pytest.raises(TypeError, match=f"sbatch option '{name}' cannot be set: .{{10}}"):
         render_options({name: value})
 
@@ -131,7 +132,7 @@ def test_the_executor_s_own_options_are_refused_with_what_to_do_instead(name, va
         ("exclude", ["n1", "n\n2"]),
     ],
 )
-def test_a_bad_value_is_an_error_that_names_option_and_value(name, value):
+def test_a_bad_value_is_an_error_that_names_option_and_value(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"sbatch option '{name}'") as raised:
         render_options({name: value})
     message = str(raised.value)
@@ -142,7 +143,7 @@ def test_a_bad_value_is_an_error_that_names_option_and_value(name, value):
 
 
 @pytest.mark.parametrize("value", [object(), {"a": 1}, b"4G", {1, 2}, [["n1"], {}], timedelta(1)])
-def test_what_is_neither_text_nor_number_is_a_type_error(value):
+def test_what_is_neither_text_nor_number_is_a_type_error(value: object) -> None:
     with pytest.raises(TypeError, match="neither text nor a number"):
         render_options({"account": value})
 
@@ -170,16 +171,16 @@ def test_what_is_neither_text_nor_number_is_a_type_error(value):
         ("nodes", 2),
     ],
 )
-def test_what_sbatch_accepts_is_accepted(name, value):
+def test_what_sbatch_accepts_is_accepted(name: str, value: object) -> None:
     assert render_options({name: value}) == (f"--{name.replace('_', '-')}={value}",)
 
 
-def test_one_option_in_two_spellings_is_an_error():
+def test_one_option_in_two_spellings_is_an_error() -> None:
     with pytest.raises(TypeError, match="'mem_per_cpu' was given twice"):
         render_options({"mem_per_cpu": 1, "mem-per-cpu": 2})
 
 
-def test_options_of_a_site_s_plugins_are_passed_on_as_they_are():
+def test_options_of_a_site_s_plugins_are_passed_on_as_they_are() -> None:
     words = ["--container-image=/x y.sqsh", "--no-container-mount-home"]
     assert render_options({"sbatch_args": words, "mem": 1}) == ("--mem=1", *words)
     assert render_options({"sbatch_args": []}) == ()
@@ -199,12 +200,12 @@ def test_options_of_a_site_s_plugins_are_passed_on_as_they_are():
         (["--job-name=x"], TypeError),
     ],
 )
-def test_passed_on_words_cannot_undo_what_the_executor_needs(words, error):
+def test_passed_on_words_cannot_undo_what_the_executor_needs(words: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="sbatch_args"):
         render_options({"sbatch_args": words})
 
 
-def test_name_and_comment_are_taken_out_for_the_executor_s_marks():
+def test_name_and_comment_are_taken_out_for_the_executor_s_marks() -> None:
     options = {"job-name": "sim", "comment": "for the paper", "mem": "4G"}
     assert split_labels(options) == ("sim", "for the paper", {"mem": "4G"})
     assert split_labels({"mem": 1}) == (None, "", {"mem": 1})
@@ -212,6 +213,6 @@ def test_name_and_comment_are_taken_out_for_the_executor_s_marks():
     assert options == {"job-name": "sim", "comment": "for the paper", "mem": "4G"}
 
 
-def test_a_name_of_two_lines_is_an_error():
+def test_a_name_of_two_lines_is_an_error() -> None:
     with pytest.raises(ValueError, match="'job_name' cannot be"):
         split_labels({"job_name": "a\nb"})

@@ -103,7 +103,7 @@ def test_an_exception_that_cannot_be_pickled_is_told_in_words() -> None:
 
 
 def test_a_result_that_cannot_be_pickled_is_told_apart_from_what_was_raised() -> None:
-    status, data = payload.perform(lambda: (one for one in []), pickle.dumps(((), {})))
+    status, data = payload.perform(lambda: (one for one in "ab"), pickle.dumps(((), {})))
     assert status == payload.UNPICKLABLE
     assert "generator" in payload.unpack_error(data)[0]["said"]
 

@@ -35,17 +35,17 @@ COMPACT = {
 
 
 @pytest.mark.parametrize("state", JobState)
-def test_long_names_are_read(state):
+def test_long_names_are_read(state: JobState) -> None:
     assert parse_state(state.value) is state
 
 
 @pytest.mark.parametrize(("code", "name"), COMPACT.items())
-def test_compact_names_are_read(code, name):
+def test_compact_names_are_read(code: str, name: str) -> None:
     assert parse_state(code) is JobState(name)
 
 
 @pytest.mark.parametrize("state", [state for state in JobState if len(state.value) > 10])
-def test_words_cut_at_sacct_s_column_width_are_read(state):
+def test_words_cut_at_sacct_s_column_width_are_read(state: JobState) -> None:
     assert parse_state(state.value[:9] + "+") is state
 
 
@@ -61,12 +61,12 @@ def test_words_cut_at_sacct_s_column_width_are_read(state):
         ("pd", JobState.PENDING),
     ],
 )
-def test_what_slurm_prints_around_a_state_does_not_matter(text, state):
+def test_what_slurm_prints_around_a_state_does_not_matter(text: str, state: JobState) -> None:
     assert parse_state(text) is state
 
 
 @pytest.mark.parametrize("text", ["", " ", "?", "NEW_IN_2030", "XX", "S+", "RE+", "+", "NONE", "PENDING,HELD"])
-def test_unknown_and_ambiguous_words_are_no_state(text):
+def test_unknown_and_ambiguous_words_are_no_state(text: str) -> None:
     assert parse_state(text) is None
 
 
@@ -84,16 +84,16 @@ def test_unknown_and_ambiguous_words_are_no_state(text):
         "PENDING",
     ],
 )
-def test_a_job_that_is_not_quite_over_is_not_terminal(name):
+def test_a_job_that_is_not_quite_over_is_not_terminal(name: str) -> None:
     assert JobState(name) not in TERMINAL
 
 
-def test_base_states_but_three_are_terminal():
+def test_base_states_but_three_are_terminal() -> None:
     base = list(JobState)[:12]
     assert set(base) - {JobState.PENDING, JobState.RUNNING, JobState.SUSPENDED} == TERMINAL
 
 
-def test_a_state_is_its_name_wherever_text_is_wanted():
+def test_a_state_is_its_name_wherever_text_is_wanted() -> None:
     state = JobState.OUT_OF_MEMORY
     assert str(state) == "OUT_OF_MEMORY"
     assert f"{state:>15}" == "  OUT_OF_MEMORY"
@@ -101,6 +101,6 @@ def test_a_state_is_its_name_wherever_text_is_wanted():
     assert "OUT_OF_MEMORY" in TERMINAL
 
 
-def test_a_state_stays_itself_through_pickling_and_copying():
+def test_a_state_stays_itself_through_pickling_and_copying() -> None:
     assert pickle.loads(pickle.dumps(JobState.FAILED)) is JobState.FAILED
     assert copy.deepcopy(JobState.FAILED) is JobState.FAILED

@@ -3,6 +3,7 @@
 import pytest
 
 from slurmfutures._remote import spool, watch
+from slurmfutures._remote.commands import Records
 from slurmfutures._remote.scheduler import Ending, Row
 from slurmfutures._remote.states import JobState
 
@@ -56,7 +57,7 @@ def test_what_could_not_be_read_is_offered_again() -> None:
 def test_an_end_needs_a_record_and_one_more_listing() -> None:
     it = new_watch()
     see_end(it, 1, 1.0)
-    dead = {("7", 1): ending(JobState.FAILED)}
+    dead: Records = {("7", 1): ending(JobState.FAILED)}
     assert it.suspects() == {1}
     assert it.judge({}, 1.1) == []
     assert it.judge(dead, 1.2) == []
@@ -96,7 +97,7 @@ def test_an_end_that_may_be_followed_by_a_requeue_waits_for_the_queue(state: Job
 def test_absence_from_the_queue_counts_after_the_grace_and_a_listing() -> None:
     it = new_watch(1)
     it.queued([], asked=20.0, now=20.0)
-    gone = {("7", 0): ending(JobState.COMPLETED)}
+    gone: Records = {("7", 0): ending(JobState.COMPLETED)}
     it.listed([], 25.0)
     assert it.judge(gone, 25.0) == []
     assert it.judge(gone, 31.0) == []  # no listing since the grace was over

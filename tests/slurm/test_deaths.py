@@ -1,0 +1,284 @@
+"""A job that ends without its result says why. All of them end side by side: some take a minute or more."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from slurmfutures import (
+    JobCancelled,
+    JobFailed,
+    JobOutOfMemory,
+    JobPreempted,
+    JobTimeout,
+    NodeFailed,
+    RemoteImportError,
+    ResultLost,
+    SlurmExecutor,
+    SlurmFuture,
+)
+from slurmfutures._remote.states import JobState
+from tests import calls
+from tests.cluster import Cluster, cgroups
+from tests.fix_gate import Gate
+from tests.slurm import work
+from tests.slurm.conftest import OpenSlurm
+from tests.slurm.queue import Queue, died, submitted, together
+from tests.waiting import until
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
+
+LONG = 150.0  # seconds in which a job is at its time limit, or its node is missed
+
+# Each has a node of its own, because all jobs there end with them.
+PREEMPTED_NODE, DOWN_NODE, DEAD_NODE = "n2", "n3", "n4"
+
+
+class Deaths:
+    """Jobs on their way to various ends."""
+
+    def __init__(self, executor: SlurmExecutor, folder: Path, cluster: Cluster, queue: Queue) -> None:
+        self.runs = folder / "runs"
+        self.restarted = folder / "restarted"
+        here = executor.with_options(nodelist="n1")
+
+        self.timeout = here.with_options(time="00:01:00").submit(time.sleep, 600)
+        self.timeout_of_partition = here.with_options(partition="short").submit(time.sleep, 600)
+        self.timeout_of_chunk = here.with_options(time=1).map(_sleep_at_three, range(5), chunksize=5)
+
+        alive = Gate(folder / "alive")
+        there = executor.with_options(nodelist=DEAD_NODE, no_requeue=True)
+        self.node_failed = there.submit(calls.pass_gate, alive.folder)
+        there = executor.with_options(nodelist=DOWN_NODE)
+        self.node_came_back = there.submit(work.wait_for_the_second_run, str(self.restarted))
+        there = executor.with_options(nodelist=PREEMPTED_NODE, cpus_per_task=4)
+        self.preempted = there.with_options(partition="lowcancel").submit(calls.pass_gate, alive.folder)
+        self.preempted_and_requeued = there.with_options(partition="low").submit(
+            work.wait_for_the_second_run, str(self.runs)
+        )
+        self.killed = here.submit(work.kill_the_batch_script)
+        alive.wait(2)
+        until(lambda: _lines(self.runs) and _lines(self.restarted))
+
+        cluster.kill_node(DEAD_NODE)
+        queue.run("scontrol", "update", f"NodeName={DOWN_NODE}", "State=DOWN", "Reason=test")
+        queue.run("sbatch", "-phigh", f"-w{PREEMPTED_NODE}", "--exclusive", "-o/dev/null", "--wrap=true")
+
+
+def _sleep_at_three(number: int) -> int:
+    time.sleep(600 if number == 3 else 0)
+    return number
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.fixture(scope="module")
+def executor(open_for_all: OpenSlurm) -> SlurmExecutor:
+    return open_for_all()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def deaths(
+    executor: SlurmExecutor, cluster: Cluster, queue: Queue, tmp_path_factory: pytest.TempPathFactory
+) -> Deaths:
+    """Set all in motion that takes long, before the first test."""
+    return Deaths(executor, tmp_path_factory.mktemp("deaths"), cluster, queue)
+
+
+@pytest.fixture
+def run(executor: SlurmExecutor) -> Iterator[Callable[..., SlurmFuture[object]]]:
+    """Submit a call on the node on which nothing happens but by itself."""
+    yield executor.with_options(nodelist="n1").submit
+
+
+# ---- ends that the script's trap tells of
+
+
+def test_an_exit_code_and_last_words_are_told(run: Callable[..., SlurmFuture[object]]) -> None:
+    future = run(calls.leave_saying, 3, "the disk is\nfull of käse")
+    error = died(future, JobFailed)
+    assert (error.state, error.exit_code, error.signal, error.node) == (JobState.FAILED, 3, None, "n1")
+    assert error.stderr_tail.endswith("the disk is\nfull of käse\n")
+    assert "exit code 3 on node n1" in str(error)
+    assert str(error).endswith("full of käse")
+    folder = Path(error.where)
+    assert folder.is_dir()
+    assert str(folder) in str(error)
+    assert future.stderr() == error.stderr_tail
+
+
+def test_a_segmentation_fault_is_told(run: Callable[..., SlurmFuture[object]]) -> None:
+    error = died(run(calls.crash), JobFailed)
+    assert (error.state, error.signal, error.node) == (JobState.FAILED, signal.SIGSEGV, "n1")
+    assert "was killed by SIGSEGV" in str(error)
+
+
+def test_a_killed_interpreter_is_told(run: Callable[..., SlurmFuture[object]]) -> None:
+    error = died(run(calls.kill_self, int(signal.SIGKILL)), JobFailed)
+    assert (error.state, error.signal, error.node) == (JobState.FAILED, signal.SIGKILL, "n1")
+    assert "SIGKILL" in str(error)
+
+
+def test_leaving_with_exit_code_0_is_a_lost_result(run: Callable[..., SlurmFuture[object]]) -> None:
+    future = run(calls.leave, 0)
+    error = future.exception(60)
+    assert type(error) is ResultLost
+    assert f"job {future.job_id} on node n1" in str(error)
+    assert "os._exit(0)" in str(error)
+
+
+def test_only_the_call_that_left_is_lost_of_an_array(executor: SlurmExecutor) -> None:
+    here = executor.with_options(nodelist="n1")
+    futures = together(here, _leave_at_one, [(number,) for number in range(3)])
+    error = died(futures[1], JobFailed)
+    assert error.exit_code == 7
+    assert str(error.job_id).endswith("_1")
+    assert [futures[0].result(60), futures[2].result(60)] == [0, 2]
+
+
+def _leave_at_one(number: int) -> int:
+    if number == 1:
+        calls.leave(7)
+    return number
+
+
+def test_a_missing_interpreter_is_named(open_slurm: OpenSlurm) -> None:
+    setup = 'interpreter=$(command -v python3)\n[ -z "$SLURM_JOB_ID" ] || interpreter=/no/such/python'
+    executor = open_slurm(python='"$interpreter"', setup=setup, nodelist="n1")
+    error = died(executor.submit(len, ()), JobFailed)
+    assert (error.state, error.exit_code, error.node) == (JobState.FAILED, 127, "n1")
+    assert "the interpreter /no/such/python was not found there" in str(error)
+
+
+def test_a_module_that_is_missing_on_the_node_is_named(
+    executor: SlurmExecutor, queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "only_on_the_login_node.py"
+    source.write_text("def function(): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import only_on_the_login_node  # type: ignore[import-not-found]
+
+    future = executor.with_options(nodelist="n1", hold=True).submit(only_on_the_login_node.function)
+    job_id = submitted(future)
+    source.unlink()
+    queue.run("scontrol", "release", job_id)
+    error = future.exception(60)
+    assert type(error) is RemoteImportError
+    assert error.name == "only_on_the_login_node"
+    assert error.job_id == job_id
+    assert "install only_on_the_login_node there" in str(error)
+
+
+@pytest.mark.skipif(cgroups.mount_point() is None, reason="no memory cgroups to end a job by")
+def test_too_much_memory_is_told(executor: SlurmExecutor) -> None:
+    error = died(executor.with_options(nodelist="n1", mem="100M").submit(work.use_memory, 300), JobOutOfMemory)
+    assert (error.state, error.node) == (JobState.OUT_OF_MEMORY, "n1")
+    assert error.signal in (signal.SIGKILL, None)
+    assert "ask for more mem=" in str(error)
+    assert isinstance(error, MemoryError)
+
+
+# ---- ended by others
+
+
+def test_a_running_job_that_somebody_cancels_is_no_cancelled_future(
+    run: Callable[..., SlurmFuture[object]], queue: Queue, gate: Gate
+) -> None:
+    future = run(calls.pass_gate, gate.folder)
+    gate.wait()
+    queue.run("scancel", submitted(future))
+    error = died(future, JobCancelled)
+    assert not future.cancelled()
+    assert (error.state, error.cancelled_by, error.started, error.node) == (JobState.CANCELLED, "root", True, "n1")
+    assert "was cancelled by root" in str(error)
+
+
+def test_of_an_array_only_the_task_that_somebody_cancels_fails(
+    executor: SlurmExecutor, queue: Queue, gate: Gate
+) -> None:
+    futures = together(
+        executor.with_options(nodelist="n1"), calls.pass_gate, [(gate.folder, number) for number in range(3)]
+    )
+    gate.wait(3)
+    array = submitted(futures[0]).partition("_")[0]
+    queue.run("scancel", f"{array}_1")
+    error = died(futures[1], JobCancelled)
+    assert error.job_id == f"{array}_1"
+    gate.open()
+    assert [futures[0].result(60), futures[2].result(60)] == [0, 2]
+
+
+@pytest.mark.slow
+def test_a_waiting_job_that_somebody_cancels_says_that_it_never_started(executor: SlurmExecutor, queue: Queue) -> None:
+    held = executor.with_options(hold=True)
+    single = held.submit(calls.square, 1)
+    array = together(held, calls.square, [(number,) for number in range(2, 5)])
+    name = submitted(array[0]).partition("_")[0]
+    queue.run("scancel", submitted(single), f"{name}_1")
+    queue.run("scontrol", "release", f"{name}")
+    assert [array[0].result(60), array[2].result(60)] == [4, 16]
+    for future in (single, array[1]):
+        error = died(future, JobCancelled)
+        assert (error.state, error.started, error.node, error.stderr_tail) == (JobState.CANCELLED, False, "", "")
+        assert "was cancelled by root before it started" in str(error)
+
+
+# ---- what was set in motion at first
+
+
+@pytest.mark.slow
+def test_a_job_that_is_killed_with_its_script_is_told(deaths: Deaths) -> None:
+    error = died(deaths.killed, JobFailed, LONG)
+    assert (error.state, error.signal, error.node) == (JobState.FAILED, signal.SIGKILL, "n1")
+
+
+@pytest.mark.slow
+def test_a_job_that_is_put_back_after_preemption_gives_its_result(deaths: Deaths) -> None:
+    job_id = submitted(deaths.preempted_and_requeued)
+    assert deaths.preempted_and_requeued.result(LONG) == f"{job_id} 1"
+    assert _lines(deaths.runs) == [f"{job_id} 0", f"{job_id} 1"]
+
+
+@pytest.mark.slow
+def test_a_preempted_job_is_told(deaths: Deaths) -> None:
+    error = died(deaths.preempted, JobPreempted, LONG)
+    assert (error.state, error.node, error.transient) == (JobState.PREEMPTED, PREEMPTED_NODE, True)
+    assert "was preempted" in str(error)
+
+
+@pytest.mark.slow
+def test_a_job_that_is_put_back_after_its_node_failed_gives_its_result(deaths: Deaths) -> None:
+    job_id = submitted(deaths.node_came_back)
+    assert deaths.node_came_back.result(LONG) == f"{job_id} 1"
+    assert _lines(deaths.restarted) == [f"{job_id} 0", f"{job_id} 1"]
+
+
+@pytest.mark.slow
+def test_a_failed_node_is_told(deaths: Deaths, cluster: Cluster) -> None:
+    error = died(deaths.node_failed, NodeFailed, LONG)
+    assert (error.state, error.node, error.transient) == (JobState.NODE_FAIL, DEAD_NODE, True)
+    assert "node failed" in str(error)
+    cluster.start_node(DEAD_NODE)
+
+
+@pytest.mark.slow
+def test_a_time_limit_is_told(deaths: Deaths) -> None:
+    for future in (deaths.timeout, deaths.timeout_of_partition):
+        error = died(future, JobTimeout, LONG)
+        assert (error.state, error.node) == (JobState.TIMEOUT, "n1")
+        assert error.signal in (signal.SIGTERM, signal.SIGKILL)
+        assert isinstance(error, TimeoutError)
+        assert "was ended at its time limit on node n1" in str(error)
+        assert "DUE TO TIME LIMIT" in error.stderr_tail
+
+
+@pytest.mark.slow
+def test_the_calls_that_were_done_before_a_time_limit_have_their_results(deaths: Deaths) -> None:
+    chunk = deaths.timeout_of_chunk
+    assert [next(chunk), next(chunk), next(chunk)] == [0, 1, 2]
+    with pytest.raises(JobTimeout):
+        next(chunk)

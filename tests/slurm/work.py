@@ -1,0 +1,64 @@
+# ruff: noqa: UP006, UP035 - any Python from 3.8 on may import this
+"""What the jobs of these tests do, beside what `tests.calls` has. Light: every job imports it."""
+
+import os
+import signal
+import time
+from typing import Dict, NoReturn
+
+
+def write(path: str, line: str) -> None:
+    """Append a line; lines of several jobs do not mix."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        os.write(handle, line.encode() + b"\n")
+    finally:
+        os.close(handle)
+
+
+def job() -> str:
+    """Return the id of the job, or of the array, that this is called in, and how often it was requeued."""
+    name = os.environ.get("SLURM_ARRAY_JOB_ID", os.environ["SLURM_JOB_ID"])
+    return "{} {}".format(name, os.environ.get("SLURM_RESTART_COUNT", "0"))
+
+
+def write_job(path: str) -> str:
+    write(path, job())
+    return job()
+
+
+def wait_for_the_second_run(path: str) -> str:
+    """Write down each run of the job; the first has no end of its own."""
+    write_job(path)
+    while os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
+        time.sleep(60)
+    return job()
+
+
+def variables() -> Dict[str, str]:
+    return dict(os.environ)
+
+
+def use_memory(megabytes: int) -> NoReturn:
+    """Write to that much memory."""
+    kept = []
+    for _ in range(megabytes):
+        kept.append(bytearray(os.urandom(1024) * 1024))
+    raise AssertionError("there was enough")
+
+
+def kill_the_batch_script() -> NoReturn:
+    """End all that could tell how this ended."""
+    os.kill(os.getppid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("not reached")
+
+
+def end_only_by_force(folder: str) -> NoReturn:
+    """Take no notice of SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    from tests import calls
+
+    calls.mark(folder)
+    while True:
+        time.sleep(60)
