@@ -244,6 +244,9 @@ class Poller:
         self._hand_over_due()
         if self._cancels:
             self._send_cancels()
+        self._release_collected()
+
+    def _release_collected(self) -> None:
         while self._collected:
             batch_id, remove = self._collected.popleft()
             self.link.request({"op": "release", "batch": batch_id, "remove": remove, "logs": False})
@@ -463,6 +466,7 @@ class Poller:
         deadline = time.monotonic() + CLOSE_TIMEOUT
         while not all(reply.done() for _, reply in replies) and time.monotonic() < deadline:
             self._turn(1.0)
+        self._release_collected()
         for batch, reply in replies:
             if reply.done() and reply.exception() is None:
                 batch.keep_logs(reply.result().head.get("logs", {}))

@@ -2,7 +2,6 @@
 """Functions that tests have called somewhere else. Light: every job imports it, whatever runs there."""
 
 import ctypes
-import dataclasses
 import itertools
 import os
 import signal
@@ -74,6 +73,15 @@ def wait_for(path: str) -> None:
     while not os.path.exists(path):
         if time.monotonic() > end:
             raise TimeoutError(path)
+        time.sleep(0.002)
+
+
+def wait_for_files(folder: str, number: int) -> None:
+    """Return when there are so many files."""
+    end = time.monotonic() + PATIENCE
+    while len(os.listdir(folder)) < number:
+        if time.monotonic() > end:
+            raise TimeoutError(folder)
         time.sleep(0.002)
 
 
@@ -218,11 +226,11 @@ def raise_with_a_lock() -> NoReturn:
     raise error
 
 
-@dataclasses.dataclass(frozen=True)
 class Frozen(Exception):
     """Takes no attributes, not even a cause."""
 
-    code: int
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(name)
 
 
 def raise_frozen(code: int) -> NoReturn:

@@ -174,8 +174,7 @@ class Agent:
         self._hub.close()
         for process in list(self._running.values()):
             _kill_group(process)
-        if isinstance(self._scheduler, Local):
-            self._scheduler.close()
+        self._scheduler.close()
         shutil.rmtree(self._login, ignore_errors=True)
 
     def _register(self, connection: socket.socket, callback: Callable[[bool, bool], None], writing: bool) -> None:

@@ -25,6 +25,11 @@ BACKLOG = 8 << 20  # bytes on their way to the client above which no more result
 _TAIL = 4000  # bytes of a dead task's stderr that are told
 _LOG_LIMIT = 64 << 10  # bytes of a log that are kept for the client when a batch's files go
 _LOGS_LIMIT = 8 << 20  # bytes of all of them
+# What slurmstepd's own errors look like where a signal would stand, and what they mean where the state does not say it.
+_NO_SIGNALS = {
+    53: "its output files cannot be opened there: is work_dir on a file system that the compute nodes share?",
+    125: "",  # out of memory
+}
 
 
 class Lane:
@@ -590,6 +595,10 @@ class Batches:
         ending, end = verdict.ending, verdict.end
         code = ending.exit_code if ending is not None else None
         signal_ = ending.signal if ending is not None else None
+        reason = ending.reason if ending is not None else ""
+        if signal_ in _NO_SIGNALS:
+            reason = _NO_SIGNALS[signal_] or reason
+            signal_ = None
         if end is not None and not signal_:
             code = end.exit_code  # Slurm keeps seven bits of it
         if code is not None and 128 < code < 160 and not signal_:
@@ -602,7 +611,7 @@ class Batches:
             "exit_code": code,
             "signal": signal_ or None,
             "node": (ending.node if ending is not None else "") or (end.node if end is not None else ""),
-            "reason": ending.reason if ending is not None else "",
+            "reason": reason,
             "started": ending.started if ending is not None else True,
             "cancelled_by": ending.cancelled_by if ending is not None else "",
             "start": ending.start if ending is not None else "",

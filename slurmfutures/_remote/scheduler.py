@@ -107,5 +107,8 @@ class Scheduler(Protocol):
     def cancel(self, targets: Iterable[Tuple[str, Optional[Sequence[int]]]]) -> bool:
         """End jobs: (job id, array indices), or None for the whole job. False if the command failed."""
 
+    def close(self) -> None:
+        """End what lives with the agent. Any thread."""
+
     def throttle(self, job_id: str, tasks: int) -> bool:
         """Let `tasks` tasks of an array run at once. False if the command failed."""

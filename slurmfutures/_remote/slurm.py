@@ -5,13 +5,14 @@ share is the bucket, which has a lock, and two facts about the site, which go fr
 retries: "could not find out" is an answer, and the agent decides when to ask again.
 """
 
+import contextlib
 import os
 import re
 import signal
 import subprocess
 import threading
 import time
-from typing import Callable, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Callable, List, Mapping, NamedTuple, Optional, Sequence, Set
 
 from . import commands
 from .scheduler import Held, Limits, Outcome, Refused, Request, Row
@@ -80,6 +81,7 @@ class Slurm:
         self._query_environment = commands.query_environment(environ)
         self._sleep = sleep
         self._bucket = Bucket(20, 2.0, clock)
+        self._queries: Set[int] = set()  # process ids; added and taken out by the threads that ask, read by `close`
         self._accounting = True  # until Slurm says that there is none
         self._reason_known = True  # sacct has the field; until it says that it does not
 
@@ -190,21 +192,34 @@ class Slurm:
 
     def _ask(self, argv: Sequence[str], patience: Optional[float] = None) -> _Done:
         try:
-            return self._call(argv, self._query_environment, QUERY_SECONDS, patience)
+            return self._call(argv, self._query_environment, QUERY_SECONDS, patience, self._queries)
         except OSError as error:
             return _Done(None, "", str(error))
 
+    def close(self) -> None:
+        """Kill queries that hang. A submission is never cut off: it might have been accepted."""
+        for leader in list(self._queries):
+            _kill_session(leader)
+
     def _call(
-        self, argv: Sequence[str], environ: Mapping[str, str], seconds: float, patience: Optional[float] = None
+        self,
+        argv: Sequence[str],
+        environ: Mapping[str, str],
+        seconds: float,
+        patience: Optional[float] = None,
+        running: Optional[Set[int]] = None,
     ) -> _Done:
         wait = self._bucket.take(patience)
         if wait > 0:
             self._sleep(wait)
-        return _run(argv, environ, seconds)
+        return _run(argv, environ, seconds, running)
 
 
-def _run(argv: Sequence[str], environ: Mapping[str, str], seconds: float) -> _Done:
-    """Run a command to its end, or kill it and what it started after `seconds`; OSError if it cannot be started."""
+def _run(argv: Sequence[str], environ: Mapping[str, str], seconds: float, running: Optional[Set[int]] = None) -> _Done:
+    """Run a command to its end, or kill it and what it started after `seconds`; OSError if it cannot be started.
+
+    Its process id is in `running` meanwhile.
+    """
     # Encoded here, because the locale this process was started in need not be able to.
     process = subprocess.Popen(
         [word.encode("utf-8", "surrogateescape") for word in argv],
@@ -214,6 +229,8 @@ def _run(argv: Sequence[str], environ: Mapping[str, str], seconds: float) -> _Do
         env=dict(environ),
         start_new_session=True,
     )
+    if running is not None:
+        running.add(process.pid)
     with process:
         returncode: Optional[int]
         try:
@@ -221,10 +238,18 @@ def _run(argv: Sequence[str], environ: Mapping[str, str], seconds: float) -> _Do
             returncode = process.returncode
         except subprocess.TimeoutExpired:
             # A site's sbatch is often a shell script: ended alone, it leaves the real one with our pipes.
-            os.killpg(process.pid, signal.SIGKILL)
+            _kill_session(process.pid)
             try:
                 stdout, stderr = process.communicate(timeout=5.0)
             except subprocess.TimeoutExpired:
                 stdout = stderr = b""  # something has left the session and keeps the pipes
             returncode = None
+        finally:
+            if running is not None:
+                running.discard(process.pid)
     return _Done(returncode, stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace"))
+
+
+def _kill_session(leader: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)

@@ -153,10 +153,11 @@ class Watch:
         return changes
 
     def _forget_end(self, task: int, state: Optional[JobState], asked: float) -> None:
-        """Forget an end that was that of an earlier run: the queue shows that there is another one."""
-        _, _, seen = self._ends.get(task, (None, 0, asked))
-        if asked > (seen if state == JobState.PENDING else seen + LAG) and state in (JobState.PENDING, JobState.RUNNING):
-            del self._ends[task]
+        """Forget an end where the queue shows that there is another run: it was that of an earlier one."""
+        if task in self._ends:
+            _, _, seen = self._ends[task]
+            if (state == JobState.PENDING and asked > seen) or (state == JobState.RUNNING and asked > seen + LAG):
+                del self._ends[task]
 
     def _covered(self, row: Row) -> Set[int]:
         if row.tasks is None:
@@ -214,9 +215,10 @@ class Watch:
     def _never_started(self, task: int, endings: Mapping[Tuple[str, Optional[int]], Ending]) -> Optional[Ending]:
         """Return the ending of an array task that was cancelled while it waited, of which Slurm keeps no record.
 
-        That is: it is in no record, the other tasks are, and nothing was ever seen of a start or of another end.
+        That is: it is in no record, other tasks are, and nothing was ever seen of a start or of another end.
         """
         others = self.array and any(job_id == self.job_id for job_id, _ in endings)
-        if not others or self._states.get(task, JobState.PENDING) != JobState.PENDING:
+        recorded = (self.job_id, task) in endings or self._states.get(task, JobState.PENDING) != JobState.PENDING
+        if recorded or not others:
             return None
         return Ending(JobState.CANCELLED, None, None, "", "", False, "", "", "")

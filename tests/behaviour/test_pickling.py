@@ -145,7 +145,7 @@ def test_an_exception_that_cannot_travel_is_told_of(
 def test_an_exception_that_takes_no_attributes_arrives_with_its_cause(executor: AnyExecutor) -> None:
     error = executor.submit(calls.raise_frozen, 7).exception(DEADLINE)
     assert isinstance(error, calls.Frozen)
-    assert error.code == 7
+    assert error.args == (7,)
     assert "in raise_frozen" in str(error.__cause__)
     assert still_works(executor)
 

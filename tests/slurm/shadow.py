@@ -1,4 +1,4 @@
-"""Scripts that stand before Slurm's commands on the PATH: they write down how they were called, and do what they must."""
+"""Scripts that stand before Slurm's commands on the PATH: they write down how they were called, and what they like."""
 
 import os
 import shlex

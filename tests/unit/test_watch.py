@@ -75,12 +75,36 @@ def test_a_record_that_is_behind_or_unknown_decides_nothing(state: JobState | No
     assert it.suspects() == {1}
 
 
-def test_the_end_of_a_run_that_was_requeued_is_forgotten() -> None:
+@pytest.mark.parametrize("state", [JobState.PENDING, JobState.RUNNING])
+def test_the_end_of_a_run_that_was_requeued_is_forgotten(state: JobState) -> None:
     it = new_watch()
-    see_end(it, 1, 1.0)
-    it.listed(["1.0.x"], 2.0)
-    assert it.judge({("7", 1): ending(JobState.PENDING)}, 3.0) == []
+    see_end(it, 1, 10.0)
+    it.listed(["1.0.x"], 11.0)
+    record: Records = {("7", 1): ending(state)}
+    assert it.judge(record, 12.0) == []
+    assert not it.wants_queue()  # as yet it is more likely that the record is behind
+    it.judge(record, 10.1 + watch.LAG)
+    assert it.wants_queue()
+    it.queued([row(state, (0, 2))], asked=10.2 + watch.LAG, now=30.0)
     assert it.suspects() == set()
+    assert not it.wants_queue()
+
+
+def test_a_running_task_in_a_queue_that_is_behind_keeps_its_end() -> None:
+    it = new_watch()
+    see_end(it, 1, 10.0)
+    it.queued([row(JobState.PENDING, (0, 0)), row(JobState.RUNNING, (1, 2))], asked=11.0, now=11.1)
+    assert it.suspects() == {1}
+
+
+def test_an_array_task_that_is_in_no_record_while_others_are_was_cancelled_before_it_started() -> None:
+    it = new_watch()
+    it.queued([row(JobState.RUNNING, (1, 1))], asked=20.0, now=20.0)
+    it.queued([], asked=30.0, now=30.0)
+    it.listed([], 41.0)
+    verdicts = it.judge({("7", 2): ending(JobState.COMPLETED)}, 41.0)
+    told = {found.task: found.ending and (found.ending.state, found.ending.started) for found in verdicts}
+    assert told == {0: (JobState.CANCELLED, False), 1: None, 2: (JobState.COMPLETED, True)}
 
 
 @pytest.mark.parametrize("state", [JobState.PREEMPTED, JobState.NODE_FAIL])
