@@ -306,7 +306,7 @@ class SlurmExecutor(_View):
             raise
         if "error" in head:
             if head.get("errno"):
-                raise OSError(head["errno"], head["message"])
+                raise OSError(head["errno"], head["strerror"], head["filename"])
             raise ValueError(head["message"])
         out, err = body[: head["split"]], body[head["split"] :]
         streams: tuple[Any, Any] = (

@@ -118,13 +118,15 @@ class Link:
         with self._lock:
             self._lost = error
             replies, self._replies = self._replies, {}
-            self._out.clear()
         for reply in replies.values():
             reply.set_exception(error)
 
     def close(self, timeout: float) -> None:
         """Close the stream and let the agent end, for at most `timeout` seconds."""
-        # Said in words too: a child that the driver forked may hold copies of the pipe open.
-        self.send(wire.message({"op": "bye"}))
-        self.lose(AgentError("the connection is closed", ""))
+        with self._lock:
+            self._lost = self._lost or AgentError("the connection is closed", "")
+            # Said in words too: a child that the driver forked may hold copies of the pipe open.
+            self._out.extend(memoryview(buffer) for buffer in wire.message({"op": "bye"}))
+            self._write()
+        self.lose(self._lost)
         self._stream.close(timeout)

@@ -302,7 +302,10 @@ class Agent:
             else:
                 reply({"error": "unknown", "message": "the agent does not know the request %r" % op})
         except OSError as error:
-            reply({"error": "os", "message": str(error), "errno": error.errno})
+            words = {"errno": error.errno, "strerror": error.strerror, "filename": error.filename}
+            reply(dict(words, error="os", message=str(error)))
+        except (ValueError, TypeError, IndexError) as error:  # words that no process can be given
+            reply({"error": "value", "message": str(error)})
 
     def _run(self, number: int, head: Mapping[str, Any], data: bytes) -> None:
         command = head["command"]

@@ -180,6 +180,7 @@ class Batches:
         self._queue_busy = False
         self._why_at: Optional[float] = None
         self._why_interval = watch.WHY_FIRST
+        self._why_asked = 0.0
         self._why_busy = False
         self._noticed: Set[Tuple[str, str]] = set()
 
@@ -551,9 +552,13 @@ class Batches:
         return changed
 
     def _why_soon(self, now: float) -> None:
-        if self._why_at is None:
+        """Something new was seen of a death: ask soon, also where older ones are asked for at leisure by now."""
+        soon = now + watch.WHY_FIRST
+        if self._why_at is not None or self._why_busy:
+            soon = max(soon, self._why_asked + watch.WHY_AGAIN)
+        if self._why_at is None or soon < self._why_at:
+            self._why_at = soon
             self._why_interval = watch.WHY_FIRST
-            self._why_at = now + self._why_interval
 
     def _ask_why(self, now: float) -> Optional[float]:
         """Ask what became of the tasks that look over, when that is due; return when it will be."""
@@ -564,6 +569,8 @@ class Batches:
             self._why_at = None
             return None
         self._why_busy = True
+        self._why_asked = now
+        self._why_at = None
 
         def then(endings: Any) -> None:
             self._why_busy = False
@@ -572,7 +579,9 @@ class Batches:
                 self._judge(endings, later)
             self._why_interval = min(watch.WHY_CEILING, self._why_interval * watch.WHY_GROWTH)
             settle = [at for _, _, watch_ in self._watched() for at in watch_.settle_at()]
-            self._why_at = min([later + self._why_interval, *(at for at in settle if at > later)]) if settle else None
+            if settle:
+                times = [later + self._why_interval, *(at for at in settle if at > later)]
+                self._why_at = min(times if self._why_at is None else [*times, self._why_at])
 
         self._asking.do(lambda: self._scheduler.why(jobs), then)
         return None

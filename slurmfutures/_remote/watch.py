@@ -17,6 +17,7 @@ RUNAWAY_AFTER = 600.0  # seconds out of the queue after which a record that says
 WHY_FIRST = 0.3  # seconds after a death was suspected
 WHY_GROWTH = 2.0
 WHY_CEILING = 30.0  # seconds
+WHY_AGAIN = 5.0  # seconds, at least, between two questions where further deaths are suspected meanwhile
 SETTLED_AFTER = 2.0  # seconds after a submission before a job's absence from the queue means anything
 LAG = 10.0  # seconds for which the scheduler may still show a task as it was before it ended
 
@@ -217,7 +218,7 @@ class Watch:
 
         That is: it is in no record, other tasks are, and nothing was ever seen of a start or of another end.
         """
-        others = self.array and any(job_id == self.job_id for job_id, _ in endings)
+        others = self.array and any(job_id == self.job_id and other is not None for job_id, other in endings)
         recorded = (self.job_id, task) in endings or self._states.get(task, JobState.PENDING) != JobState.PENDING
         if recorded or not others:
             return None

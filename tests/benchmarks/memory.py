@@ -1,6 +1,7 @@
 """Memory of the two processes of ours while very many calls are pending."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -9,49 +10,52 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from slurmfutures import SlurmExecutor, SlurmFuturesWarning
+
 from .bench import Bench
-from .calls import no_op
 from .rows import Row
 from .slurm import drain
 
 CALLS = 100_000
-SETTLE = 20.0  # s in which the agent submits as much as Slurm takes
+SETTLE = 20.0  # s in which the agent submits as much as Slurm takes, and looks at the queue
+GOALS = {"client": 300, "agent": 80}  # MB
 
 
 def hundred_thousand_pending(bench: Bench) -> Iterator[Row]:
-    """Memory of a fresh process that has submitted 100,000 calls one by one, and of its agent.
+    """Memory of a fresh process that has submitted 100,000 calls one by one, and of its agent, each at its peak.
 
-    The jobs are held, so that none begins: as many as Slurm takes are in its queue, the others wait with the agent.
+    On Slurm the jobs are held: as many as it takes are in its queue, the others wait. The embedded default has all of
+    them in its own, behind a call that sleeps.
     """
+    for scheduler in ("slurm", "local"):
+        drain()
+        command = [sys.executable, "-m", __name__, str(bench.folder / "work_dir"), scheduler]
+        root = Path(__file__).parents[2]
+        found: dict[str, dict[str, float]] = json.loads(subprocess.check_output(command, cwd=root))
+        for process, goal in GOALS.items():
+            words = ", ".join(f"{name} {value:.1f}" for name, value in found[process].items())
+            bench.say(f"{scheduler}, {process}: {words}")
+            measure = f"{process}'s memory with {CALLS:,} pending calls ({scheduler})"
+            yield Row(measure, "MB", [found[process]["VmHWM"]], goal=goal)
     drain()
-    command = [sys.executable, "-m", __name__, str(bench.folder / "work_dir")]
-    found: dict[str, dict[str, float]] = json.loads(subprocess.check_output(command, cwd=Path(__file__).parents[2]))
-    drain()
-    for process, goal in (("client", 300), ("agent", 80)):
-        peak, now = found[process]["VmHWM"], found[process]["VmRSS"]
-        bench.say(f"{process}: {found[process]}")
-        yield Row(f"{process}'s memory with {CALLS:,} pending calls, at its peak", "MB", [peak], goal=goal)
-        yield Row(f"{process}'s memory with {CALLS:,} pending calls, then", "MB", [now], goal=goal)
 
 
-def main(work_dir: str) -> None:
+def main(work_dir: str, scheduler: str) -> None:
     """The fresh process: print the memory of both."""
-    from slurmfutures import SlurmExecutor, SlurmFuturesWarning
-
     warnings.simplefilter("ignore", SlurmFuturesWarning)  # that held jobs wait
-    with SlurmExecutor(work_dir=work_dir, hold=True) as executor:
-        agent: int = executor._connection.greeting["pid"]
+    options: dict[str, Any] = {"hold": True} if scheduler == "slurm" else {"max_workers": 1}
+    with SlurmExecutor(scheduler=scheduler, work_dir=work_dir, **options) as executor:
+        agent = executor.login.submit(os.getppid).result()  # its workers are its children
         before = _memory("self")
         begin = time.perf_counter()
-        futures = [executor.submit(no_op, number) for number in range(CALLS)]
+        futures = [executor.submit(time.sleep, 600) for _ in range(CALLS)]
         seconds = time.perf_counter() - begin
-        while futures[0].job_id is None:
-            time.sleep(0.1)
         time.sleep(SETTLE)
-        found: dict[str, Any] = {"client": _memory("self"), "agent": _memory(agent)}
-        found["client"].update(before=before["VmRSS"], seconds=seconds)
-        found["agent"].update(jobs=sum(future.job_id is not None for future in futures))
-        executor.shutdown(cancel_futures=True)
+        found = {"client": _memory("self"), "agent": _memory(agent)}
+        found["client"].update({"before": before["VmRSS"], "seconds to submit": seconds})
+        found["agent"].update({"jobs in the queue": sum(future.job_id is not None for future in futures)})
+        for future in futures:
+            future.cancel()
     print(json.dumps(found))
 
 
@@ -63,4 +67,4 @@ def _memory(process: int | str) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -82,9 +82,7 @@ def executor(open_for_all: OpenSlurm) -> SlurmExecutor:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def deaths(
-    executor: SlurmExecutor, cluster: Cluster, queue: Queue, tmp_path_factory: pytest.TempPathFactory
-) -> Deaths:
+def deaths(executor: SlurmExecutor, cluster: Cluster, queue: Queue, tmp_path_factory: pytest.TempPathFactory) -> Deaths:
     """Set all in motion that takes long, before the first test."""
     return Deaths(executor, tmp_path_factory.mktemp("deaths"), cluster, queue)
 

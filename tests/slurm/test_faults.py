@@ -54,7 +54,8 @@ def test_a_submission_that_was_accepted_and_reported_as_failed_is_found(
     shadow.put(
         "sbatch",
         'case "$*" in *--parsable*) "$real" "$@" >/dev/null;'
-        " echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation' >&2; exit 1;; esac",
+        " echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation' >&2;"
+        " exit 1;; esac",
     )
     log = tmp_path / "log"
     future = open_slurm(shadow.env).submit(work.write_job, str(log))
@@ -65,7 +66,8 @@ def test_a_submission_that_was_accepted_and_reported_as_failed_is_found(
 def test_what_a_site_prints_around_the_job_id_is_not_read(open_slurm: OpenSlurm, shadow: Shadow) -> None:
     shadow.put(
         "sbatch",
-        'case "$*" in *--parsable*) echo "Welcome, 3 jobs left today"; "$real" "$@"; c=$?; echo "Have fun"; exit $c;; esac',
+        'case "$*" in *--parsable*) echo "Welcome, 3 jobs left today"; "$real" "$@"; code=$?;'
+        ' echo "Have fun"; exit $code;; esac',
     )
     assert open_slurm(shadow.env).submit(calls.square, 5).result(60) == 25
 
