@@ -10,7 +10,7 @@ from ._future import SlurmFuture
 from ._remote import payload
 from ._remote.states import JobState
 
-QUIET = 0.005  # seconds without a further call after which a batch is closed
+QUIET = 0.02  # seconds without a further call after which a batch is closed
 LONGEST = 0.5  # seconds after its first call after which a batch is closed in any case
 MOST_BYTES = 64 << 20  # of arguments, after which it is closed at once
 

@@ -179,10 +179,10 @@ class Poller:
     def reply_to(self, reply: "Future[Reply]", timeout: float | None = None) -> Reply:
         """Wait for a reply. A callback, which runs in the poller's thread, does the poller's work meanwhile."""
         if threading.current_thread() is self._thread:
-            end = time.monotonic() + (timeout or threading.TIMEOUT_MAX)
-            while not reply.done() and (left := end - time.monotonic()) > 0:
+            end = None if timeout is None else time.monotonic() + timeout
+            while not reply.done() and (end is None or time.monotonic() < end):
                 due = self._timeout()
-                self._turn(left if due is None else min(left, due))
+                self._turn(1.0 if due is None else min(1.0, due))
             timeout = 0
         return reply.result(timeout)
 

@@ -151,12 +151,22 @@ def crash() -> None:
     ctypes.string_at(0)
 
 
-def fork_and_leave(code: int) -> None:
-    """Die while a child lives on that holds all that this process holds."""
+def fork_and_leave(code: int, folder: str) -> None:
+    """Die while a child lives on, until the gate is opened, that holds all that this process holds."""
     if os.fork() == 0:
-        time.sleep(PATIENCE)
+        os.setsid()
+        pass_gate(folder)
         os._exit(0)
     os._exit(code)
+
+
+def fork_and_pass_gate(folder: str) -> None:
+    """Wait at the gate, and have a child in a session of its own do so too."""
+    if os.fork() == 0:
+        os.setsid()
+        pass_gate(folder)
+        os._exit(0)
+    pass_gate(folder)
 
 
 def pass_gate_with_a_child(folder: str) -> None:

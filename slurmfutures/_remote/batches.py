@@ -17,6 +17,7 @@ from .states import JobState
 Range = Tuple[int, int]  # task numbers, the end not included
 
 CANCEL_AFTER = 0.03  # seconds in which cancellations gather
+CANCEL_AGAIN = 5.0  # seconds until those that failed are tried again
 QUEUE_GROWTH = 1.5  # of the time between two looks at the queue, while nothing changes
 HOLD_FIRST = 5.0  # seconds between tries while a submit limit is reached
 HOLD_CEILING = 60.0
@@ -174,6 +175,7 @@ class Batches:
         self._busy: Optional[_Batch] = None  # whose part is being submitted
         self._stopped = False
         self._cancel_at: Optional[float] = None
+        self._left_over: List[Tuple[str, Optional[List[int]]]] = []  # to be cancelled, of batches already released
         self._queue_at: Optional[float] = None
         self._queue_interval = self._pace.queue_first
         self._queue_asked = 0.0
@@ -402,7 +404,8 @@ class Batches:
     def _accepted(self, batch: _Batch, part: _Part, job_id: str) -> None:
         self._busy = None
         if batch.id not in self._batches:  # released, all of it being cancelled, while sbatch ran
-            self._acting.do(lambda: self._scheduler.cancel([(job_id, None)]), lambda _: None)
+            self._left_over.append((job_id, None))
+            self._flush_cancels()
             self._acting.do(batch.folder.remove, lambda _: None)
             return
         batch.folder.record({"part": part.number, "job": job_id})
@@ -634,8 +637,9 @@ class Batches:
     def _flush_cancels(self) -> None:
         """Cancel all that is unwanted by as few commands as can be; try again later where that fails."""
         self._cancel_at = None
-        targets: List[Tuple[str, Optional[List[int]]]] = []
-        hit: List[Tuple[_Part, Set[int]]] = []
+        targets, self._left_over = self._left_over, []
+        released = list(targets)
+        hit: List[Tuple[_Batch, _Part, Set[int]]] = []
         for batch in self._batches.values():
             for part in batch.parts:
                 if not part.unwanted or part.watch is None:
@@ -643,27 +647,34 @@ class Batches:
                 indices = part.unwanted & part.watch.open
                 part.unwanted = set()
                 if indices:
-                    whole = indices == part.watch.open or not part.watch.array
-                    targets.append((part.watch.job_id, None if whole else sorted(indices)))
-                    hit.append((part, indices))
+                    targets.append(_target(part.watch, indices))
+                    hit.append((batch, part, indices))
         if not targets:
             return
 
         def then(good: Any) -> None:
-            for part, indices in hit:
+            now = time.monotonic()
+            if good is not True:
+                self._left_over += released
+                self._cancel_at = now + CANCEL_AGAIN if self._cancel_at is None else self._cancel_at
+            for batch, part, indices in hit:
+                assert part.watch is not None
                 if good is True:
                     for index in indices:
-                        if part.watch is not None:
-                            part.watch.resolve(index)
-                else:
+                        part.watch.resolve(index)
+                elif batch.id in self._batches:
                     part.unwanted |= indices
-            now = time.monotonic()
+                else:
+                    self._left_over.append(_target(part.watch, indices))
             if good is True:
                 self._freed(now)
-            elif self._cancel_at is None:
-                self._cancel_at = now + 5.0
 
         self._acting.do(lambda: self._scheduler.cancel(targets), then)
+
+
+def _target(watch_: watch.Watch, indices: Set[int]) -> Tuple[str, Optional[List[int]]]:
+    """Return what a scheduler's `cancel` takes for some tasks that are open."""
+    return watch_.job_id, None if indices == watch_.open or not watch_.array else sorted(indices)
 
 
 def _ranges(numbers: Sequence[int]) -> List[Range]:

@@ -5,6 +5,7 @@ Imports are counted here: each costs every array task of every user. Nothing is 
 
 from __future__ import annotations
 
+import _signal  # `signal` costs a millisecond
 import os
 import sys
 import time
@@ -154,6 +155,9 @@ def run_task(folder: str, part: str, index: int, run: int, mapping: str) -> bool
 
 def main() -> None:
     """Entry of the batch script: folder, part, array index, run and mapping are the arguments."""
+    if _signal.getsignal(_signal.SIGINT) == _signal.SIG_IGN:  # as bash has it for what runs in the background
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+        _signal.signal(_signal.SIGQUIT, _signal.SIG_DFL)
     folder, part, index, run, mapping = sys.argv[1:6]
     sys.argv[1:] = []
     extra = os.environ.pop("SLURMFUTURES_PATH", "").split("\n")

@@ -1,6 +1,8 @@
 """What is particular to calls that are jobs: their ids and states, arrays, initializers, limits, files."""
 
+import functools
 import re
+from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from slurmfutures import (
     JobTimeout,
     ResultLost,
     SlurmExecutor,
+    SlurmFuture,
 )
 from tests import calls
 from tests.fix_executors import OpenJobs
@@ -179,7 +182,8 @@ def test_calls_with_other_options_are_another_array(jobs: SlurmExecutor) -> None
 
 
 def test_different_functions_share_an_array(jobs: SlurmExecutor) -> None:
-    futures = [jobs.submit(calls.square, 3), jobs.submit(calls.add, 1, 2), jobs.submit(lambda: "lambda")]
+    futures: list[SlurmFuture[Any]] = [jobs.submit(calls.square, 3), jobs.submit(calls.add, 1, 2)]
+    futures.append(jobs.submit(lambda: "lambda"))
     assert [future.result(DEADLINE) for future in futures] == [9, 3, "lambda"]
     assert len({array_of(future.job_id) for future in futures}) == 1
 
@@ -212,10 +216,11 @@ def test_a_function_is_stored_once_a_batch(open_jobs: OpenJobs, tmp_path: Path, 
 def test_a_wrong_option_fails_at_once_with_the_nearest_right_one(
     jobs: SlurmExecutor, name: str, suggestion: str
 ) -> None:
+    open_with: Callable[..., SlurmExecutor] = functools.partial(SlurmExecutor, scheduler="local")
     with pytest.raises(TypeError, match=f"unknown sbatch option {name!r}; did you mean {suggestion!r}"):
         jobs.with_options(**{name: "x"})
     with pytest.raises(TypeError, match=f"did you mean {suggestion!r}"):
-        SlurmExecutor(scheduler="local", **{name: "x"})
+        open_with(**{name: "x"})
 
 
 @pytest.mark.parametrize("name", ["array", "output", "chdir", "wait", "parsable", "wrap"])
@@ -351,7 +356,8 @@ def test_files_of_a_cancelled_batch_go(open_jobs: OpenJobs, tmp_path: Path, gate
 
 def test_files_of_a_job_that_died_stay_and_the_exception_says_where(open_jobs: OpenJobs, tmp_path: Path) -> None:
     with open_jobs(work_dir=tmp_path / "work") as executor:
-        futures = [executor.submit(calls.leave_saying, 3, "last words"), executor.submit(calls.square, 2)]
+        futures: list[SlurmFuture[Any]] = [executor.submit(calls.leave_saying, 3, "last words")]
+        futures.append(executor.submit(calls.square, 2))
     error = futures[0].exception()
     assert isinstance(error, JobError)
     (folder,) = folders(tmp_path / "work")
@@ -387,3 +393,16 @@ def test_setup_comes_before_the_interpreter(open_jobs: OpenJobs) -> None:
     executor = open_jobs(setup="export GREETING='hello there'\nsay() { export GREETING=\"$GREETING $1\"; }\nsay you")
     assert executor.submit(lambda: __import__("os").environ["GREETING"]).result(DEADLINE) == "hello there you"
     assert executor.login.submit(lambda: __import__("os").environ["GREETING"]).result(DEADLINE) == "hello there you"
+
+
+def test_signals_do_in_a_call_what_they_do_in_any_program(jobs: SlurmExecutor) -> None:
+    def handlers() -> list[bool]:
+        import signal
+
+        default = [signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1]
+        return [
+            signal.getsignal(signal.SIGINT) is signal.default_int_handler,
+            *(signal.getsignal(number) is signal.SIG_DFL for number in default),
+        ]
+
+    assert jobs.submit(handlers).result(DEADLINE) == [True] * 4

@@ -78,7 +78,7 @@ def test_calls_on_the_login_node_are_no_jobs(root: SlurmExecutor, gate: Gate) ->
     assert future.job_id is None
     gate.open()
     future.result(DEADLINE)
-    assert future.state == JobState.COMPLETED
+    assert str(future.state.value) == "COMPLETED"
     assert future.job_id is None
 
 
@@ -172,8 +172,8 @@ def test_leaving_by_sys_exit_is_an_exception_like_any_other(opener: Opener, code
     assert executor.submit(os.getpid).result(DEADLINE) == worker
 
 
-def test_a_worker_that_dies_while_its_child_holds_the_connection_is_noticed(root: SlurmExecutor) -> None:
-    bad = root.login.submit(calls.fork_and_leave, 5)
+def test_a_worker_that_dies_while_its_child_holds_the_connection_is_noticed(root: SlurmExecutor, gate: Gate) -> None:
+    bad = root.login.submit(calls.fork_and_leave, 5, gate.folder)
     error = bad.exception(DEADLINE)
     assert isinstance(error, JobFailed)
     assert error.exit_code == 5
@@ -181,21 +181,9 @@ def test_a_worker_that_dies_while_its_child_holds_the_connection_is_noticed(root
 
 
 def test_a_child_that_holds_the_connection_of_a_cancelled_call_is_no_harm(opener: Opener, gate: Gate) -> None:
-    def fork_and_wait(folder: str = gate.folder) -> None:
-        import os
-        import time
-
-        from tests import calls
-
-        if os.fork() == 0:
-            os.setsid()
-            time.sleep(calls.PATIENCE)
-            os._exit(0)
-        calls.pass_gate(folder)
-
     executor = opener.root("local", login_workers=1).login
-    unwanted = executor.submit(fork_and_wait)
-    gate.wait()
+    unwanted = executor.submit(calls.fork_and_pass_gate, gate.folder)
+    gate.wait(2)
     unwanted.cancel()
     assert executor.submit(calls.square, 2).result(DEADLINE) == 4
 
@@ -331,7 +319,7 @@ def test_a_command_that_takes_too_long_is_ended_with_all_its_processes(root: Slu
     with pytest.raises(subprocess.TimeoutExpired) as caught:
         root.run(f"echo before; (sleep 60 & echo $! > '{tmp_path}/pid'; wait) & wait", timeout=0.3)
     assert caught.value.timeout == 0.3
-    assert caught.value.stdout == "before\n"
+    assert str(caught.value.stdout) == "before\n"
     child = int((tmp_path / "pid").read_text())
     until(lambda: not lives(child))
 

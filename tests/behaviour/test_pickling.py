@@ -188,7 +188,7 @@ def test_classes_that_exist_only_here_are_the_same_after_the_round_trip(executor
 
 def test_a_function_can_be_the_result(executor: AnyExecutor) -> None:
     offset = 10
-    function = executor.submit(lambda: lambda number: number + offset).result(DEADLINE)
+    function: Callable[[int], int] = executor.submit(lambda: lambda number: number + offset).result(DEADLINE)
     assert function(1) == 11
 
 

@@ -5,10 +5,12 @@ from concurrent.futures import (
     FIRST_COMPLETED,
     FIRST_EXCEPTION,
     CancelledError,
+    Future,
     as_completed,
     wait,
 )
 from concurrent.futures import TimeoutError as FuturesTimeout
+from typing import Any
 
 import pytest
 
@@ -30,7 +32,8 @@ def test_wait_for_the_first_exception(executor: AnyExecutor, gate: Gate) -> None
     quick.result(DEADLINE)
     bad = executor.submit(calls.fail, ValueError("bad"))
     slow = executor.submit(calls.pass_gate, gate.folder)
-    done, not_done = wait([quick, bad, slow], DEADLINE, FIRST_EXCEPTION)
+    futures: list[Future[Any]] = [quick, bad, slow]
+    done, not_done = wait(futures, DEADLINE, FIRST_EXCEPTION)
     assert (done, not_done) == ({quick, bad}, {slow})
 
 
@@ -40,7 +43,7 @@ def test_wait_for_an_exception_where_there_is_none_waits_for_all(executor: AnyEx
 
 
 def test_wait_for_all(executor: AnyExecutor) -> None:
-    futures = {executor.submit(calls.square, 1), executor.submit(calls.fail, KeyError())}
+    futures: set[Future[Any]] = {executor.submit(calls.square, 1), executor.submit(calls.fail, KeyError())}
     assert wait(futures, DEADLINE, ALL_COMPLETED) == (futures, set())
 
 

@@ -27,11 +27,11 @@ class Queue:
     """The queue, and what an administrator, or somebody in a shell, does to it."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
+        self.cluster = cluster
 
     def jobs(self, *options: str) -> list[Job]:
         """Return the jobs that are not over yet."""
-        rows = self._cluster.run("squeue", "--noheader", "--array", "--format=%i|%T|%r|%j|%P", *options).splitlines()
+        rows = self.cluster.run("squeue", "--noheader", "--array", "--format=%i|%T|%r|%j|%P", *options).splitlines()
         return [Job(*row.split("|")) for row in rows]
 
     def active(self) -> list[Job]:
@@ -54,12 +54,12 @@ class Queue:
 
     def run(self, *words: str) -> str:
         """Run a Slurm command and return what it printed."""
-        return self._cluster.run(*words)
+        return self.cluster.run(*words)
 
     def shown(self, job_id: str, field: str) -> str:
         """Return a field of `scontrol show job`, "" where there is no such job any more."""
         try:
-            text = self._cluster.run("scontrol", "--oneliner", "show", "job", job_id)
+            text = self.cluster.run("scontrol", "--oneliner", "show", "job", job_id)
         except ClusterError:
             return ""
         return dict(word.partition("=")[::2] for word in text.split())[field]

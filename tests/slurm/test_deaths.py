@@ -2,6 +2,7 @@
 
 import signal
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from slurmfutures import (
     ResultLost,
     SlurmExecutor,
     SlurmFuture,
+    SlurmFuturesWarning,
 )
 from slurmfutures._remote.states import JobState
 from tests import calls
@@ -26,6 +28,7 @@ from tests.fix_gate import Gate
 from tests.slurm import work
 from tests.slurm.conftest import OpenSlurm
 from tests.slurm.queue import Queue, died, submitted, together
+from tests.slurm.shadow import Shadow
 from tests.waiting import until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
@@ -35,11 +38,27 @@ LONG = 150.0  # seconds in which a job is at its time limit, or its node is miss
 # Each has a node of its own, because all jobs there end with them.
 PREEMPTED_NODE, DOWN_NODE, DEAD_NODE = "n2", "n3", "n4"
 
+# sbatch such that the job finds nothing where work_dir is for us, and such that Slurm itself does not either.
+UNSEEN_BY_THE_SCRIPT = """\
+words=("$@")
+if [[ "$*" == *--parsable* ]]; then
+    script=$(($# - 3))
+    sed "s#$WORK_DIR#/not/shared#g" "${words[script]}" >"$here/script"
+    words[script]=$here/script
+fi
+exec "$real" "${words[@]}"
+"""
+UNSEEN_BY_SLURM = """\
+words=("$@")
+for at in "${!words[@]}"; do words[at]=${words[at]/#--output=$WORK_DIR/--output=\\/not\\/shared}; done
+exec "$real" "${words[@]}"
+"""
+
 
 class Deaths:
     """Jobs on their way to various ends."""
 
-    def __init__(self, executor: SlurmExecutor, folder: Path, cluster: Cluster, queue: Queue) -> None:
+    def __init__(self, open_slurm: OpenSlurm, executor: SlurmExecutor, folder: Path, queue: Queue) -> None:
         self.runs = folder / "runs"
         self.restarted = folder / "restarted"
         here = executor.with_options(nodelist="n1")
@@ -59,12 +78,22 @@ class Deaths:
             work.wait_for_the_second_run, str(self.runs)
         )
         self.killed = here.submit(work.kill_the_batch_script)
+        self.unseen_by_the_script = _unseen(UNSEEN_BY_THE_SCRIPT, folder / "script", open_slurm)
+        self.unseen_by_slurm = _unseen(UNSEEN_BY_SLURM, folder / "slurm", open_slurm)
         alive.wait(2)
         until(lambda: _lines(self.runs) and _lines(self.restarted))
 
-        cluster.kill_node(DEAD_NODE)
+        queue.cluster.kill_node(DEAD_NODE)
         queue.run("scontrol", "update", f"NodeName={DOWN_NODE}", "State=DOWN", "Reason=test")
         queue.run("sbatch", "-phigh", f"-w{PREEMPTED_NODE}", "--exclusive", "-o/dev/null", "--wrap=true")
+
+
+def _unseen(sbatch: str, folder: Path, open_slurm: OpenSlurm) -> SlurmFuture[int]:
+    shadow = Shadow(folder / "shadow")
+    shadow.put("sbatch", sbatch)
+    work_dir = str(folder / "work")
+    executor = open_slurm({**shadow.env, "WORK_DIR": work_dir}, work_dir=work_dir, nodelist="n1")
+    return executor.submit(calls.square, 3)
 
 
 def _sleep_at_three(number: int) -> int:
@@ -82,9 +111,11 @@ def executor(open_for_all: OpenSlurm) -> SlurmExecutor:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def deaths(executor: SlurmExecutor, cluster: Cluster, queue: Queue, tmp_path_factory: pytest.TempPathFactory) -> Deaths:
+def deaths(
+    open_for_all: OpenSlurm, executor: SlurmExecutor, queue: Queue, tmp_path_factory: pytest.TempPathFactory
+) -> Deaths:
     """Set all in motion that takes long, before the first test."""
-    return Deaths(executor, tmp_path_factory.mktemp("deaths"), cluster, queue)
+    return Deaths(open_for_all, executor, tmp_path_factory.mktemp("deaths"), queue)
 
 
 @pytest.fixture
@@ -227,6 +258,38 @@ def test_a_waiting_job_that_somebody_cancels_says_that_it_never_started(executor
     assert "was cancelled before it started" in str(error)
 
 
+# ---- no end in sight
+
+
+@pytest.mark.slow
+def test_a_job_that_may_never_start_is_told_of_with_the_reason(executor: SlurmExecutor, queue: Queue) -> None:
+    failed = queue.run("sbatch", "--parsable", "-wn1", "-o/dev/null", "--wrap=false").strip()
+    stuck = {
+        "PartitionTimeLimit": executor.with_options(partition="short", time="02:00:00"),
+        "PartitionNodeLimit": executor.with_options(nodes=5),
+        "DependencyNeverSatisfied": executor.with_options(dependency=f"afterok:{failed}"),
+        "JobHeldUser": executor.with_options(hold=True),
+        "JobHeldAdmin": executor.with_options(hold=True, comment="by an administrator"),
+    }
+    later = executor.with_options(begin="now+1hour").submit(calls.square, 1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        futures = {reason: view.submit(calls.square, 1) for reason, view in stuck.items()}
+        queue.run("scontrol", "hold", submitted(futures["JobHeldAdmin"]))
+        until(lambda: {reason for reason in stuck if reason in _said(caught)} == set(stuck))
+    for reason, future in futures.items():
+        assert f"job {future.job_id} waits in the queue: {reason}" in _said(caught)
+        assert not future.done()
+    assert str(later.job_id) not in _said(caught)
+    assert all(warning.category is SlurmFuturesWarning for warning in caught)
+    for future in (*futures.values(), later):
+        future.cancel()
+
+
+def _said(caught: list[warnings.WarningMessage]) -> str:
+    return "\n".join(str(warning.message) for warning in caught)
+
+
 # ---- what was set in motion at first
 
 
@@ -234,6 +297,20 @@ def test_a_waiting_job_that_somebody_cancels_says_that_it_never_started(executor
 def test_a_job_that_is_killed_with_its_script_is_told(deaths: Deaths) -> None:
     error = died(deaths.killed, JobFailed, LONG)
     assert (error.state, error.signal, error.node) == (JobState.FAILED, signal.SIGKILL, "n1")
+
+
+@pytest.mark.slow
+def test_a_work_dir_that_the_node_does_not_see_is_told(deaths: Deaths) -> None:
+    error = died(deaths.unseen_by_the_script, JobFailed, LONG)
+    assert (error.state, error.exit_code, error.node) == (JobState.FAILED, 66, "n1")
+    assert "cannot be seen on node n1: is work_dir on a file system that the compute nodes share?" in str(error)
+
+
+@pytest.mark.slow
+def test_a_work_dir_in_which_slurm_cannot_write_the_output_is_told(deaths: Deaths) -> None:
+    error = died(deaths.unseen_by_slurm, JobFailed, LONG)
+    assert (error.state, error.exit_code, error.signal, error.node) == (JobState.FAILED, None, None, "n1")
+    assert "output files cannot be opened there: is work_dir on a file system that" in str(error)
 
 
 @pytest.mark.slow

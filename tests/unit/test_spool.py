@@ -1,0 +1,93 @@
+"""Names and files in work_dir."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from slurmfutures._remote import publish, spool
+
+
+@pytest.mark.parametrize(
+    ("text", "task", "run", "kind"),
+    [
+        ("7.c", 7, 0, spool.CLAIM),
+        ("7.r", 7, 0, publish.FINAL),
+        ("123456.2.x", 123456, 2, spool.END),
+        ("0.1.15.p", 0, 1, publish.PARTIAL),
+    ],
+)
+def test_names_are_taken_apart(text: str, task: int, run: int, kind: str) -> None:
+    assert spool.parse_name(text) == (text, task, run, kind)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ".", "7", "7.z", "x.r", "7.1.r", "7.x", "7.1.2.3.p", "7.1.p", ".7.r.123", ".7.x.99", "7.r~", "7..x", "r.7"],
+)
+def test_other_names_are_not_ours(text: str) -> None:
+    assert spool.parse_name(text) is None
+
+
+def test_names_given_to_results_are_read_back() -> None:
+    assert spool.parse_name(publish.final_name(3)) == ("3.r", 3, 0, publish.FINAL)
+    assert spool.parse_name(publish.partial_name(3, 1, 9)) == ("3.1.9.p", 3, 1, publish.PARTIAL)
+
+
+def test_what_is_published_is_whole_private_and_alone(weird_tmp_path: Path) -> None:
+    publish.publish(str(weird_tmp_path), "7.r", b"first")
+    publish.publish(str(weird_tmp_path), "7.r", bytearray(b"second"))
+    assert [path.name for path in weird_tmp_path.iterdir()] == ["7.r"]
+    assert (weird_tmp_path / "7.r").read_bytes() == b"second"
+    assert (weird_tmp_path / "7.r").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_cannot_be_published_leaves_what_was_there(tmp_path: Path) -> None:
+    publish.publish(str(tmp_path), "7.r", b"first")
+    (tmp_path / f".7.r.{os.getpid()}").mkdir()
+    with pytest.raises(OSError):
+        publish.publish(str(tmp_path), "7.r", b"second")
+    assert (tmp_path / "7.r").read_bytes() == b"first"
+
+
+def test_a_batch_is_written_whole_and_goes_whole(weird_tmp_path: Path) -> None:
+    batch = spool.Batch(str(weird_tmp_path), "abc")
+    batch.create({"batch": "abc"}, "#!/bin/bash\n", b"calls")
+    folder = weird_tmp_path / "batches/abc"
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        "batch.json": b'{"batch": "abc"}',
+        "calls": b"calls",
+        "script.sh": b"#!/bin/bash\n",
+    }
+    assert folder.stat().st_mode & 0o777 == 0o700
+    part = batch.part(2)
+    part.create()
+    publish.publish(part.results, "7.r", b"result")
+    assert part.published() == ["7.r"]
+    assert part.read("7.r") == b"result"
+    assert Path(part.log(7, "err")) == folder / "2/l/7.err"
+    batch.remove()
+    assert not folder.exists()
+    batch.remove()
+
+
+def test_entries_are_read_back_and_a_torn_one_is_left_out(tmp_path: Path) -> None:
+    batch = spool.Batch(str(tmp_path), "abc")
+    assert list(batch.entries()) == []
+    batch.create({}, "", b"")
+    batch.record({"part": 0, "name": "ä"})
+    batch.record({"part": 0, "job": "7"})
+    with open(tmp_path / "batches/abc/parts.jsonl", "ab") as file:
+        file.write(b'{"part": 1, "na')
+    assert list(spool.Batch(str(tmp_path), "abc").entries()) == [{"part": 0, "name": "ä"}, {"part": 0, "job": "7"}]
+
+
+@pytest.mark.parametrize(("limit", "tail"), [(0, b""), (3, b"789"), (10, b"0123456789"), (99, b"0123456789")])
+def test_the_tail_of_a_file(tmp_path: Path, limit: int, tail: bytes) -> None:
+    (tmp_path / "log").write_bytes(b"0123456789")
+    assert spool.read_tail(str(tmp_path / "log"), limit) == tail
+
+
+def test_the_tail_of_no_file_is_nothing(tmp_path: Path) -> None:
+    assert spool.read_tail(str(tmp_path / "none"), 10) == b""
+    assert spool.read_tail(str(tmp_path), 10) == b""
