@@ -69,15 +69,21 @@ class _Connection:
     def pickle(self, function: Callable[..., Any]) -> bytes:
         """Pickle a function. Raises PayloadError, or PythonMismatch where its bytecode cannot run on the other side."""
         data = pickle_function(function)
-        self.check_code(data, name_of(function))
+        self.check_code(data, repr(name_of(function)))
         return data
 
-    def check_code(self, function: bytes, name: str) -> None:
-        """Raise PythonMismatch where a function travels as bytecode that the other side cannot run."""
+    def pickle_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> bytes:
+        """Pickle the arguments of a call of the function of this name. Raises as `pickle` does."""
+        data = pickle_arguments(args, kwargs)
+        self.check_code(data, f"an argument of {name}")
+        return data
+
+    def check_code(self, data: bytes, what: str) -> None:
+        """Raise PythonMismatch where something travels as bytecode that the other side cannot run."""
         remote = tuple(self.greeting["python"][:2])
-        if remote != self.local_python and holds_code(function):
+        if remote != self.local_python and holds_code(data):
             raise PythonMismatch(
-                f"{name!r} travels as bytecode of Python {self.local_python[0]}.{self.local_python[1]}, which Python "
+                f"{what} travels as bytecode of Python {self.local_python[0]}.{self.local_python[1]}, which Python "
                 f"{remote[0]}.{remote[1]} ({self.greeting['executable']}) cannot run: name a matching interpreter by "
                 "python=, or put the function into a module that is installed there"
             )
@@ -111,7 +117,7 @@ class _View(Executor):
         self._check_open()
         try:
             function = self._connection.pickle(fn)
-            arguments = pickle_arguments(args, kwargs)
+            arguments = self._connection.pickle_arguments(args, kwargs, name_of(fn))
         except (PayloadError, PythonMismatch) as error:
             return _failed(error)
         return self._add(function, name_of(fn), [[arguments]])[0]
@@ -162,9 +168,10 @@ class _View(Executor):
     ) -> list[SlurmFuture[Any]]:
         if isinstance(function, BaseException):
             return [_failed(function) for chunk in chunks for _ in chunk]
+        pickle = self._connection.pickle_arguments
         try:
-            return self._add(function, name, [[pickle_arguments(args, {}) for args in chunk] for chunk in chunks])
-        except PayloadError:
+            return self._add(function, name, [[pickle(args, {}, name) for args in chunk] for chunk in chunks])
+        except (PayloadError, PythonMismatch):
             return self._map_one_by_one(function, name, [args for chunk in chunks for args in chunk])
 
     def _map_one_by_one(self, function: bytes, name: str, calls: Sequence[tuple[Any, ...]]) -> list[SlurmFuture[Any]]:
@@ -172,8 +179,8 @@ class _View(Executor):
         futures: list[SlurmFuture[Any]] = []
         for args in calls:
             try:
-                futures += self._add(function, name, [[pickle_arguments(args, {})]])
-            except PayloadError as error:
+                futures += self._add(function, name, [[self._connection.pickle_arguments(args, {}, name)]])
+            except (PayloadError, PythonMismatch) as error:
                 futures.append(_failed(error))
         return futures
 
@@ -248,8 +255,11 @@ class SlurmExecutor(_View):
                 login_workers=login_workers,
             )
         )
-        if self._initializer:
+        try:
             self._connection.check_code(self._initializer, "the initializer")
+        except PythonMismatch:
+            self._connection.poller.stop()
+            raise
         self._root: SlurmExecutor = self
         # Not joined: what is pending is still done. The poller holds no reference to the executor.
         weakref.finalize(self, self._connection.poller.stop).atexit = False

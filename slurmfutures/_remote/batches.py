@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Seq
 
 from . import payload, publish, script, spool, watch
 from .scheduler import Ending, Held, Limits, Outcome, Refused, Request, Row, Scheduler, Submitted
-from .states import JobState
+from .states import TERMINAL, JobState
 
 Range = Tuple[int, int]  # task numbers, the end not included
 
@@ -83,8 +83,9 @@ class _Batch:
         self.without(set(spec["skip"]))
         self.parts: List[_Part] = []
         self.numbers = 0  # parts tried, the refused ones counted
-        self.next_size: Optional[int] = None
-        self.bound: Optional[int] = None  # jobs that the scheduler lets us have, as far as refusals tell
+        self.next_size: Optional[int] = None  # tasks in the next part, at most
+        self.bound: Optional[int] = None  # jobs that the scheduler lets us have at once, as far as refusals tell
+        self.reached = 0  # jobs that it has let us have at once
         self.hold_until = 0.0
         self.hold = HOLD_FIRST
 
@@ -180,6 +181,7 @@ class Batches:
         self._queue_interval = self._pace.queue_first
         self._queue_asked = 0.0
         self._queue_busy = False
+        self._alive: Set[str] = set()  # jobs of this user that the queue had when it was last seen
         self._why_at: Optional[float] = None
         self._why_interval = watch.WHY_FIRST
         self._why_asked = 0.0
@@ -248,7 +250,7 @@ class Batches:
 
     def tick(self, now: float) -> Optional[float]:
         """Do what is due; return when there is more to do, None where nothing is."""
-        wanted = [self._pump(now)]
+        wanted: List[Optional[float]] = []
         for batch in self._batches.values():
             for part in batch.parts:
                 if part.watch is not None and part.watch.open:
@@ -259,6 +261,7 @@ class Batches:
                         self._look(batch, part, now)
                     if part.watch.open:
                         wanted.append(part.watch.look_at())
+        wanted.append(self._pump(now))  # after the looks: they make room
         if self._cancel_at is not None and now >= self._cancel_at:
             self._flush_cancels()
         wanted.append(self._cancel_at)
@@ -290,23 +293,25 @@ class Batches:
             if now < batch.hold_until:
                 wanted = batch.hold_until if wanted is None else min(wanted, batch.hold_until)
                 continue
-            size = self._size(batch, inside)
+            # Limits on submitted jobs are of a QOS, an account or a partition: of what has the same options.
+            alike = sum(len(it.open) for other, _, it in watched if other.spec["options"] == batch.spec["options"])
+            size = self._size(batch, inside, alike)
             room = self._room(watched)
             if size < 1 or (room is not None and room < 1):
                 continue
-            self._submit_part(batch, batch.take(size), room, inside)
+            self._submit_part(batch, batch.take(size), room, alike)
             return None
         return wanted
 
-    def _size(self, batch: _Batch, inside: int) -> int:
-        """Return how many tasks the next submission may hold."""
+    def _size(self, batch: _Batch, inside: int, alike: int) -> int:
+        """Return how many tasks the next submission may hold; `alike` of those inside count for the same limit."""
         remaining = sum(end - first for first, end in batch.waiting)
         size = min(remaining, self._limits.max_array_index + 1, self._limits.max_jobs - inside)
         if batch.next_size is not None:
             size = min(size, batch.next_size)
         if batch.bound is not None:
-            free = batch.bound - inside
-            if inside and free < min(remaining, max(1, batch.bound // 4)):
+            free = batch.bound - alike
+            if alike and free < min(remaining, max(1, batch.bound // 4)):
                 return 0  # a few places are not worth a submission of their own
             size = min(size, max(free, 1))
         return size
@@ -317,7 +322,7 @@ class Batches:
             return None
         return self._max_workers - sum(min(part.throttle or 1 << 30, len(watch.open)) for _, part, watch in watched)
 
-    def _submit_part(self, batch: _Batch, tasks: List[int], room: Optional[int], inside: int) -> None:
+    def _submit_part(self, batch: _Batch, tasks: List[int], room: Optional[int], alike: int) -> None:
         self._busy = batch
         number = batch.numbers
         batch.numbers += 1
@@ -349,36 +354,29 @@ class Batches:
             stdout=os.path.join(part.folder.logs, "%a.out" if len(tasks) > 1 else "0.out"),
             stderr=os.path.join(part.folder.logs, "%a.err" if len(tasks) > 1 else "0.err"),
         )
-        self._try(batch, part, request, inside)
+        self._try(batch, part, request, alike)
 
-    def _try(self, batch: _Batch, part: _Part, request: Request, inside: int) -> None:
+    def _try(self, batch: _Batch, part: _Part, request: Request, alike: int) -> None:
         def then(outcome: Any) -> None:
-            self._outcome(batch, part, request, inside, outcome)
+            self._outcome(batch, part, request, alike, outcome)
 
         self._submitting.do(lambda: self._scheduler.submit(request), then)
 
-    def _outcome(self, batch: _Batch, part: _Part, request: Request, inside: int, outcome: Outcome) -> None:
+    def _outcome(self, batch: _Batch, part: _Part, request: Request, alike: int, outcome: Outcome) -> None:
         if isinstance(outcome, Submitted):
-            self._accepted(batch, part, outcome.job_id)
+            self._accepted(batch, part, alike, outcome.job_id)
         elif isinstance(outcome, Refused):
             self._busy = None
             self._refused(batch, part, outcome.message)
         elif isinstance(outcome, Held):
             self._busy = None
-            size = len(part.tasks)
-            bound = inside + size - 1
-            batch.bound = bound if batch.bound is None else min(batch.bound, bound)
-            if size > 1:
-                batch.give_back(part)
-                batch.next_size = max(1, size // 2)
-            else:
-                self._hold(batch, part, "held back", outcome.message)
+            self._held(batch, part, alike, outcome.message)
         else:
             words = outcome.message if not isinstance(outcome, Exception) else repr(outcome)
             self._notice(batch, "unclear", "the outcome of a submission is unclear (%s): looking it up" % words)
-            self._look_up(batch, part, request, inside, 0, 0)
+            self._look_up(batch, part, request, alike, 0, 0)
 
-    def _look_up(self, batch: _Batch, part: _Part, request: Request, inside: int, look: int, failed: int) -> None:
+    def _look_up(self, batch: _Batch, part: _Part, request: Request, alike: int, look: int, failed: int) -> None:
         """Search the scheduler for a submission by name, and submit again only when it is surely not there."""
         if failed == 5:
             self._notice(batch, "stuck", "Slurm does not answer whether it has %s: asking on" % part.name)
@@ -391,17 +389,17 @@ class Batches:
 
         def then(found: Any) -> None:
             if isinstance(found, list) and found:
-                self._accepted(batch, part, found[0])
+                self._accepted(batch, part, alike, found[0])
             elif isinstance(found, list) and look + 1 >= len(LOOKS):
-                self._try(batch, part, request, inside)
+                self._try(batch, part, request, alike)
             elif isinstance(found, list):
-                self._look_up(batch, part, request, inside, look + 1, 0)
+                self._look_up(batch, part, request, alike, look + 1, 0)
             else:
-                self._look_up(batch, part, request, inside, look, failed + 1)
+                self._look_up(batch, part, request, alike, look, failed + 1)
 
         self._submitting.do(work, then)
 
-    def _accepted(self, batch: _Batch, part: _Part, job_id: str) -> None:
+    def _accepted(self, batch: _Batch, part: _Part, alike: int, job_id: str) -> None:
         self._busy = None
         if batch.id not in self._batches:  # released, all of it being cancelled, while sbatch ran
             self._left_over.append((job_id, None))
@@ -410,6 +408,11 @@ class Batches:
             return
         batch.folder.record({"part": part.number, "job": job_id})
         batch.hold = HOLD_FIRST
+        batch.reached = max(batch.reached, alike + len(part.tasks))
+        if batch.bound is not None and batch.reached > batch.bound:
+            batch.bound = None
+        if batch.next_size is not None:
+            batch.next_size = 2 * len(part.tasks)
         now = time.monotonic()
         part.watch = watch.Watch(len(part.tasks), job_id, len(part.tasks) > 1, now, self._pace.grace)
         self._queue_interval = self._pace.queue_first
@@ -427,11 +430,29 @@ class Batches:
         tasks, batch.waiting = batch.waiting, []
         self._send({"op": "refused", "batch": batch.id, "tasks": tasks, "message": message})
 
-    def _hold(self, batch: _Batch, part: _Part, kind: str, message: str) -> None:
+    def _held(self, batch: _Batch, part: _Part, alike: int, message: str) -> None:
+        """A limit on submitted jobs is reached: try half as many, or wait for room."""
+        size = len(part.tasks)
+        batch.next_size = max(1, size // 2)
+        news = alike + size > batch.reached
+        if news:
+            batch.bound = min(alike + size - 1, batch.bound or alike + size)
+        if news and size > 1:
+            self._give_back(batch, part)
+            self._notice(batch, "held back", message)
+        else:  # as many were inside before: some that are over for us are not yet over for the scheduler
+            self._hold(batch, part, "held back", message)
+
+    def _give_back(self, batch: _Batch, part: _Part) -> None:
         batch.give_back(part)
+        if not batch.waiting:  # all of it was cancelled meanwhile
+            self._send({"op": "submitted", "batch": batch.id})
+
+    def _hold(self, batch: _Batch, part: _Part, kind: str, message: str) -> None:
+        self._give_back(batch, part)
         batch.hold_until = time.monotonic() + batch.hold
         if batch.hold >= HOLD_CEILING:
-            batch.bound = None  # it came from refusals of long ago
+            batch.bound, batch.reached = None, 0  # what they tell was long ago
         batch.hold = min(HOLD_CEILING, 2 * batch.hold)
         self._notice(batch, kind, message)
 
@@ -536,6 +557,7 @@ class Batches:
         return None
 
     def _queue_seen(self, rows: Sequence[Row], asked: float, now: float) -> bool:
+        self._alive = {row.job_id for row in rows if row.state not in TERMINAL}
         by_job: Dict[str, List[Row]] = {}
         for row in rows:
             by_job.setdefault(row.job_id, []).append(row)
@@ -594,13 +616,21 @@ class Batches:
             if not watch_.suspects():
                 continue
             self._look(batch, part, now)
-            verdicts = watch_.judge(endings, now)
+            verdicts = [it for it in watch_.judge(endings, now) if not self._has_twin(part, watch_, it.task)]
             if verdicts:
                 ended = [self._explain(batch, part, watch_, verdict) for verdict in verdicts]
                 for verdict in verdicts:
                     watch_.resolve(verdict.task)
                 self._send({"op": "ended", "batch": batch.id, "ended": ended})
                 self._freed(now)
+
+    def _has_twin(self, part: _Part, watch_: watch.Watch, task: int) -> bool:
+        """Whether a job that we know nothing of runs the task: an earlier submission that was accepted late."""
+        try:
+            owner = part.folder.read("%d.%s" % (task, spool.CLAIM)).decode().partition(" ")[0]
+        except (OSError, ValueError):
+            return False
+        return owner != watch_.job_id and owner in self._alive
 
     def _explain(self, batch: _Batch, part: _Part, watch_: watch.Watch, verdict: watch.Verdict) -> Dict[str, Any]:
         """Put together all that is known of a death."""

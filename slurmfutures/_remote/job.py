@@ -5,7 +5,7 @@ Imports are counted here: each costs every array task of every user. Nothing is 
 
 from __future__ import annotations
 
-import _signal  # `signal` costs a millisecond
+import _signal  # type: ignore[import-not-found] # `signal` costs a millisecond
 import os
 import sys
 import time

@@ -36,14 +36,17 @@ def test_jobs_cancelled_at_once_are_never_submitted(jobs: SlurmExecutor, tmp_pat
 
 
 def test_a_call_that_waits_its_turn_is_never_made(open_jobs: OpenJobs, gate: Gate, tmp_path: Path) -> None:
-    with open_jobs(max_workers=1) as executor:
+    batches = tmp_path / "work" / "batches"
+    with open_jobs(max_workers=1, work_dir=tmp_path / "work") as executor:
         first = executor.submit(calls.pass_gate, gate.folder)
         gate.wait()
         marks = tmp_path / "marks"
         marks.mkdir()
         unwanted = executor.submit(calls.mark, str(marks))
-        until(lambda: unwanted.job_id or executor._connection.greeting["scheduler"].startswith("slurm"))
+        until(lambda: len(list(batches.iterdir())) == 2)
         assert unwanted.cancel()
+        del unwanted
+        until(lambda: len(list(batches.iterdir())) == 1)  # its job is cancelled before its files go
         gate.open()
         assert first.result(DEADLINE) is None
         assert executor.submit(calls.square, 2).result(DEADLINE) == 4

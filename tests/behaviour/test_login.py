@@ -225,13 +225,15 @@ def test_cancelling_a_running_call_ends_its_worker_and_nothing_else(opener: Open
 
 
 def test_cancelling_a_waiting_call_ends_no_worker(opener: Opener, gate: Gate) -> None:
-    executor = opener.root("local", login_workers=1).login
+    root = opener.root("local", login_workers=1)
+    executor = root.login
     worker = executor.submit(os.getpid).result(DEADLINE)
     running = executor.submit(calls.pass_gate, gate.folder)
     gate.wait()
     waiting = [executor.submit(calls.square, number) for number in range(10)]
     for future in waiting[::2]:
         future.cancel()
+    root.run(["true"])  # the agent comes to it after the cancellations
     gate.open()
     assert running.result(DEADLINE) is None
     assert [future.result(DEADLINE) for future in waiting[1::2]] == [1, 9, 25, 49, 81]

@@ -72,9 +72,16 @@ def test_a_call_that_has_not_begun_has_no_output(open_jobs: OpenJobs, gate: Gate
     assert (waiting.stdout(), waiting.stderr()) == ("", "")
 
 
-def test_calls_of_one_task_share_its_output(jobs: SlurmExecutor) -> None:
-    results = jobs.map(calls.speak, ["one", "two"], ["eins", "zwei"], chunksize=2)
+def test_calls_of_one_task_share_its_output(jobs: SlurmExecutor, gate: Gate) -> None:
+    def speak(out: str, err: str, folder: str = gate.folder) -> None:
+        from tests import calls
+
+        calls.pass_gate(folder)
+        calls.speak(out, err)
+
+    results = jobs.map(speak, ["one", "two"], ["eins", "zwei"], chunksize=2)
     futures = jobs._pending()
+    gate.open()
     assert list(results) == [None, None]
     assert [future.stdout() for future in futures] == ["one\ntwo\n"] * 2
     assert [future.stderr() for future in futures] == ["eins\nzwei\n"] * 2

@@ -40,20 +40,24 @@ def main() -> int:
     names = [name for name in BENCHMARKS if name in (arguments.only or BENCHMARKS)]
     rows: dict[str, list[Row]] = {}
     for name in names:
-        print(f"{name} ...", file=sys.stderr, flush=True)
+        _say(f"{name} ...")
         begin = time.monotonic()
         try:
             with tempfile.TemporaryDirectory(prefix="slurmfutures-bench-", ignore_cleanup_errors=True) as folder:
                 rows[name] = list(BENCHMARKS[name](Bench(Path(folder), arguments.quick)))
         except Exception:  # the others are measured all the same
             traceback.print_exc()
-        print(f"{name}: {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
+        _say(f"{name}: {time.monotonic() - begin:.0f} s")
+        if arguments.json:  # each time: what was measured is not lost with what fails
+            words = {"where": where, "rows": {name: [row.as_dict() for row in found] for name, found in rows.items()}}
+            arguments.json.write_text(json.dumps(words, indent=1) + "\n")
     print(table([row for found in rows.values() for row in found]))
     print(f"\n{where}; load {os.getloadavg()[2]:.1f} in the last 15 minutes")
-    if arguments.json:
-        words = {"where": where, "rows": {name: [row.as_dict() for row in found] for name, found in rows.items()}}
-        arguments.json.write_text(json.dumps(words, indent=1) + "\n")
     return 0 if len(rows) == len(names) else 1
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from slurmfutures import JobState
 from slurmfutures._batcher import LONGEST, MOST_BYTES, QUIET, Batch, Batcher, Control, Spec
 from slurmfutures._remote import payload
 
-
 ONE = Spec(options=("--mem=1G",), name=None, comment="", initializer=b"")
 TWO = Spec(options=("--mem=2G",), name=None, comment="", initializer=b"")
 
@@ -161,6 +160,7 @@ def test_a_batch_packs_each_function_once(batch: Batch, tmp_path: Path) -> None:
         (b"f", b"2"),
     ]
     assert len({number for number, _ in calls}) == 2
+    file.close()
 
 
 def test_job_ids_follow_the_parts_that_were_submitted(batch: Batch) -> None:
