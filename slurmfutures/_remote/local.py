@@ -6,6 +6,7 @@ them. Of the options it honours `--time`, the rest is for clusters. It lives and
 
 import contextlib
 import fcntl
+import itertools
 import os
 import signal
 import subprocess
@@ -100,10 +101,10 @@ class Local:
         with self._lock:
             rows = []
             for job_id, tasks in self._jobs.items():
-                for task in tasks:
-                    if task.state not in TERMINAL:
-                        indices = None if task.index is None else ((task.index, task.index),)
-                        rows.append(Row(job_id, indices, task.state, "", task.request.name, task.request.comment))
+                request = tasks[0].request
+                for state, first, last in _runs(tasks):
+                    indices = None if first is None or last is None else ((first, last),)
+                    rows.append(Row(job_id, indices, state, "", request.name, request.comment))
             return rows
 
     def why(self, job_ids: Sequence[str]) -> Optional[Dict[Tuple[str, Optional[int]], Ending]]:
@@ -221,6 +222,17 @@ class Local:
         with self._lock:
             if task.process is not None:
                 _kill_group(task.process.pid, signal.SIGKILL)
+
+
+def _runs(tasks: Sequence[_Task]) -> List[Tuple[JobState, Optional[int], Optional[int]]]:
+    """Return the tasks of a job that are not over, neighbours in the same state as one: state, first, last."""
+    place = itertools.count()
+    alive = (task for task in tasks if task.state not in TERMINAL)
+    found = []
+    for (state, _), run in itertools.groupby(alive, lambda task: (task.state, (task.index or 0) - next(place))):
+        indices = [task.index for task in run]
+        found.append((state, indices[0], indices[-1]))
+    return found
 
 
 def _kill_group(leader: int, number: int) -> None:

@@ -71,7 +71,15 @@ class Queue:
     def states(self, job_id: str) -> dict[int | None, JobState | None]:
         rows = self.scheduler.queue()
         assert rows is not None
-        return {(row.tasks[0][0] if row.tasks else None): row.state for row in rows if row.job_id == job_id}
+        states: dict[int | None, JobState | None] = {}
+        for row in rows:
+            if row.job_id == job_id:
+                tasks = (
+                    [None] if row.tasks is None else [n for first, last in row.tasks for n in range(first, last + 1)]
+                )
+                assert states.keys().isdisjoint(tasks)
+                states.update(dict.fromkeys(tasks, row.state))
+        return states
 
     def running(self, number: int) -> list[int]:
         """Wait until so many jobs have said that they run; return their process ids."""
@@ -135,6 +143,19 @@ def test_an_array_runs_no_more_tasks_at_once_than_its_throttle(queue: Queue) -> 
     queue.scheduler.cancel([(other, None)])
     queue.scheduler.throttle(job_id, 2)
     until(lambda: list(map(str, queue.states(job_id).values())).count("RUNNING") == 2)
+
+
+def test_neighbours_in_the_same_state_are_one_row(queue: Queue) -> None:
+    job_id = queue.submit("wait", size=9)
+    queue.running(2)
+    queue.scheduler.cancel([(job_id, [4])])
+    rows = queue.scheduler.queue()
+    assert rows is not None
+    assert [(row.tasks, str(row.state)) for row in rows] == [
+        (((0, 1),), "RUNNING"),
+        (((2, 3),), "PENDING"),
+        (((5, 8),), "PENDING"),
+    ]
 
 
 def test_a_job_at_its_time_limit_is_ended(queue: Queue) -> None:
