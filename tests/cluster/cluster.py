@@ -159,9 +159,8 @@ class Cluster:
         texts = {
             "slurm.conf": config.slurm_conf(self.layout, host, cgroups=place is not None),
             "slurmdbd.conf": config.slurmdbd_conf(self.layout, host),
+            "cgroup.conf": config.cgroup_conf(place, cgroups.limits_swap(place)) if place else config.NO_CGROUPS_CONF,
         }
-        if place is not None:
-            texts["cgroup.conf"] = config.cgroup_conf(place, cgroups.limits_swap(place))
         return {self.layout.slurm_conf.with_name(name): text for name, text in texts.items()}
 
     # Faults

@@ -137,6 +137,13 @@ PartitionName=high PriorityTier=10
 """
 
 
+# Named also where it has nothing to do: slurmd would look for one by itself, and not start where there is none, nor,
+# with cgroup v2, outside systemd.
+NO_CGROUPS_CONF = """\
+CgroupPlugin=cgroup/v1
+"""
+
+
 def cgroup_conf(mount_point: Path, limit_swap: bool) -> str:
     """`mount_point` holds one folder for each cgroup v1 controller."""
     return f"""\

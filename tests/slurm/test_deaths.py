@@ -253,7 +253,7 @@ def test_a_waiting_job_that_somebody_cancels_says_that_it_never_started(executor
     error = died(single, JobCancelled)
     assert (error.state, error.started, error.node, error.stderr_tail) == (JobState.CANCELLED, False, "", "")
     assert "was cancelled by root before it started" in str(error)
-    error = died(array[1], JobCancelled)  # Slurm itself keeps no record of it, nor of who did it
+    error = died(array[1], JobCancelled, LONG)  # Slurm itself keeps no record of it, nor of who did it
     assert (error.state, error.started, error.node, error.stderr_tail) == (JobState.CANCELLED, False, "", "")
     assert "was cancelled before it started" in str(error)
 
