@@ -5,125 +5,21 @@ All of it runs in the agent's loop, except what is given to a lane: scheduler co
 
 import functools
 import os
-import queue
-import threading
 import time
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from . import payload, publish, script, spool, watch
+from .batch import Batch, Part, collect_logs, ranges
+from .death import explain
+from .lane import Lane
 from .scheduler import Ending, Held, Limits, Outcome, Refused, Request, Row, Scheduler, Submitted
 from .states import TERMINAL, JobState
-
-Range = Tuple[int, int]  # task numbers, the end not included
 
 CANCEL_AFTER = 0.03  # seconds in which cancellations gather
 CANCEL_AGAIN = 5.0  # seconds until those that failed are tried again
 QUEUE_GROWTH = 1.5  # of the time between two looks at the queue, while nothing changes
-HOLD_FIRST = 5.0  # seconds between tries while a submit limit is reached
-HOLD_CEILING = 60.0
 LOOKS = (2.0, 10.0, 30.0)  # seconds before each search for a submission whose outcome is unclear
 BACKLOG = 8 << 20  # bytes on their way to the client above which no more results are read
-_TAIL = 4000  # bytes of a dead task's stderr that are told
-_LOG_LIMIT = 64 << 10  # bytes of a log that are kept for the client when a batch's files go
-_LOGS_LIMIT = 8 << 20  # bytes of all of them
-# What slurmstepd's own errors look like where a signal would stand, and what they mean where the state does not say it.
-_NO_SIGNALS = {
-    53: "its output files cannot be opened there: is work_dir on a file system that the compute nodes share?",
-    125: "",  # out of memory
-}
-
-
-class Lane:
-    """A thread that does one slow thing after the other and posts what came of it to the agent's loop."""
-
-    def __init__(self, name: str, post: Callable[[Callable[[], None]], None]) -> None:
-        self._post = post
-        self.busy = 0  # things given to it and not yet done; the loop's thread only
-        self._work: queue.Queue[Tuple[Callable[[], Any], Callable[[Any], None]]] = queue.Queue()
-        threading.Thread(target=self._run, name=name, daemon=True).start()
-
-    def do(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
-        """Have `work()` done in the lane's thread and `then(its result)` in the loop's. Called in the loop."""
-        self.busy += 1
-        self._work.put((work, then))
-
-    def _run(self) -> None:
-        while True:
-            work, then = self._work.get()
-            try:
-                result = work()
-            except Exception as error:  # a lane must outlive what it does; the callback decides what it means
-                result = error
-            self._post(functools.partial(self._done, then, result))
-
-    def _done(self, then: Callable[[Any], None], result: Any) -> None:
-        self.busy -= 1
-        then(result)
-
-
-class _Part:
-    """One submission of a batch's tasks; array index i is the task `tasks[i]`."""
-
-    def __init__(self, number: int, tasks: List[int], folder: spool.Part, name: str) -> None:
-        self.number = number
-        self.tasks = tasks
-        self.folder = folder
-        self.name = name
-        self.throttle: Optional[int] = None
-        self.watch: Optional[watch.Watch] = None
-        self.unwanted: Set[int] = set()  # array indices to be cancelled
-
-
-class _Batch:
-    def __init__(self, spec: Mapping[str, Any], folder: spool.Batch) -> None:
-        self.id: str = spec["batch"]
-        self.spec = spec
-        self.folder = folder
-        self.waiting: List[Range] = [(0, spec["tasks"])]
-        self.without(set(spec["skip"]))
-        self.parts: List[_Part] = []
-        self.numbers = 0  # parts tried, the refused ones counted
-        self.next_size: Optional[int] = None  # tasks in the next part, at most
-        self.bound: Optional[int] = None  # jobs that the scheduler lets us have at once, as far as refusals tell
-        self.reached = 0  # jobs that it has let us have at once
-        self.hold_until = 0.0
-        self.hold = HOLD_FIRST
-
-    def take(self, most: int) -> List[int]:
-        """Take up to `most` task numbers off those that wait."""
-        taken: List[int] = []
-        while self.waiting and len(taken) < most:
-            first, end = self.waiting[0]
-            stop = min(end, first + most - len(taken))
-            taken.extend(range(first, stop))
-            if stop == end:
-                del self.waiting[0]
-            else:
-                self.waiting[0] = stop, end
-        return taken
-
-    def give_back(self, part: _Part) -> None:
-        """A part was not accepted: its tasks wait again, but for those cancelled meanwhile."""
-        self.parts.remove(part)
-        tasks = [task for index, task in enumerate(part.tasks) if index not in part.unwanted]
-        self.waiting = _ranges(tasks) + self.waiting
-
-    def without(self, tasks: Set[int]) -> Set[int]:
-        """Take these tasks off those that wait; return the ones that were not waiting."""
-        kept = []
-        rest = set(tasks)
-        for start, end in self.waiting:
-            hit = sorted(task for task in tasks if start <= task < end)
-            rest.difference_update(hit)
-            first = start
-            for task in hit:
-                if task > first:
-                    kept.append((first, task))
-                first = task + 1
-            if first < end:
-                kept.append((first, end))
-        self.waiting = kept
-        return rest
 
 
 class Place(NamedTuple):
@@ -172,8 +68,8 @@ class Batches:
         self._submitting = Lane("submit", post)
         self._asking = Lane("ask", post)
         self._acting = Lane("act", post)
-        self._batches: Dict[str, _Batch] = {}
-        self._busy: Optional[_Batch] = None  # whose part is being submitted
+        self._batches: Dict[str, Batch] = {}
+        self._busy: Optional[Batch] = None  # whose part is being submitted
         self._stopped = False
         self._cancel_at: Optional[float] = None
         self._left_over: List[Tuple[str, Optional[List[int]]]] = []  # to be cancelled, of batches already released
@@ -193,7 +89,7 @@ class Batches:
     def submit(self, spec: Mapping[str, Any], calls: bytes) -> None:
         """Store a batch and queue it for submission. Raises OSError where it cannot be stored."""
         folder = spool.Batch(self._place.work_dir, spec["batch"])
-        batch = _Batch(spec, folder)
+        batch = Batch(spec, folder)
         text = script.render(
             batch=batch.id,
             folder=folder.path,
@@ -226,7 +122,7 @@ class Batches:
         if self._cancel_at is not None:
             self._flush_cancels()
         batch = self._batches.pop(batch_id, None)
-        reply({"logs": _collect_logs(batch) if batch is not None and logs else {}})
+        reply({"logs": collect_logs(batch) if batch is not None and logs else {}})
         if batch is not None and remove:
             self._acting.do(batch.folder.remove, lambda _: None)
 
@@ -270,7 +166,7 @@ class Batches:
         times = [at for at in wanted if at is not None]
         return min(times) if times else None
 
-    def _watched(self) -> List[Tuple[_Batch, _Part, watch.Watch]]:
+    def _watched(self) -> List[Tuple[Batch, Part, watch.Watch]]:
         return [
             (batch, part, part.watch)
             for batch in self._batches.values()
@@ -290,10 +186,9 @@ class Batches:
         for batch in self._batches.values():
             if not batch.waiting:
                 continue
-            if now < batch.hold_until:
-                wanted = batch.hold_until if wanted is None else min(wanted, batch.hold_until)
+            if now < batch.pressure.until:
+                wanted = batch.pressure.until if wanted is None else min(wanted, batch.pressure.until)
                 continue
-            # Limits on submitted jobs are of a QOS, an account or a partition: of what has the same options.
             alike = sum(len(it.open) for other, _, it in watched if other.spec["options"] == batch.spec["options"])
             size = self._size(batch, inside, alike)
             room = self._room(watched)
@@ -303,31 +198,24 @@ class Batches:
             return None
         return wanted
 
-    def _size(self, batch: _Batch, inside: int, alike: int) -> int:
+    def _size(self, batch: Batch, inside: int, alike: int) -> int:
         """Return how many tasks the next submission may hold; `alike` of those inside count for the same limit."""
         remaining = sum(end - first for first, end in batch.waiting)
-        size = min(remaining, self._limits.max_array_index + 1, self._limits.max_jobs - inside)
-        if batch.next_size is not None:
-            size = min(size, batch.next_size)
-        if batch.bound is not None:
-            free = batch.bound - alike
-            if alike and free < min(remaining, max(1, batch.bound // 4)):
-                return 0  # a few places are not worth a submission of their own
-            size = min(size, max(free, 1))
-        return size
+        most = min(self._limits.max_array_index + 1, self._limits.max_jobs - inside)
+        return min(most, batch.pressure.size(remaining, alike))
 
-    def _room(self, watched: Sequence[Tuple[_Batch, _Part, watch.Watch]]) -> Optional[int]:
+    def _room(self, watched: Sequence[Tuple[Batch, Part, watch.Watch]]) -> Optional[int]:
         """Return how many more tasks may run at once under `max_workers`, None where that is not bounded."""
         if self._max_workers is None:
             return None
         return self._max_workers - sum(min(part.throttle or 1 << 30, len(watch.open)) for _, part, watch in watched)
 
-    def _submit_part(self, batch: _Batch, tasks: List[int], room: Optional[int], alike: int) -> None:
+    def _submit_part(self, batch: Batch, tasks: List[int], room: Optional[int], alike: int) -> None:
         self._busy = batch
         number = batch.numbers
         batch.numbers += 1
         name = "%s.sf-%s.%d" % (batch.spec["name"], batch.id, number)
-        part = _Part(number, tasks, batch.folder.part(number), name)
+        part = Part(number, tasks, batch.folder.part(number), name)
         part.throttle = room if room is not None and room < len(tasks) else None
         batch.parts.append(part)
         try:
@@ -336,7 +224,7 @@ class Batches:
             if tasks[-1] - tasks[0] != len(tasks) - 1:
                 mapping = "map"
                 publish.publish(part.folder.path, "map", " ".join(map(str, tasks)).encode())
-            batch.folder.record({"part": number, "tasks": _ranges(tasks), "name": name, "time": time.time()})
+            batch.folder.record({"part": number, "tasks": ranges(tasks), "name": name, "time": time.time()})
         except OSError as error:
             self._busy = None
             self._hold(batch, part, "stuck", "the batch cannot be written: %s" % error)
@@ -356,13 +244,13 @@ class Batches:
         )
         self._try(batch, part, request, alike)
 
-    def _try(self, batch: _Batch, part: _Part, request: Request, alike: int) -> None:
+    def _try(self, batch: Batch, part: Part, request: Request, alike: int) -> None:
         def then(outcome: Any) -> None:
             self._outcome(batch, part, request, alike, outcome)
 
         self._submitting.do(lambda: self._scheduler.submit(request), then)
 
-    def _outcome(self, batch: _Batch, part: _Part, request: Request, alike: int, outcome: Outcome) -> None:
+    def _outcome(self, batch: Batch, part: Part, request: Request, alike: int, outcome: Outcome) -> None:
         if isinstance(outcome, Submitted):
             self._accepted(batch, part, alike, outcome.job_id)
         elif isinstance(outcome, Refused):
@@ -376,7 +264,7 @@ class Batches:
             self._notice(batch, "unclear", "the outcome of a submission is unclear (%s): looking it up" % words)
             self._look_up(batch, part, request, alike, 0, 0)
 
-    def _look_up(self, batch: _Batch, part: _Part, request: Request, alike: int, look: int, failed: int) -> None:
+    def _look_up(self, batch: Batch, part: Part, request: Request, alike: int, look: int, failed: int) -> None:
         """Search the scheduler for a submission by name, and submit again only when it is surely not there."""
         if failed == 5:
             self._notice(batch, "stuck", "Slurm does not answer whether it has %s: asking on" % part.name)
@@ -399,7 +287,7 @@ class Batches:
 
         self._submitting.do(work, then)
 
-    def _accepted(self, batch: _Batch, part: _Part, alike: int, job_id: str) -> None:
+    def _accepted(self, batch: Batch, part: Part, alike: int, job_id: str) -> None:
         self._busy = None
         if batch.id not in self._batches:  # released, all of it being cancelled, while sbatch ran
             self._left_over.append((job_id, None))
@@ -407,63 +295,50 @@ class Batches:
             self._acting.do(batch.folder.remove, lambda _: None)
             return
         batch.folder.record({"part": part.number, "job": job_id})
-        batch.hold = HOLD_FIRST
-        batch.reached = max(batch.reached, alike + len(part.tasks))
-        if batch.bound is not None and batch.reached > batch.bound:
-            batch.bound = None
-        if batch.next_size is not None:
-            batch.next_size = 2 * len(part.tasks)
+        batch.pressure.accepted(len(part.tasks), alike)
         now = time.monotonic()
         part.watch = watch.Watch(len(part.tasks), job_id, len(part.tasks) > 1, now, self._pace.grace)
         self._queue_interval = self._pace.queue_first
         first = now + self._pace.queue_first
         self._queue_at = first if self._queue_at is None else min(self._queue_at, first)
-        self._send({"op": "part", "batch": batch.id, "job": job_id, "tasks": _ranges(part.tasks)})
+        self._send({"op": "part", "batch": batch.id, "job": job_id, "tasks": ranges(part.tasks)})
         if not batch.waiting:
             self._send({"op": "submitted", "batch": batch.id})
         if part.unwanted:
             self._cancel_at = now
 
-    def _refused(self, batch: _Batch, part: _Part, message: str) -> None:
+    def _refused(self, batch: Batch, part: Part, message: str) -> None:
         """The scheduler will not have this batch, neither this part nor the next."""
         batch.give_back(part)
         tasks, batch.waiting = batch.waiting, []
         self._send({"op": "refused", "batch": batch.id, "tasks": tasks, "message": message})
 
-    def _held(self, batch: _Batch, part: _Part, alike: int, message: str) -> None:
+    def _held(self, batch: Batch, part: Part, alike: int, message: str) -> None:
         """A limit on submitted jobs is reached: try half as many, or wait for room."""
-        size = len(part.tasks)
-        batch.next_size = max(1, size // 2)
-        news = alike + size > batch.reached
-        if news:
-            batch.bound = min(alike + size - 1, batch.bound or alike + size)
-        if news and size > 1:
+        if batch.pressure.refused(len(part.tasks), alike):
             self._give_back(batch, part)
             self._notice(batch, "held back", message)
-        else:  # as many were inside before: some that are over for us are not yet over for the scheduler
+        else:
             self._hold(batch, part, "held back", message)
 
-    def _give_back(self, batch: _Batch, part: _Part) -> None:
+    def _give_back(self, batch: Batch, part: Part) -> None:
         batch.give_back(part)
         if not batch.waiting:  # all of it was cancelled meanwhile
             self._send({"op": "submitted", "batch": batch.id})
 
-    def _hold(self, batch: _Batch, part: _Part, kind: str, message: str) -> None:
+    def _hold(self, batch: Batch, part: Part, kind: str, message: str) -> None:
         self._give_back(batch, part)
-        batch.hold_until = time.monotonic() + batch.hold
-        if batch.hold >= HOLD_CEILING:
-            batch.bound, batch.reached = None, 0  # what they tell was long ago
-        batch.hold = min(HOLD_CEILING, 2 * batch.hold)
+        batch.pressure.wait(time.monotonic())
         self._notice(batch, kind, message)
 
-    def _notice(self, batch: _Batch, kind: str, message: str) -> None:
+    def _notice(self, batch: Batch, kind: str, message: str) -> None:
         if (batch.id, kind + message) not in self._noticed:
             self._noticed.add((batch.id, kind + message))
             self._send({"op": "notice", "batch": batch.id, "kind": kind, "message": message})
 
     # ---- looking
 
-    def _look(self, batch: _Batch, part: _Part, now: float) -> None:
+    def _look(self, batch: Batch, part: Part, now: float) -> None:
         """List a part's results once and send what is new."""
         assert part.watch is not None
         try:
@@ -504,11 +379,11 @@ class Batches:
         if done:
             self._freed(now)
 
-    def _tell_states(self, batch: _Batch, changes: Sequence[Tuple[int, JobState]]) -> None:
+    def _tell_states(self, batch: Batch, changes: Sequence[Tuple[int, JobState]]) -> None:
         by_state: Dict[str, List[int]] = {}
         for task, state in changes:
             by_state.setdefault(state.value, []).append(task)
-        states = [[state, _ranges(sorted(tasks))] for state, tasks in by_state.items()]
+        states = [[state, ranges(sorted(tasks))] for state, tasks in by_state.items()]
         self._send({"op": "states", "batch": batch.id, "states": states})
 
     def _freed(self, now: float) -> None:
@@ -517,7 +392,7 @@ class Batches:
         for batch in self._batches.values():
             if batch.waiting:
                 waiting = True
-                batch.hold_until = min(batch.hold_until, now + 1.0)
+                batch.pressure.freed(now)
         if self._max_workers is None or waiting or self._busy is not None:
             return
         watched = self._watched()
@@ -618,49 +493,19 @@ class Batches:
             self._look(batch, part, now)
             verdicts = [it for it in watch_.judge(endings, now) if not self._has_twin(part, watch_, it.task)]
             if verdicts:
-                ended = [self._explain(batch, part, watch_, verdict) for verdict in verdicts]
+                ended = [explain(batch, part, watch_, verdict) for verdict in verdicts]
                 for verdict in verdicts:
                     watch_.resolve(verdict.task)
                 self._send({"op": "ended", "batch": batch.id, "ended": ended})
                 self._freed(now)
 
-    def _has_twin(self, part: _Part, watch_: watch.Watch, task: int) -> bool:
+    def _has_twin(self, part: Part, watch_: watch.Watch, task: int) -> bool:
         """Whether a job that we know nothing of runs the task: an earlier submission that was accepted late."""
         try:
             owner = part.folder.read("%d.%s" % (task, spool.CLAIM)).decode().partition(" ")[0]
         except (OSError, ValueError):
             return False
         return owner != watch_.job_id and owner in self._alive
-
-    def _explain(self, batch: _Batch, part: _Part, watch_: watch.Watch, verdict: watch.Verdict) -> Dict[str, Any]:
-        """Put together all that is known of a death."""
-        ending, end = verdict.ending, verdict.end
-        code = ending.exit_code if ending is not None else None
-        signal_ = ending.signal if ending is not None else None
-        reason = ending.reason if ending is not None else ""
-        if signal_ in _NO_SIGNALS:
-            reason = _NO_SIGNALS[signal_] or reason
-            signal_ = None
-        if end is not None and not signal_:
-            code = end.exit_code  # Slurm keeps seven bits of it
-        if code is not None and 128 < code < 160 and not signal_:
-            signal_ = code - 128  # bash's way to say that its child was killed
-        stderr = spool.read_tail(part.folder.log(verdict.task, "err"), _TAIL).decode("utf-8", "replace")
-        return {
-            "task": part.tasks[verdict.task],
-            "job_id": "%s_%d" % (watch_.job_id, verdict.task) if watch_.array else watch_.job_id,
-            "state": ending.state.value if ending is not None and ending.state is not None else None,
-            "exit_code": code,
-            "signal": signal_ or None,
-            "node": (ending.node if ending is not None else "") or (end.node if end is not None else ""),
-            "reason": reason,
-            "started": ending.started if ending is not None else True,
-            "cancelled_by": ending.cancelled_by if ending is not None else "",
-            "start": ending.start if ending is not None else "",
-            "end": ending.end if ending is not None else "",
-            "stderr": stderr,
-            "where": batch.folder.path,
-        }
 
     # ---- cancelling
 
@@ -669,7 +514,7 @@ class Batches:
         self._cancel_at = None
         targets, self._left_over = self._left_over, []
         released = list(targets)
-        hit: List[Tuple[_Batch, _Part, Set[int]]] = []
+        hit: List[Tuple[Batch, Part, Set[int]]] = []
         for batch in self._batches.values():
             for part in batch.parts:
                 if not part.unwanted or part.watch is None:
@@ -705,33 +550,3 @@ class Batches:
 def _target(watch_: watch.Watch, indices: Set[int]) -> Tuple[str, Optional[List[int]]]:
     """Return what a scheduler's `cancel` takes for some tasks that are open."""
     return watch_.job_id, None if indices == watch_.open or not watch_.array else sorted(indices)
-
-
-def _ranges(numbers: Sequence[int]) -> List[Range]:
-    """Return sorted numbers as ranges, the ends not included."""
-    found: List[Range] = []
-    for number in numbers:
-        if found and found[-1][1] == number:
-            found[-1] = found[-1][0], number + 1
-        else:
-            found.append((number, number + 1))
-    return found
-
-
-def _collect_logs(batch: _Batch) -> Dict[str, List[str]]:
-    """Return what the tasks of a batch have printed, "task": [stdout, stderr], within bounds."""
-    kept: Dict[str, List[str]] = {}
-    total = 0
-    for part in batch.parts:
-        try:
-            written = sorted(entry.name for entry in os.scandir(part.folder.logs) if entry.stat().st_size)
-        except OSError:
-            continue
-        for name in written:
-            index, _, stream = name.partition(".")
-            text = spool.read_tail(os.path.join(part.folder.logs, name), _LOG_LIMIT).decode("utf-8", "replace")
-            total += len(text)
-            if total > _LOGS_LIMIT:
-                return kept
-            kept.setdefault(str(part.tasks[int(index)]), ["", ""])[stream == "err"] = text
-    return kept

@@ -6,23 +6,23 @@ from typing import Any
 import pytest
 
 from slurmfutures._remote import spool
-from slurmfutures._remote.batches import _Batch, _Part, _ranges
+from slurmfutures._remote.batch import Batch, Part, ranges
 
 
-def new_batch(tasks: int, skip: tuple[int, ...] = ()) -> _Batch:
-    return _Batch({"batch": "abc", "tasks": tasks, "skip": list(skip)}, spool.Batch("/nowhere", "abc"))
+def new_batch(tasks: int, skip: tuple[int, ...] = ()) -> Batch:
+    return Batch({"batch": "abc", "tasks": tasks, "skip": list(skip)}, spool.Batch("/nowhere", "abc"))
 
 
-def tasks_of(ranges: list[Any]) -> list[int]:
-    return [task for first, end in ranges for task in range(first, end)]
+def tasks_of(found: list[Any]) -> list[int]:
+    return [task for first, end in found for task in range(first, end)]
 
 
 @pytest.mark.parametrize(
-    ("numbers", "ranges"),
+    ("numbers", "expected"),
     [([], []), ([5], [(5, 6)]), ([0, 1, 2], [(0, 3)]), ([0, 2, 3, 9], [(0, 1), (2, 4), (9, 10)])],
 )
-def test_numbers_become_ranges(numbers: list[int], ranges: list[tuple[int, int]]) -> None:
-    assert _ranges(numbers) == ranges
+def test_numbers_become_ranges(numbers: list[int], expected: list[tuple[int, int]]) -> None:
+    assert ranges(numbers) == expected
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_without_tells_which_were_not_waiting() -> None:
 
 def test_a_part_that_was_not_accepted_waits_again_but_for_what_was_cancelled() -> None:
     batch = new_batch(10, skip=(1,))
-    part = _Part(0, batch.take(4), batch.folder.part(0), "name")
+    part = Part(0, batch.take(4), batch.folder.part(0), "name")
     batch.parts.append(part)
     part.unwanted = {1}  # by array index: task 2
     batch.give_back(part)
@@ -80,7 +80,7 @@ def test_no_task_is_lost_or_taken_twice(seed: int) -> None:
             wanted -= unwanted - rest
         tasks = batch.take(chance.randrange(1, 20))
         if tasks and chance.random() < 0.3:
-            part = _Part(0, tasks, batch.folder.part(0), "name")
+            part = Part(0, tasks, batch.folder.part(0), "name")
             batch.parts.append(part)
             batch.give_back(part)
         else:
