@@ -78,7 +78,7 @@ def test_a_limit_on_submitted_jobs_holds_calls_back_and_is_told(
     with caplog.at_level(logging.WARNING, "slurmfutures"):
         futures = together(executor, calls.square, [(number,) for number in range(60)])
         while not all(future.done() for future in futures):
-            most = max(most, len(queue.jobs()))
+            most = max(most, len(queue.active()))
     assert [future.result() for future in futures] == [number**2 for number in range(60)]
     assert 0 < most <= SMALL_QOS_MAX_SUBMIT
     assert "QOSMaxSubmitJobPerUserLimit" in caplog.text
