@@ -129,9 +129,12 @@ class Agent:
         limits = self._scheduler.limits()
         if limits is None:
             return DEFAULT_LIMITS
-        with open(path + ".%d" % os.getpid(), "w") as file:
-            json.dump(dict(limits._asdict(), conf=key), file)
-        os.rename(path + ".%d" % os.getpid(), path)
+        try:
+            with open(path + ".%d" % os.getpid(), "w") as file:
+                json.dump(dict(limits._asdict(), conf=key), file)
+            os.rename(path + ".%d" % os.getpid(), path)
+        except OSError:
+            pass  # no room: they are read again next time
         return limits
 
     def _pace(self) -> batches.Pace:

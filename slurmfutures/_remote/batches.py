@@ -294,7 +294,10 @@ class Batches:
             self._flush_cancels()
             self._acting.do(batch.folder.remove, lambda _: None)
             return
-        batch.folder.record({"part": part.number, "job": job_id})
+        try:
+            batch.folder.record({"part": part.number, "job": job_id})
+        except OSError as error:  # the intent is there: the job can be found by its name
+            self._notice(batch, "unrecorded", "the id of job %s cannot be written down: %s" % (job_id, error))
         batch.pressure.accepted(len(part.tasks), alike)
         now = time.monotonic()
         part.watch = watch.Watch(len(part.tasks), job_id, len(part.tasks) > 1, now, self._pace.grace)

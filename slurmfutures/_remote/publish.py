@@ -27,10 +27,14 @@ def publish(directory: str, name: str, data: Buffer) -> None:
     temporary = os.path.join(directory, ".%s.%d" % (name, os.getpid()))
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(handle, view) :]
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    os.rename(temporary, os.path.join(directory, name))
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(handle, view) :]
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        os.rename(temporary, os.path.join(directory, name))
+    except OSError:
+        os.unlink(temporary)  # where there is no room, a part of a file must not take what there is
+        raise

@@ -60,11 +60,15 @@ class Batch:
         self._parts = os.path.join(self.path, "parts.jsonl")
 
     def create(self, spec: Any, script: str, calls: bytes) -> None:
-        """Write the batch; batch.json comes last and says that the rest is whole."""
+        """Write the batch; batch.json comes last and says that the rest is whole. Raises OSError, leaving nothing."""
         os.makedirs(self.path, 0o700, exist_ok=True)
-        publish(self.path, "calls", calls)
-        publish(self.path, "script.sh", script.encode())
-        publish(self.path, "batch.json", json.dumps(spec).encode())
+        try:
+            publish(self.path, "calls", calls)
+            publish(self.path, "script.sh", script.encode())
+            publish(self.path, "batch.json", json.dumps(spec).encode())
+        except OSError:
+            shutil.rmtree(self.path, ignore_errors=True)
+            raise
 
     def record(self, entry: Any) -> None:
         """Append an entry to parts.jsonl, on disk when this returns."""

@@ -1,16 +1,40 @@
 """What is left in work_dir, on the cluster's own file system."""
 
+import logging
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from slurmfutures import JobFailed
+from slurmfutures import JobFailed, SubmitError
 from tests import calls
 from tests.slurm.conftest import OpenSlurm
 from tests.slurm.queue import died, together
+from tests.slurm.shadow import Shadow
 from tests.waiting import until
 
 pytestmark = pytest.mark.slurm
+
+# The batch's list of what was submitted is on a full disk from the moment at which Slurm has accepted a part.
+FULL_AFTER_SBATCH = """\
+[[ "$*" == *--parsable* ]] || exec "$real" "$@"
+"$real" "$@"
+code=$?
+words=("$@")
+ln -sf /dev/full "$(dirname "${words[-3]}")/parts.jsonl"
+exit $code
+"""
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", path], check=True)
+    yield path
+    subprocess.run(["umount", "--lazy", path], check=True)
 
 
 def test_files_of_finished_batches_go_and_those_of_dead_jobs_stay(open_slurm: OpenSlurm, tmp_path: Path) -> None:
@@ -50,3 +74,26 @@ def test_a_cancelled_call_leaves_no_files(open_slurm: OpenSlurm, tmp_path: Path)
     future.cancel()
     executor.shutdown()
     assert list((tmp_path / "work" / "batches").iterdir()) == []
+
+
+# ---- no room
+
+
+def test_a_batch_for_which_there_is_no_room_fails_its_calls_alone(open_slurm: OpenSlurm, small_disk: Path) -> None:
+    executor = open_slurm(work_dir=small_disk)
+    error = executor.submit(len, bytes(2 << 20)).exception(60)
+    assert isinstance(error, SubmitError)
+    assert "the batch could not be written" in str(error)
+    assert "No space left on device" in str(error)
+    assert list((small_disk / "batches").iterdir()) == []
+    assert executor.submit(calls.square, 3).result(60) == 9
+
+
+def test_a_job_whose_id_cannot_be_written_down_goes_on(
+    open_slurm: OpenSlurm, shadow: Shadow, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shadow.put("sbatch", FULL_AFTER_SBATCH)
+    with caplog.at_level(logging.WARNING, "slurmfutures"):
+        future = open_slurm(shadow.env, work_dir=tmp_path / "work").submit(calls.square, 3)
+        assert future.result(60) == 9
+    assert f"the id of job {future.job_id} cannot be written down" in caplog.text
