@@ -36,7 +36,8 @@ class Batch:
     """Calls that are submitted together, and what is known of their jobs.
 
     Its futures hold it, so it lives as long as anybody can still ask for a job id or a log. `calls` and `functions`
-    are dropped once the agent has them on disk, `futures` one by one as they are resolved.
+    are dropped once they are packed, what was packed once the agent has it on disk, `futures` one by one as they are
+    resolved.
     """
 
     def __init__(self, spec: Spec, control: Control, now: float) -> None:
@@ -53,6 +54,9 @@ class Batch:
         self.futures: list[SlurmFuture[Any] | None] = []
         self.unresolved = 0
         self.failed = False  # some call's files are worth keeping
+        self.stored = False  # the agent has it on disk
+        self.unwanted: set[int] = set()  # tasks to be cancelled once it is stored
+        self.cancelling: set[int] = set()  # tasks whose cancellation the agent has not confirmed yet
         self.lock = threading.Lock()  # guards _parts, _states, _kept; the poller writes, any thread reads
         self._control = control
         self._parts: list[tuple[str, list[range]]] = []
@@ -74,14 +78,23 @@ class Batch:
         return futures
 
     def packed(self) -> list[bytes]:
-        """Return the file that holds this batch."""
-        return payload.pack_batch(self.spec.initializer, list(self.functions), self.calls, self.firsts)
-
-    def stored(self) -> None:
-        """The agent has the calls: they need not be kept here."""
+        """Return the file that holds this batch; the calls are kept nowhere else from now on."""
+        packed = payload.pack_batch(self.spec.initializer, list(self.functions), self.calls, self.firsts)
         self.calls = []
         self.functions = {}
         self.hurried = True
+        return packed
+
+    def wanted(self) -> list[tuple[int, int]]:
+        """Return the tasks that the agent has to care for, as ranges with the ends not included."""
+        found: list[tuple[int, int]] = []
+        for task in range(len(self.firsts)):
+            if task in self.cancelling or any(self.futures[call] is not None for call in self.calls_of(task)):
+                if found and found[-1][1] == task:
+                    found[-1] = found[-1][0], task + 1
+                else:
+                    found.append((task, task + 1))
+        return found
 
     def task_of(self, call: int) -> int:
         return bisect.bisect_right(self.firsts, call) - 1
@@ -92,9 +105,13 @@ class Batch:
 
     # ---- what the agent says; the poller's thread
 
-    def submitted(self, job_id: str, ranges: Iterable[range]) -> None:
+    def submitted(self, job_id: str, ranges: Iterable[range]) -> bool:
+        """Note a job of this batch; False if it was known."""
         with self.lock:
+            if any(job_id == known for known, _ in self._parts):
+                return False
             self._parts.append((job_id, list(ranges)))
+            return True
 
     def enter(self, tasks: Iterable[int], state: JobState) -> None:
         with self.lock:

@@ -1,13 +1,15 @@
 """How the agent gets to run where nothing is installed.
 
-1. The transport runs one line of shell: the user's setup, then the interpreter with a loader of a few lines.
+1. The transport runs one line of shell: the user's setup, then the interpreter with a loader of a few lines. Over SSH
+   that is done by a login shell, whatever kind it is, for there is no other way to its PATH: see `login_line`.
 2. The loader writes a marker, random for each start, its Python's version, and whether it has the source already.
-   Whatever a shell printed before the marker is skipped.
+   Whatever a shell printed before the marker is skipped, and what comes after it between two envelopes (`wire`).
 3. We answer with the source (a zip, or nothing if it is there) and the greeting (JSON), each behind its length.
 4. The loader unpacks the source below work_dir/code/<hash>, once and for all, and hands both ends of the pipe to
    the agent. Nothing else in that process can reach them: its own stdout is its stderr from then on.
 """
 
+import base64
 import functools
 import hashlib
 import importlib.util
@@ -16,12 +18,13 @@ import json
 import re
 import secrets
 import select
+import threading
 import time
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._errors import AgentError, PythonMismatch, SchedulerNotFound, SlurmFuturesError
 from ._remote import wire
@@ -29,6 +32,12 @@ from ._transports.base import Stream
 
 OLDEST_PYTHON = (3, 8)
 START_TIMEOUT = 120.0  # seconds: module loads and cold file systems are slow
+_PATIENCE = 0.1  # seconds between two looks whether to go on
+_LONGEST_MARK = 100  # bytes
+_NOT_FOUND = re.compile(
+    r": (?:line \d+: )?(?:exec: )?([^:\n]+): "
+    r"(?:not found|command not found|No such file or directory|Permission denied|cannot execute)"
+)
 PACKAGE = "slurmfutures_remote"  # its name over there, so that it cannot be mistaken for an installed slurmfutures
 
 # Also read by Pythons too old for the agent: they must get as far as telling their version.
@@ -64,9 +73,12 @@ if not have:
             if not os.path.isdir(code):
                 raise
     except OSError as error:
-        words = {"op": "refusal", "error": "work-dir", "message": "work_dir %s cannot be used: %s" % (work, error)}
+        shutil.rmtree(part, True)
+        words = {"op": "refusal", "error": "work-dir", "message": "work_dir %s on %s cannot be used: %s; %s" % (
+            work, os.uname()[1], error.strerror, "name another folder by work_dir=")}
         words = json.dumps(words).encode()
-        os.write(1, struct.pack(">BIQ", 1, len(words), 0) + words)
+        words = struct.pack(">BIQ", 1, len(words), 0) + words
+        os.write(1, bytes.fromhex(mark[13:29]) + struct.pack(">H", len(words)) + words)
         sys.exit(1)
 sys.path.insert(0, code)
 sys.argv = ["slurmfutures-agent"]
@@ -96,72 +108,137 @@ def archive() -> tuple[str, bytes]:
     return digest.hexdigest()[:20], target.getvalue()
 
 
-def start_line(marker: str, work_dir: str, python: str, setup: str) -> str:
+def start_line(mark: str, work_dir: str, python: str, setup: str) -> str:
     """Return the bash that starts the loader."""
     digest, _ = archive()
-    words = " ".join(quote(word) for word in (_LOADER, marker, work_dir, digest, PACKAGE))
+    words = " ".join(quote(word) for word in (_LOADER, mark, work_dir, digest, PACKAGE))
     return f"{setup}\nexec {python} -I -S -u -c {words}"
 
 
-def new_marker() -> str:
+# The variable is not for those who come after; and a profile may have gone elsewhere.
+_ALONE = "unset SLURMFUTURES_START\ncd\n"
+
+
+def login_line(start: str) -> str:
+    """Return a line that runs some bash by way of the user's login shell, whichever shell is given the line.
+
+    sshd gives it to the user's shell, which reads it as no login shell: PATH need not be what the user has. So that one
+    runs bash, bash runs the login shell again, as what it is by a "-" before its name, and that runs bash, which finds
+    the script in a variable. All the while nothing is said that csh, fish and a POSIX shell would read differently:
+    within single quotes no quote, backslash, exclamation mark or new line.
+    """
+    again = "exec /bin/bash -c 'eval \"$SLURMFUTURES_START\"'"
+    script = (
+        f'export SLURMFUTURES_START={quote(_ALONE + start)}\nexec -a "-${{SHELL##*/}}" "$SHELL" -c {quote(again)}\n'
+    )
+    return f"exec /bin/bash -c 'eval \"$(echo {base64.b64encode(script.encode()).decode()} | base64 -d)\"'"
+
+
+def new_mark() -> str:
     return f"slurmfutures:{secrets.token_hex(12)}:"
 
 
+def sync_of(mark: str) -> str:
+    """Return, in hexadecimal digits, the bytes that envelopes on this connection begin with."""
+    return mark.partition(":")[2][: 2 * wire.SYNC_SIZE]
+
+
+class Started(NamedTuple):
+    """An agent that has said hello, and how to read on."""
+
+    stream: Stream
+    opener: wire.Opener
+    reader: wire.Reader
+    greeting: Mapping[str, Any]
+
+
 def handshake(
-    stream: Stream, marker: str, hello: Mapping[str, Any], where: str
-) -> tuple[Mapping[str, Any], wire.Reader]:
-    """Bring the agent up on a fresh stream and return its greeting, with the reader that goes on from there.
+    stream: Stream, mark: str, hello: Mapping[str, Any], where: str, python: str, stop: threading.Event | None = None
+) -> Started:
+    """Bring the agent up on a fresh stream. `stop` ends the waiting.
 
     Raises AgentError where it cannot start, PythonMismatch for a Python that is too old, SchedulerNotFound where
-    there is no Slurm, SlurmFuturesError for a `work_dir` that cannot be used. `where` names the place in messages.
+    there is no Slurm, SlurmFuturesError for a `work_dir` that cannot be used. `where` names the place in messages,
+    `python` is what the user calls the interpreter.
     """
-    deadline = time.monotonic() + START_TIMEOUT
-    begun = re.compile(re.escape(marker.encode()) + rb" (\d+)\.(\d+)\.(\d+) ([01])\n")
+    waiting = _Waiting(stream, where, python, stop)
+    begun = re.compile(re.escape(mark.encode()) + rb" (\d+)\.(\d+)\.(\d+) ([01])\n")
     seen = b""
     while (match := begun.search(seen)) is None:
-        seen += _read(stream, deadline, where)
+        seen = seen[-_LONGEST_MARK:] + waiting.read()
     version = (int(match[1]), int(match[2]), int(match[3]))
     if version < OLDEST_PYTHON:
-        raise PythonMismatch(f"Python {version[0]}.{version[1]} on {where} is older than 3.8: name another one")
+        raise PythonMismatch(
+            f"python={python!r} on {where} is Python {version[0]}.{version[1]}, which is too old: "
+            "name one of 3.8 or newer by python="
+        )
     source = b"" if match[4] == b"1" else archive()[1]
-    greeting = json.dumps(hello).encode()
-    _write(stream, b"%012d" % len(source) + source + b"%012d" % len(greeting) + greeting, deadline, where)
-    reader = wire.Reader()
+    greeting = json.dumps({**hello, "sync": sync_of(mark), "mark": mark}).encode()
+    waiting.write(b"%012d" % len(source) + source + b"%012d" % len(greeting) + greeting)
+    opener, reader = wire.Opener(bytes.fromhex(sync_of(mark))), wire.Reader()
     data = seen[match.end() :]
     while True:
-        for frame in reader.feed(data):
+        for frame in reader.feed(opener.feed(data)):
             words: Mapping[str, Any] = frame.head
             if words["op"] == "hello":
-                return words, reader
+                return Started(stream, opener, reader, words)
             if words["error"] == "no-scheduler":
                 raise SchedulerNotFound(words["message"])
             raise SlurmFuturesError(words["message"])
-        data = _read(stream, deadline, where)
+        data = waiting.read()
 
 
-def _read(stream: Stream, deadline: float, where: str) -> bytes:
-    while True:
-        ready, _, _ = select.select([stream.readable()], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
-            raise AgentError(f"the agent did not start on {where} within {START_TIMEOUT:.0f} s", stream.last_words())
-        try:
-            data = stream.read(1 << 16)
-        except BlockingIOError:
-            continue
-        if not data:
-            raise AgentError(f"the agent could not start on {where}", stream.last_words())
-        return data
+class _Waiting:
+    """Reads and writes with an end to patience."""
 
+    def __init__(self, stream: Stream, where: str, python: str, stop: threading.Event | None) -> None:
+        self._stream = stream
+        self._where = where
+        self._python = python
+        self._stop = stop
+        self._deadline = time.monotonic() + START_TIMEOUT
 
-def _write(stream: Stream, data: bytes, deadline: float, where: str) -> None:
-    view = memoryview(data)
-    while view:
-        _, ready, _ = select.select([], [stream.writable()], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
-            raise AgentError(f"the agent did not start on {where} within {START_TIMEOUT:.0f} s", stream.last_words())
-        try:
-            view = view[stream.write(view) :]
-        except BlockingIOError:
-            continue
-        except OSError as error:
-            raise AgentError(f"the agent could not start on {where}: {error}", stream.last_words()) from error
+    def read(self) -> bytes:
+        while True:
+            self._until_ready([self._stream.readable()], [])
+            try:
+                data = self._stream.read(1 << 16)
+            except BlockingIOError:
+                continue
+            if not data:
+                raise self._failed()
+            return data
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            self._until_ready([], [self._stream.writable()])
+            try:
+                view = view[self._stream.write(view) :]
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise self._failed() from error
+
+    def _until_ready(self, reading: list[int], writing: list[int]) -> None:
+        while time.monotonic() < self._deadline:
+            if self._stop is not None and self._stop.is_set():
+                raise AgentError(f"starting the agent on {self._where} was given up")
+            ready = select.select(reading, writing, [], _PATIENCE)
+            if ready[0] or ready[1]:
+                return
+        words = self._stream.last_words()
+        raise AgentError(f"the agent did not start on {self._where} within {START_TIMEOUT:.0f} s", words)
+
+    def _failed(self) -> AgentError:
+        """Return the error for a process that ended, or a connection that broke, before the agent was there."""
+        words = self._stream.last_words()
+        missing = _NOT_FOUND.search(words)
+        if missing:
+            return AgentError(
+                f"python={self._python!r} on {self._where}: {missing[1].strip()} was not found or cannot run; "
+                "name an interpreter of 3.8 or newer by python=, or have setup= make it available",
+                words,
+                transient=False,
+            )
+        return AgentError(f"the agent could not start on {self._where}", words)

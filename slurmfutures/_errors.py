@@ -42,7 +42,7 @@ _TAIL_LINES = 20
 class SlurmFuturesError(Exception):
     """Any error of this package; met as itself where `work_dir` cannot be used, or after a fault of our own."""
 
-    transient: ClassVar[bool] = False
+    transient: bool = False
     _fields: ClassVar[tuple[str, ...]] = ("message",)
 
     def __init__(self, message: str) -> None:
@@ -130,9 +130,10 @@ class AgentError(SlurmFuturesError):
     transient = True
     _fields = ("message", "stderr_tail")
 
-    def __init__(self, message: str, stderr_tail: str = "") -> None:
+    def __init__(self, message: str, stderr_tail: str = "", *, transient: bool = True) -> None:
         super().__init__(message)
         self.stderr_tail = stderr_tail
+        self.transient = transient
 
     def __str__(self) -> str:
         return _with_tail(self.message, self.stderr_tail)

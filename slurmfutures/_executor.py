@@ -4,7 +4,9 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
+import uuid
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,14 +15,15 @@ from itertools import islice
 from shlex import quote
 from typing import Any, ParamSpec, TypeVar
 
-from . import _bootstrap
 from ._batcher import Spec
+from ._bootstrap import Started, handshake, new_mark, start_line
 from ._errors import PayloadError, PythonMismatch
 from ._future import SlurmFuture
-from ._link import Link
 from ._options import render_options, split_labels
 from ._pickling import holds_code, name_of, pickle_arguments, pickle_function, pickle_initializer
 from ._poller import Poller
+from ._remote import wire
+from ._transports.base import Stream
 from ._transports.local import LocalStream
 
 T = TypeVar("T")
@@ -28,6 +31,7 @@ P = ParamSpec("P")
 
 DEFAULT_WORK_DIR = "~/.slurmfutures"
 _SLICE = 256  # calls of a map that are added at once
+_SILENCE = 300.0  # seconds, at least, of silence after which the agent gives the driver up
 # What is ours among the keywords, for suggestions beside sbatch's options.
 _KEYWORDS = "scheduler work_dir python setup max_workers login_workers initializer initargs".split()
 
@@ -36,13 +40,27 @@ class _Connection:
     """What all views of one executor share."""
 
     def __init__(
-        self, *, scheduler: str, work_dir: str, python: str, setup: str, max_workers: int | None, login_workers: int
+        self,
+        open_stream: Callable[[str, threading.Event | None], Stream],
+        where: str,
+        *,
+        scheduler: str,
+        work_dir: str,
+        python: str,
+        setup: str,
+        max_workers: int | None,
+        login_workers: int,
+        here: bool,
+        heartbeat: float | None,
+        reconnect_timeout: float | None,
     ) -> None:
+        """`open_stream(start, stop)` runs a line of bash at `where`; `here` says that it is this machine."""
         self.local_python = (sys.version_info[0], sys.version_info[1])
-        marker = _bootstrap.new_marker()
         # This machine's interpreter sees what the driver sees: calls find the same modules and the same folder.
-        path = [os.path.abspath(entry) for entry in sys.path if entry.endswith(".zip") or os.path.isdir(entry or ".")]
-        cwd = os.getcwd()
+        entries = [
+            os.path.abspath(entry) for entry in sys.path if entry.endswith(".zip") or os.path.isdir(entry or ".")
+        ]
+        path = entries if here else []
         hello = {
             "scheduler": scheduler,
             "work_dir": work_dir,
@@ -51,20 +69,33 @@ class _Connection:
             "max_workers": max_workers,
             "login_workers": login_workers,
             "path": path,
+            "session": uuid.uuid4().hex[:12],
+            "silence": None if heartbeat is None else max(_SILENCE, 10 * heartbeat),
         }
-        common = {"python": python, "setup": setup, "path": path, "chdir": cwd}
+        cwd = os.getcwd() if here else None
 
-        def connect(wake: Callable[[], None]) -> Link:
-            stream = LocalStream(_bootstrap.start_line(marker, work_dir, python, setup))
+        def connect(stop: threading.Event | None) -> Started:
+            mark = new_mark()
+            stream = open_stream(start_line(mark, work_dir, python, setup), stop)
             try:
-                greeting, reader = _bootstrap.handshake(stream, marker, hello, f"this machine with python={python!r}")
+                return handshake(stream, mark, hello, where, python, stop)
             except BaseException:
                 stream.close(1.0)
                 raise
-            self.greeting: Mapping[str, Any] = greeting
-            return Link(stream, reader, wake)
 
-        self.poller = Poller(connect, common)
+        self.poller = Poller(
+            connect,
+            lambda greeting: {"python": python, "setup": setup, "path": path, "chdir": cwd or greeting["cwd"]},
+            where,
+            heartbeat=heartbeat,
+            reconnects=not here or scheduler != "local",  # whose jobs end with the agent
+            reconnect_timeout=reconnect_timeout,
+        )
+
+    @property
+    def greeting(self) -> Mapping[str, Any]:
+        """Return what the agent said of itself and of its machine."""
+        return self.poller.greeting
 
     def pickle(self, function: Callable[..., Any]) -> bytes:
         """Pickle a function. Raises PayloadError, or PythonMismatch where its bytecode cannot run on the other side."""
@@ -247,12 +278,17 @@ class SlurmExecutor(_View):
         self._spec = _make_spec(sbatch, self._initializer)
         super().__init__(
             _Connection(
+                lambda start, stop: LocalStream(start),
+                "this machine",
                 scheduler=scheduler,
                 work_dir=os.fspath(work_dir),
                 python=quote(sys.executable) if python is None else python,
                 setup=setup,
                 max_workers=max_workers,
                 login_workers=login_workers,
+                here=True,
+                heartbeat=None,
+                reconnect_timeout=None,
             )
         )
         try:
@@ -312,13 +348,13 @@ class SlurmExecutor(_View):
         try:
             head, body = poller.reply_to(reply)
         except BaseException:
-            poller.request({"op": "kill", "run": number})
+            poller.link.send(wire.message({"op": "kill", "run": number}))
             raise
         if "error" in head:
             if head.get("errno"):
                 raise OSError(head["errno"], head["strerror"], head["filename"])
             raise ValueError(head["message"])
-        out, err = body[: head["split"]], body[head["split"] :]
+        out, err = bytes(body[: head["split"]]), bytes(body[head["split"] :])
         streams: tuple[Any, Any] = (
             (out, err) if binary else (out.decode(errors="replace"), err.decode(errors="replace"))
         )

@@ -1,132 +1,272 @@
-"""The client's end of the pipe: frames out from any thread, frames in for the poller, requests and their replies."""
+"""The client's end of the pipe: frames out from any thread, frames in for the poller, requests and their replies.
+
+A link outlives the streams that it uses one after the other. While there is none, frames gather and requests wait.
+"""
 
 import itertools
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-from ._errors import AgentError
+from ._bootstrap import Started
+from ._errors import AgentError, SlurmFuturesError
+from ._heartbeat import Heartbeat
 from ._remote import wire
-from ._transports.base import Stream
+from ._remote.outbox import Outbox
 
 _CHUNK = 1 << 18
 
 
 class Reply(NamedTuple):
     head: Mapping[str, Any]
-    body: bytes
+    body: wire.Body
+
+
+class LinkDown(Exception):
+    """The stream cannot be used any more; `last_words` is what its process wrote to stderr."""
+
+    def __init__(self, reason: str, last_words: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.last_words = last_words
+
+
+class _Request(NamedTuple):
+    head: Mapping[str, Any]
+    body: Sequence[wire.Buffer]
+    key: Hashable
+    again: bool  # whether it may be sent a second time
+    reply: "Future[Reply]"
 
 
 class Link:
-    """Talks to one agent over one stream.
+    """Talks to one agent after the other.
 
-    `wake` is called, from any thread, when the poller has to look at `pending()` anew.
+    `wake` is called, from any thread, when the poller has to look at `pending()` anew. `heartbeat` is how many seconds
+    of silence count as a lost connection, None for streams that tell by themselves.
     """
 
-    def __init__(self, stream: Stream, reader: wire.Reader, wake: Callable[[], None]) -> None:
-        self._stream = stream
-        self._reader = reader
+    def __init__(self, wake: Callable[[], None], heartbeat: float | None) -> None:
         self._wake = wake
-        self._lock = threading.Lock()  # guards _out, _replies and the stream's writing end; taken by all threads
-        self._out: deque[memoryview] = deque()
-        self._replies: dict[int, Future[Reply]] = {}
+        self._limit = heartbeat
+        # Guards all below but the poller's own, and the stream's writing end; taken by all threads.
+        self._lock = threading.Lock()
+        self._started: Started | None = None
+        self._outbox = Outbox()
+        self._unsent: wire.Buffer = b""  # what the stream did not take of the last piece
+        self._requests: dict[int, _Request] = {}
+        self._sent: set[int] = set()  # those of the requests that were sent on the present stream
         self._numbers = itertools.count(1)
-        self._lost: AgentError | None = None
+        self._closed: SlurmFuturesError | None = None
+        # The poller's thread only.
+        self._heartbeat: Heartbeat | None = None
 
-    def send(self, buffers: Sequence[wire.Buffer]) -> None:
-        """Send a frame, now where the pipe takes it, else as soon as it does. Any thread; never blocks."""
+    def send(self, buffers: Sequence[wire.Buffer], key: Hashable = None, *, bulk: bool = False) -> None:
+        """Send a frame, now where the pipe takes it, else as soon as it does. Any thread; never blocks.
+
+        Frames of one key keep their order. What is `bulk` waits for everything else, and is dropped where there is no
+        connection.
+        """
         with self._lock:
-            if self._lost is not None:
+            if self._closed is not None or (bulk and self._started is None):
                 return  # what this was part of has failed already, or fails now by the same loss
-            idle = not self._out
-            self._out.extend(memoryview(buffer) for buffer in buffers)
+            idle = not self._outbox and not self._unsent
+            self._outbox.add(buffers, key, bulk=bulk)
             if idle:
                 self._write()
-            left = bool(self._out)
+            left = bool(self._outbox) or bool(self._unsent)
         if left:
             self._wake()
 
-    def request(self, head: Mapping[str, Any], body: Sequence[wire.Buffer] = ()) -> tuple[int, Future[Reply]]:
-        """Send a request; its reply, or the loss of the agent, resolves the future in the poller's thread."""
+    def request(
+        self,
+        head: Mapping[str, Any],
+        body: Sequence[wire.Buffer] = (),
+        *,
+        again: bool = False,
+        key: Hashable = None,
+    ) -> tuple[int, "Future[Reply]"]:
+        """Send a request. Its reply, or the loss of the agent, resolves the future in the poller's thread.
+
+        One that may be sent `again` is repeated after a lost connection until it is answered; the others are sent once,
+        when there is a connection, and fail with what `lose` is given. Any thread.
+        """
         reply: Future[Reply] = Future()
         number = next(self._numbers)
-        joined = b"".join(body) if body else b""
         with self._lock:
-            lost = self._lost
-            if lost is None:
-                self._replies[number] = reply
-        if lost is not None:
-            reply.set_exception(lost)
-        else:
-            self.send(wire.message({**head, "id": number}, joined))
+            closed = self._closed
+            if closed is None:
+                self._requests[number] = _Request(head, body, key, again, reply)
+                connected = self._started is not None
+                if connected:
+                    self._sent.add(number)
+        if closed is not None:
+            reply.set_exception(closed)
+        elif connected:
+            self._send_request(number)
         return number, reply
+
+    def _send_request(self, number: int) -> None:
+        request = self._requests.get(number)
+        if request is not None:
+            self.send(wire.stretched({**request.head, "id": number}, request.body), request.key)
+
+    @property
+    def connected(self) -> bool:
+        return self._started is not None
 
     # ---- the poller's thread only
 
+    def connect(self, started: Started) -> None:
+        """Use a new stream from now on; what was left unanswered is asked again by `repeat`."""
+        with self._lock:
+            self._started = started
+        if self._limit is not None:
+            self._heartbeat = Heartbeat(self._limit, time.monotonic(), slept)
+
+    def repeat(self) -> None:
+        """Send all requests that wait for it, in their order."""
+        with self._lock:
+            numbers = sorted(self._requests.keys() - self._sent)
+            self._sent.update(numbers)
+        for number in numbers:
+            self._send_request(number)
+
     def readable(self) -> int:
-        return self._stream.readable()
+        assert self._started is not None
+        return self._started.stream.readable()
 
     def writable(self) -> int:
-        return self._stream.writable()
+        assert self._started is not None
+        return self._started.stream.writable()
 
     def pending(self) -> bool:
         """Whether there is something left to write."""
         with self._lock:
-            return bool(self._out)
+            return self._started is not None and bool(self._outbox or self._unsent)
 
     def flush(self) -> None:
         """Write what can be written."""
         with self._lock:
-            self._write()
+            wrote = self._write()
+        if wrote and self._heartbeat is not None:
+            self._heartbeat.heard(time.monotonic())  # it was full, and somebody has made room
 
-    def _write(self) -> None:
-        """Holds the lock."""
+    def _write(self) -> bool:
+        """Holds the lock. Return whether anything was written."""
+        wrote = False
+        if self._started is None:
+            return wrote
         try:
-            while self._out:
-                sent = self._stream.write(self._out[0])
-                if sent < len(self._out[0]):
-                    self._out[0] = self._out[0][sent:]
-                else:
-                    self._out.popleft()
+            while self._unsent or self._outbox:
+                if not self._unsent:
+                    self._unsent = memoryview(self._outbox.take(_CHUNK))
+                sent = self._started.stream.write(memoryview(self._unsent))
+                self._unsent = self._unsent[sent:]
+                wrote = True
         except BlockingIOError:
             pass
         except OSError:
-            self._out.clear()  # the reading end tells what happened
+            self._unsent = b""
+            self._outbox.clear()  # the reading end tells what happened
+        return wrote
 
     def receive(self) -> Iterator[wire.Frame]:
-        """Yield the frames that have come in, replies excepted. Raises AgentError once the agent is gone."""
+        """Yield the frames that have come in, replies excepted. Raises LinkDown once the agent is gone."""
+        started = self._started
+        if started is None:
+            return
         try:
-            data = self._stream.read(_CHUNK)
+            data = started.stream.read(_CHUNK)
         except BlockingIOError:
             return
         except OSError:
             data = b""
         if not data:
-            raise AgentError("the agent has ended", self._stream.last_words())
-        for frame in self._reader.feed(data):
-            if frame.kind == wire.MESSAGE and frame.head["op"] == "reply":
-                with self._lock:
-                    reply = self._replies.pop(frame.head["id"])
-                reply.set_result(Reply(frame.head, frame.body))
-            else:
+            raise LinkDown("the agent has ended", started.stream.last_words())
+        if self._heartbeat is not None:
+            self._heartbeat.heard(time.monotonic())
+        for frame in self._frames(started, data):
+            if frame.kind != wire.MESSAGE or frame.head["op"] != "reply":
                 yield frame
+                continue
+            with self._lock:
+                request = self._requests.pop(frame.head["id"], None)
+                self._sent.discard(frame.head["id"])
+            if request is not None:
+                request.reply.set_result(Reply(frame.head, frame.body))
 
-    def lose(self, error: AgentError) -> None:
+    def _frames(self, started: Started, data: bytes) -> Iterator[wire.Frame]:
+        try:
+            yield from started.reader.feed(started.opener.feed(data))
+        except wire.WireError as error:
+            raise LinkDown(f"what came from the agent cannot be understood: {error}") from error
+
+    def next_beat(self) -> float | None:
+        """Return when `beat` is due, on the monotonic clock."""
+        return self._heartbeat.next_due() if self._heartbeat is not None else None
+
+    def beat(self) -> None:
+        """Ask for a sign of life when it is time to; raise LinkDown where there has been none for too long."""
+        if self._heartbeat is None:
+            return
+        now = time.monotonic()
+        reason = self._heartbeat.lost(now)
+        if reason is not None:
+            raise LinkDown(reason)
+        if self._heartbeat.due(now):
+            self.send(wire.message({"op": "ping"}))
+
+    def disconnect(self, clear: Callable[[Callable[[], None]], None]) -> None:
+        """Give the stream up. `clear` is given a function that drops all frames which have not been written."""
+        with self._lock:
+            started, self._started = self._started, None
+        self._heartbeat = None
+        clear(self._drop_frames)
+        if started is not None:
+            started.stream.close(0.0)
+
+    def _drop_frames(self) -> None:
+        with self._lock:
+            self._outbox.clear()
+            self._unsent = b""
+
+    def fail_sent(self, error: SlurmFuturesError) -> None:
+        """Fail the requests that were sent and cannot be repeated; the others wait."""
+        with self._lock:
+            gone = [number for number in self._sent if not self._requests[number].again]
+            requests = [self._requests.pop(number) for number in gone]
+            self._sent.clear()
+        for request in requests:
+            request.reply.set_exception(error)
+
+    def end(self, error: SlurmFuturesError) -> None:
         """Fail all requests that wait, and those to come."""
         with self._lock:
-            self._lost = error
-            replies, self._replies = self._replies, {}
-        for reply in replies.values():
-            reply.set_exception(error)
+            self._closed = self._closed or error
+            requests, self._requests = self._requests, {}
+            self._sent.clear()
+        for request in requests.values():
+            request.reply.set_exception(error)
 
     def close(self, timeout: float) -> None:
         """Close the stream and let the agent end, for at most `timeout` seconds."""
         with self._lock:
-            self._lost = self._lost or AgentError("the connection is closed", "")
+            started = self._started
+            self._closed = self._closed or AgentError("the connection is closed", "")
             # Said in words too: a child that the driver forked may hold copies of the pipe open.
-            self._out.extend(memoryview(buffer) for buffer in wire.message({"op": "bye"}))
+            self._outbox.add(wire.message({"op": "bye"}))
             self._write()
-        self.lose(self._lost)
-        self._stream.close(timeout)
+            self._started = None
+        self.end(self._closed)
+        if started is not None:
+            started.stream.close(timeout)
+
+
+def slept() -> float:
+    """Return for how many seconds this machine has slept since it was started, as far as that can be known."""
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+    return 0.0

@@ -3,7 +3,7 @@
 import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ._future import SlurmFuture
@@ -41,8 +41,8 @@ class LoginCalls:
                     call = next(self._numbers)
                     future = self._futures[call] = SlurmFuture[Any](self, call)
                     futures.append(future)
-                    packed.append(payload.pack_call(call, number, argument))
-                self._link.send([wire.packed(wire.CALLS, packed)])
+                    packed += payload.pack_call(call, number, argument)
+                self._link.send(wire.packed(wire.CALLS, packed), number)  # not ahead of the function
         return futures
 
     def _number_of(self, function: bytes) -> int:
@@ -52,10 +52,10 @@ class LoginCalls:
             self._functions.move_to_end(function)
             return number
         number = self._functions[function] = next(self._function_numbers)
-        self._link.send(wire.message({"op": "function", "function": number}, function))
+        self._link.send(wire.message({"op": "function", "function": number}, function), number)
         if len(self._functions) > _FUNCTIONS_KEPT:
             _, oldest = self._functions.popitem(last=False)
-            self._link.send(wire.message({"op": "drop", "function": oldest}))
+            self._link.send(wire.message({"op": "drop", "function": oldest}), oldest)
         return number
 
     def take(self, call: int) -> SlurmFuture[Any] | None:
@@ -66,6 +66,14 @@ class LoginCalls:
     def get(self, call: int) -> SlurmFuture[Any] | None:
         with self._lock:
             return self._futures.get(call)
+
+    def lost(self, drop_frames: Callable[[], None]) -> list[SlurmFuture[Any]]:
+        """Begin anew with the next agent, which knows no function; return the futures of the calls that were out."""
+        with self._lock:  # a call is either among these, or is sent after the frames were dropped
+            drop_frames()
+            self._functions.clear()
+            futures, self._futures = list(self._futures.values()), {}
+        return futures
 
     def close(self, error: Exception) -> list[SlurmFuture[Any]]:
         """Take no more calls: `submit` raises `error` from now on. Return the futures that are left."""

@@ -3,7 +3,8 @@
     any thread        adds calls to the batcher, or sends them to the login node; cancels; asks for logs
     poller's thread   closes batches and hands them over, reads what the agent says, resolves futures
 
-Futures are resolved, and so the users' callbacks run, in the poller's thread while it holds no lock.
+Futures are resolved, and so the users' callbacks run, in the poller's thread while it holds no lock. A lost connection
+is made again by a thread that lives as long as that takes; the poller takes over what it brings.
 """
 
 import contextlib
@@ -20,8 +21,10 @@ from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
 from ._batcher import Batch, Batcher, Control, Spec
+from ._bootstrap import Started
 from ._errors import (
     AgentError,
+    ConnectionLost,
     InitializerError,
     JobError,
     ResultLost,
@@ -31,16 +34,20 @@ from ._errors import (
     job_error,
 )
 from ._future import SlurmFuture
-from ._link import Link, Reply
+from ._link import Link, LinkDown, Reply
 from ._login import LoginCalls
 from ._pickling import result_of
+from ._reconnect import Reconnect
 from ._remote import payload, wire
 from ._remote.states import JobState
 
 logger = logging.getLogger("slurmfutures.poller")
 
 CLOSE_TIMEOUT = 40.0  # seconds in which the agent may finish cancelling and clearing away
+OFFLINE_TIMEOUT = 5.0  # seconds in which a lost connection may come back for that
 REPLY_TIMEOUT = 60.0  # seconds
+STEADY = 10.0  # seconds after which a connection was a good one: the next one is tried for at once when it breaks
+MOST_WAIT = 60.0  # seconds before a connection is tried for anew where the ones before broke soon
 _AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 
 _pollers: "weakref.WeakSet[Poller]" = weakref.WeakSet()
@@ -64,30 +71,50 @@ threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
 class Poller:
     """Runs from construction until it is told to stop and nothing is pending."""
 
-    def __init__(self, connect: Callable[[Callable[[], None]], Link], common: Mapping[str, Any]) -> None:
-        """`connect(wake)` opens the link; `common` is what every batch is submitted with."""
+    def __init__(
+        self,
+        connect: Callable[[threading.Event | None], Started],
+        common: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+        where: str,
+        *,
+        heartbeat: float | None,
+        reconnects: bool,
+        reconnect_timeout: float | None,
+    ) -> None:
+        """`connect(stop)` starts an agent at `where`, and again when its connection is lost, if `reconnects`.
+
+        `common(greeting)` is what every batch is submitted with. `heartbeat` and `reconnect_timeout` are in seconds.
+        """
         self._wake_out, self._wake_in = os.pipe()
         os.set_blocking(self._wake_out, False)
         os.set_blocking(self._wake_in, False)
         self._awake = False
         # Guards these three; reentrant for the sake of finalizers. After the end the descriptors are somebody else's.
         self._pipe_lock = threading.RLock()
+        self.link = Link(self._wake, heartbeat)
         try:
-            self.link = connect(self._wake)
+            started = connect(None)
         except BaseException:
             os.close(self._wake_out)
             os.close(self._wake_in)
             raise
+        self.link.connect(started)
+        self.greeting = started.greeting  # of the agent that is there, or was last
         self.login = LoginCalls(self.link)
         self.pid = os.getpid()
-        self._common = common
+        self._common = common(started.greeting)
+        self._connect = connect
+        self._where = where
+        self._reconnects = reconnects
+        self._reconnect_timeout = reconnect_timeout
         self._control = Control(self._cancel, self._log, self._hurry)
-        # Guards _batcher, _broken and _stopping; any thread takes it, briefly. Reentrant, as the collection of an
-        # executor may call `stop` in the middle of anything.
+        # Guards _batcher, _broken, _stopping and _listeners; any thread takes it, briefly. Reentrant, as the collection
+        # of an executor may call `stop` in the middle of anything.
         self._lock = threading.RLock()
         self._batcher = Batcher()
         self._broken: BaseException | None = None
         self._stopping = False
+        self._listeners: dict[str, Callable[[Mapping[str, Any] | None, wire.Body], None]] = {}  # by transfer
         # Appended to by any thread, also from finalizers, and so without a lock; emptied by the poller's thread.
         self._cancels: deque[tuple[Batch, int]] = deque()
         self._collected: deque[tuple[str, bool]] = deque()
@@ -95,6 +122,12 @@ class Poller:
         self._active: dict[str, Batch] = {}
         self._over: weakref.WeakValueDictionary[str, Batch] = weakref.WeakValueDictionary()
         self._frames: deque[wire.Frame] = deque()  # received and not yet looked at
+        self._dead: SlurmFuturesError | None = None  # why there will be no connection any more
+        self._cancelling = 0  # cancellations that the agent has not confirmed
+        self._watched: int | None = None  # the descriptor of the link that the selector knows
+        self._reconnect: Reconnect[Started] | None = None
+        self._since = time.monotonic()  # when the connection was made
+        self._wait = 0.0  # seconds before the next one is tried for
         self._selector = selectors.DefaultSelector()
         self._thread = threading.Thread(target=self._run, name="slurmfutures-poller", daemon=True)
         _pollers.add(self)
@@ -131,6 +164,15 @@ class Poller:
 
     def request(self, head: Mapping[str, Any], body: Sequence[wire.Buffer] = ()) -> tuple[int, "Future[Reply]"]:
         return self.link.request(head, body)
+
+    def listen(self, transfer: str, listener: Callable[[Mapping[str, Any] | None, wire.Body], None]) -> None:
+        """Have `listener(head, body)` called for each frame of a transfer, by None where the connection is lost."""
+        with self._lock:
+            self._listeners[transfer] = listener
+
+    def unlisten(self, transfer: str) -> None:
+        with self._lock:
+            self._listeners.pop(transfer, None)
 
     def pending(self) -> list[SlurmFuture[Any]]:
         """Return the futures of jobs that are not resolved."""
@@ -170,10 +212,11 @@ class Poller:
         if kept is not None:
             return kept
         task = batch.task_of(call)
-        _, reply = self.link.request({"op": "log", "batch": batch.id, "task": task, "stream": stream})
+        words = {"op": "log", "batch": batch.id, "task": task, "stream": stream}
+        _, reply = self.link.request(words, again=True)
         try:
-            return self.reply_to(reply, REPLY_TIMEOUT).body.decode("utf-8", "replace")
-        except AgentError:
+            return str(self.reply_to(reply, REPLY_TIMEOUT).body, "utf-8", "replace")
+        except (AgentError, ConnectionLost):
             return batch.kept_log(call, stream) or ""
 
     def reply_to(self, reply: "Future[Reply]", timeout: float | None = None) -> Reply:
@@ -192,11 +235,11 @@ class Poller:
         error: Exception = RuntimeError(_AFTER_SHUTDOWN)
         try:
             self._selector.register(self._wake_out, selectors.EVENT_READ)
-            self._selector.register(self.link.readable(), selectors.EVENT_READ)
+            self._watch_link()
             while not self._finished():
                 self._turn(self._timeout())
             self._clear_away()
-        except AgentError as lost:
+        except (AgentError, ConnectionLost) as lost:
             error = lost
             logger.error("%s", lost)
         except BaseException as problem:  # a bug here must not leave a future pending
@@ -204,6 +247,10 @@ class Poller:
             error.__cause__ = problem
             logger.exception("the poller has failed")
         finally:
+            if self._reconnect is not None:
+                found = self._reconnect.give_up()
+                if isinstance(found, Started):
+                    self.link.connect(found)  # to be closed with it
             self._fail_all(error)
             self.link.close(CLOSE_TIMEOUT)
             self._selector.close()
@@ -216,29 +263,25 @@ class Poller:
     def _finished(self) -> bool:
         with self._lock:
             busy = self._batcher or self._active or len(self.login) or self._cancels
-            return self._stopping and not busy
+            # While there is no connection: what was cancelled must still be said to be.
+            return self._stopping and not busy and (self.link.connected or not self._cancelling)
 
     def _timeout(self) -> float | None:
         with self._lock:
             due = self._batcher.next_due()
-        return None if due is None else max(0.0, due - time.monotonic())
+        times = [at for at in (due, self.link.next_beat()) if at is not None]
+        return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _turn(self, timeout: float | None) -> None:
         """Wait for something to happen, at most `timeout` seconds, and do all that it takes."""
-        writing = self.link.writable()
-        wanted = self.link.pending()
-        if wanted:
-            self._selector.register(writing, selectors.EVENT_WRITE)
-        events = self._selector.select(timeout)
-        if wanted:
-            self._selector.unregister(writing)
-            self.link.flush()
-        for key, _ in events:
-            if key.fd == self._wake_out:
-                os.read(self._wake_out, 4096)
-                self._awake = False  # not before: a wake-up in between would be read away with the others
-            elif key.fd == self.link.readable():
-                self._frames.extend(self.link.receive())
+        if self._dead is not None:  # what was raised first may have ended in a callback
+            raise self._dead
+        try:
+            self._exchange(timeout)
+            self.link.beat()
+        except LinkDown as down:
+            self._lost(down)
+        self._take_over()
         while self._frames:
             self._take(self._frames.popleft())  # a callback may get here again, see `reply_to`
         self._hand_over_due()
@@ -246,10 +289,105 @@ class Poller:
             self._send_cancels()
         self._release_collected()
 
+    def _exchange(self, timeout: float | None) -> None:
+        """Wait, write what waits for it, and read what is there."""
+        writing = self.link.writable() if self.link.pending() else None
+        if writing is not None and writing == self._watched:
+            self._selector.modify(writing, selectors.EVENT_READ | selectors.EVENT_WRITE)
+        elif writing is not None:
+            self._selector.register(writing, selectors.EVENT_WRITE)
+        events = self._selector.select(timeout)
+        if writing is not None:
+            if writing == self._watched:
+                self._selector.modify(writing, selectors.EVENT_READ)
+            else:
+                self._selector.unregister(writing)
+            self.link.flush()
+        for key, _ in events:
+            if key.fd == self._wake_out:
+                os.read(self._wake_out, 4096)
+                self._awake = False  # not before: a wake-up in between would be read away with the others
+            elif key.fd == self._watched:
+                self._frames.extend(self.link.receive())
+
     def _release_collected(self) -> None:
         while self._collected:
             batch_id, remove = self._collected.popleft()
-            self.link.request({"op": "release", "batch": batch_id, "remove": remove, "logs": False})
+            words = {"op": "release", "batch": batch_id, "remove": remove, "logs": False}
+            self.link.request(words, again=True)
+
+    # ---- the connection
+
+    def _watch_link(self) -> None:
+        self._watched = self.link.readable()
+        self._selector.register(self._watched, selectors.EVENT_READ)
+
+    def _lost(self, down: LinkDown) -> None:
+        """The connection is gone: fail what was running on the login node, and have it made again."""
+        if not self._reconnects:
+            self._dead = AgentError(down.reason, down.last_words)
+            raise self._dead
+        assert self._watched is not None
+        self._selector.unregister(self._watched)
+        self._watched = None
+        words = f"{down.reason}\n{down.last_words}" if down.last_words else down.reason
+        logger.warning("the connection to %s is lost: %s", self._where, words)
+        calls: list[SlurmFuture[Any]] = []
+        self.link.disconnect(lambda drop: calls.extend(self.login.lost(drop)))
+        error = ConnectionLost(self._where, down.reason, may_have_run=True)
+        self.link.fail_sent(error)
+        for future in calls:
+            _settle(future, None, error)
+        with self._lock:
+            listeners = list(self._listeners.values())
+        for listener in listeners:
+            listener(None, b"")
+        now = time.monotonic()
+        steady = now - self._since > STEADY
+        self._wait = 0.0 if steady or not self._wait else min(MOST_WAIT, 2 * self._wait)
+        self._reconnect = Reconnect(self._connect, self._wake, self._reconnect_timeout, self._wait)
+        self._wait = self._wait or 0.5
+
+    def _take_over(self) -> None:
+        """Go on with a connection that was made again."""
+        found = self._reconnect.take() if self._reconnect is not None else None
+        if found is None:
+            return
+        self._reconnect = None
+        if isinstance(found, BaseException):
+            self._dead = ConnectionLost(self._where, str(found))
+            raise self._dead from found
+        logger.info("connected to %s again", self._where)
+        self._since = time.monotonic()
+        self.greeting = found.greeting
+        self.link.connect(found)
+        self._watch_link()
+        for batch in list(self._active.values()):
+            if batch.stored:
+                self._attach(batch)
+        self.link.repeat()
+
+    def _attach(self, batch: Batch) -> None:
+        words = {"op": "attach", "batch": batch.id, "wanted": batch.wanted()}
+        _, reply = self.link.request(words)
+        reply.add_done_callback(lambda reply: self._attached(batch, reply))
+
+    def _attached(self, batch: Batch, reply: "Future[Reply]") -> None:
+        """The agent goes on with a batch, or has not found it; a lost connection is the business of the next one."""
+        if reply.exception() is not None:
+            return
+        head = reply.result().head
+        if "error" in head:
+            lost = ResultLost(f"the files of batch {batch.id} cannot be found: {head['message']}")
+            for call in range(len(batch.futures)):
+                self._resolve(batch, call, None, lost)
+            self._submitted(batch)
+            self._batch_over(batch)
+            return
+        for job, tasks in head["parts"]:
+            batch.submitted(job, [range(*ends) for ends in tasks])
+        if head["submitted"]:
+            self._submitted(batch)
 
     # ---- batches on their way out
 
@@ -264,6 +402,7 @@ class Poller:
 
     def _hand_over(self, batch: Batch) -> None:
         if not batch.unresolved:  # all of it was cancelled
+            batch.stored = True
             self._submitted(batch)
             self._batch_over(batch)
             return
@@ -277,9 +416,8 @@ class Poller:
             "name": batch.name,
             "comment": batch.spec.comment,
         }
-        body = batch.packed()
-        batch.stored()
-        _, reply = self.link.request({"op": "submit", "spec": spec}, body)
+        words = {"op": "submit", "batch": batch.id, "spec": spec}
+        _, reply = self.link.request(words, batch.packed(), again=True)
         reply.add_done_callback(lambda reply: self._stored(batch, reply))
 
     def _stored(self, batch: Batch, reply: "Future[Reply]") -> None:
@@ -291,8 +429,17 @@ class Poller:
         if error is not None:
             for call in range(len(batch.futures)):
                 self._resolve(batch, call, None, error)
+            batch.unwanted = set()
             self._submitted(batch)
-            self._batch_over(batch)
+        else:
+            for job, tasks in reply.result().head.get("parts", ()):
+                batch.submitted(job, [range(*ends) for ends in tasks])
+            if reply.result().head.get("submitted"):
+                self._submitted(batch)
+        batch.stored = True
+        if batch.unwanted:
+            self._send_cancel(batch)
+        self._batch_over(batch)
 
     def _submitted(self, batch: Batch) -> None:
         with self._lock:
@@ -300,7 +447,7 @@ class Poller:
 
     def _send_cancels(self) -> None:
         """Cancel the tasks all of whose calls are; one message for each batch."""
-        tasks: dict[Batch, set[int]] = {}
+        batches: set[Batch] = set()
         while self._cancels:
             batch, call = self._cancels.popleft()
             if batch.futures[call] is None:
@@ -309,11 +456,26 @@ class Poller:
             batch.unresolved -= 1
             task = batch.task_of(call)
             if all(batch.futures[other] is None for other in batch.calls_of(task)):
-                tasks.setdefault(batch, set()).add(task)
-        for batch, unwanted in tasks.items():
-            if batch.id in self._active and not batch.functions:
-                self.link.send(wire.message({"op": "cancel", "batch": batch.id, "tasks": sorted(unwanted)}))
+                batch.unwanted.add(task)
+                batches.add(batch)
+        for batch in batches:
+            if batch.id in self._active and batch.stored:
+                self._send_cancel(batch)
                 self._batch_over(batch)
+
+    def _send_cancel(self, batch: Batch) -> None:
+        """Have a batch's unwanted tasks cancelled, however long that takes to be said."""
+        tasks, batch.unwanted = batch.unwanted, set()
+        batch.cancelling |= tasks
+        words = {"op": "cancel", "batch": batch.id, "tasks": sorted(tasks)}
+        _, reply = self.link.request(words, again=True)
+        self._cancelling += 1
+
+        def done(_: "Future[Reply]") -> None:
+            self._cancelling -= 1
+            batch.cancelling -= tasks
+
+        reply.add_done_callback(done)
 
     # ---- what the agent says
 
@@ -324,7 +486,14 @@ class Poller:
             return
         head = frame.head
         op = head["op"]
-        if op == "began":
+        if "transfer" in head:
+            with self._lock:
+                listener = self._listeners.get(head["transfer"])
+            if listener is not None:
+                listener(head, frame.body)
+        elif op == "pong":
+            pass  # that something came is all that was wanted
+        elif op == "began":
             for call in head["calls"]:
                 future = self.login.get(call)
                 if future is not None:
@@ -334,7 +503,7 @@ class Poller:
         elif head["batch"] in self._active:  # else it was cancelled, or failed as a whole, meanwhile
             self._take_of(self._active[head["batch"]], head, frame.body)
 
-    def _take_of(self, batch: Batch, head: Mapping[str, Any], body: bytes) -> None:
+    def _take_of(self, batch: Batch, head: Mapping[str, Any], body: wire.Body) -> None:
         op = head["op"]
         if op == "results":
             self._results(batch, head["done"], body)
@@ -344,8 +513,8 @@ class Poller:
         elif op == "states":
             self._states(batch, head["states"])
         elif op == "part":
-            logger.info("batch %s: %s is job %s", batch.id, batch.name, head["job"])
-            batch.submitted(head["job"], [range(*tasks) for tasks in head["tasks"]])
+            if batch.submitted(head["job"], [range(*tasks) for tasks in head["tasks"]]):
+                logger.info("batch %s: %s is job %s", batch.id, batch.name, head["job"])
         elif op == "submitted":
             self._submitted(batch)
         elif op == "refused":
@@ -354,7 +523,7 @@ class Poller:
             self._notice(batch, head)
         self._batch_over(batch)
 
-    def _results(self, batch: Batch, done: Sequence[int], body: bytes) -> None:
+    def _results(self, batch: Batch, done: Sequence[int], body: wire.Body) -> None:
         for record in payload.records(body):
             if batch.futures[record.call] is None:
                 continue
@@ -418,7 +587,7 @@ class Poller:
 
     def _batch_over(self, batch: Batch) -> None:
         """All futures of a batch are resolved: its files go as soon as nobody can ask for its logs any more."""
-        if batch.unresolved or batch.id not in self._active:
+        if batch.unresolved or batch.id not in self._active or not batch.stored:
             return
         with self._lock:
             del self._active[batch.id]
@@ -451,9 +620,10 @@ class Poller:
             for call in range(len(batch.futures)):
                 self._resolve(batch, call, None, error)
             if batch.id in self._active:
-                tasks = list(_tasks(batch))
-                self.link.send(wire.message({"op": "cancel", "batch": batch.id, "tasks": tasks}))
-                self._batch_over(batch)
+                batch.unwanted.update(_tasks(batch))
+                if batch.stored:
+                    self._send_cancel(batch)
+                    self._batch_over(batch)
 
     # ---- the end
 
@@ -462,9 +632,9 @@ class Poller:
         replies = []
         for batch_id, batch in list(self._over.items()):
             words = {"op": "release", "batch": batch_id, "remove": not batch.failed, "logs": True}
-            replies.append((batch, self.link.request(words)[1]))
-        deadline = time.monotonic() + CLOSE_TIMEOUT
-        while not all(reply.done() for _, reply in replies) and time.monotonic() < deadline:
+            replies.append((batch, self.link.request(words, again=True)[1]))
+        deadline = time.monotonic() + (CLOSE_TIMEOUT if self.link.connected else OFFLINE_TIMEOUT)
+        while (self._cancelling or not all(reply.done() for _, reply in replies)) and time.monotonic() < deadline:
             self._turn(1.0)
         self._release_collected()
         for batch, reply in replies:
@@ -479,7 +649,7 @@ class Poller:
         for batch in batches:
             for call in range(len(batch.futures)):
                 self._resolve(batch, call, None, error)
-        self.link.lose(error if isinstance(error, AgentError) else AgentError(str(error), ""))
+        self.link.end(error if isinstance(error, SlurmFuturesError) else AgentError(str(error), ""))
         for future in self.login.close(error):
             _settle(future, None, error)
 

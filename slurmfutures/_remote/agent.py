@@ -5,10 +5,11 @@
     runs      a thread for each command that `run` started
 
 Threads hand what they have to the loop through `_post`; nothing else is shared with them. The agent ends when its
-stdin does.
+stdin does, when the driver has been silent for too long, or when the next agent of the same driver tells it to.
 """
 
 import collections
+import functools
 import json
 import os
 import selectors
@@ -21,15 +22,19 @@ import threading
 import time
 from typing import Any, Callable, Deque, Dict, List, Mapping, Optional, Sequence
 
-from . import batches, hub, wire
+from . import batches, hub, outbox, transfers, wire
+from .lane import Lane
 from .local import Local
 from .scheduler import Limits, Scheduler
 from .slurm import Slurm
+from .succession import Succession
 
 NICE = 10
 LAST_SECONDS = 30.0  # in which a submission, a cancellation or a removal may still be done when the client is gone
 DEFAULT_LIMITS = Limits(max_array_index=1000, max_jobs=10_000)  # Slurm's own defaults
+REMEDY = "name another folder by work_dir="
 _CHUNK = 1 << 18
+_ROOM = 4096  # bytes that must fit into work_dir
 _LIMITS_FRESH = 24 * 3600.0  # seconds for which a site's limits are not read again
 # File systems on which a name shows as soon as it is there, for whoever looks; all others get the long grace.
 _COHERENT = frozenset("ext2 ext3 ext4 xfs btrfs zfs tmpfs overlay lustre gpfs beegfs".split())
@@ -52,15 +57,23 @@ class Agent:
         self._code = code
         self._selector = selectors.DefaultSelector()
         self._reader = wire.Reader()
-        self._out: Deque[memoryview] = collections.deque()
-        self._unsent = 0
+        self._sync = bytes.fromhex(hello["sync"])
+        self._outbox = outbox.Outbox()
+        self._unsent: wire.Buffer = b""  # what is left of an envelope
+        self._silence: Optional[float] = hello["silence"]
+        self._heard = time.monotonic()
         self._posted: Deque[Callable[[], None]] = collections.deque()
         self._wake_out, self._wake_in = socket.socketpair()
         self._running: Dict[int, subprocess.Popen[bytes]] = {}  # commands by request id
         self._writing = False
         self._open = True
+        self._for_good = False  # the driver said so
         self._work_dir = _prepare(hello["work_dir"])
+        self._succession = Succession(self._work_dir, hello["session"], hello["mark"])
+        # What concerns batches, while the agent before this one has still to go; None once it has.
+        self._held: Optional[List[Callable[[], None]]] = None
         self._login = os.path.join(self._work_dir, "login", "%s.%d" % (os.uname().nodename, os.getpid()))
+        _clear_dead(os.path.dirname(self._login))
         os.makedirs(self._login, 0o700, exist_ok=True)
         self._scheduler = self._find_scheduler(hello["scheduler"], hello["max_workers"])
         self._hub = hub.Hub(
@@ -72,6 +85,7 @@ class Agent:
             unregister=self._selector.unregister,
             answer=self._transmit,
         )
+        self._transfers = transfers.Transfers(self._post, self._send_bulk)
         self._batches = batches.Batches(
             place=batches.Place(self._work_dir, code, __package__),
             scheduler=self._scheduler,
@@ -80,7 +94,9 @@ class Agent:
             max_workers=None if isinstance(self._scheduler, Local) else hello["max_workers"],
             post=self._post,
             send=self._send,
-            backlog=lambda: self._unsent,
+            stream=self._transmit,
+            waiting=lambda: self._outbox,
+            is_ours=self._succession.is_ours,
         )
 
     def greeting(self) -> Dict[str, Any]:
@@ -157,10 +173,15 @@ class Agent:
         self._wake_out.setblocking(False)
         self._selector.register(incoming, selectors.EVENT_READ, lambda readable, writable: self._receive())
         self._selector.register(self._wake_out, selectors.EVENT_READ, lambda readable, writable: self._woken())
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: self._post(self._hang_up))
         self._send(self.greeting())
+        self._succeed()
         deadline = None
         while self._open or not self._batches.settled():
             now = time.monotonic()
+            if self._silence is not None and now > self._heard + self._silence:
+                self._hang_up()
             if not self._open:
                 deadline = deadline or now + LAST_SECONDS
                 if now > deadline:
@@ -168,6 +189,8 @@ class Agent:
             times = [at for at in (self._hub.tick(now), self._batches.tick(now)) if at is not None]
             if deadline is not None:
                 times.append(deadline)
+            elif self._silence is not None:
+                times.append(self._heard + self._silence)
             wait = max(0.0, min(times) - time.monotonic()) if times else None
             for key, events in self._selector.select(wait):
                 key.data(bool(events & selectors.EVENT_READ), bool(events & selectors.EVENT_WRITE))
@@ -175,10 +198,24 @@ class Agent:
     def close(self) -> None:
         """End what lives with the agent: workers, commands, embedded jobs. Slurm's jobs go on."""
         self._hub.close()
+        self._transfers.close()
         for process in list(self._running.values()):
             _kill_group(process)
         self._scheduler.close()
         shutil.rmtree(self._login, ignore_errors=True)
+        self._succession.leave(for_good=self._for_good)
+
+    def _succeed(self) -> None:
+        """Take over from the agent before this one, if there is one."""
+        if self._succession.claim():
+            return
+        self._held = []
+        Lane("succeed", self._post).do(self._succession.wait, lambda _: self._begin())
+
+    def _begin(self) -> None:
+        held, self._held = self._held or [], None
+        for action in held:
+            action()
 
     def _register(self, connection: socket.socket, callback: Callable[[bool, bool], None], writing: bool) -> None:
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if writing else 0)
@@ -208,31 +245,31 @@ class Agent:
     def _send(self, head: Mapping[str, Any], body: wire.Buffer = b"") -> None:
         self._transmit(wire.message(head, body))
 
-    def _transmit(self, buffers: Sequence[wire.Buffer]) -> None:
-        if not self._open:
-            return
-        for buffer in buffers:
-            view = memoryview(buffer)
-            self._unsent += len(view)
-            self._out.append(view)
-        self._flush()
+    def _send_bulk(self, head: Mapping[str, Any], body: wire.Buffer = b"") -> None:
+        """Send a frame of a transfer: in their order, behind everything else."""
+        if self._open:
+            self._outbox.add(wire.message(head, body), head["transfer"], bulk=True)
+            self._flush()
+
+    def _transmit(self, buffers: Sequence[outbox.Content]) -> None:
+        if self._open:
+            self._outbox.add(buffers)
+            self._flush()
 
     def _flush(self) -> None:
         try:
-            while self._out:
-                sent = os.write(self._outgoing, self._out[0])
-                self._unsent -= sent
-                if sent < len(self._out[0]):
-                    self._out[0] = self._out[0][sent:]
-                else:
-                    self._out.popleft()
+            while self._unsent or self._outbox:
+                if not self._unsent:
+                    self._unsent = memoryview(wire.enveloped(self._sync, self._outbox.take(wire.ENVELOPED)))
+                self._unsent = self._unsent[os.write(self._outgoing, self._unsent) :]
         except BlockingIOError:
             pass
         except OSError:
             self._hang_up()
             return
-        if bool(self._out) != self._writing:
-            self._writing = bool(self._out)
+        wanted = bool(self._unsent or self._outbox)
+        if wanted != self._writing:
+            self._writing = wanted
             if self._writing:
                 self._selector.register(self._outgoing, selectors.EVENT_WRITE, lambda readable, writable: self._flush())
             else:
@@ -246,7 +283,8 @@ class Agent:
             if self._writing:
                 self._selector.unregister(self._outgoing)
                 self._writing = False
-            self._out.clear()
+            self._outbox.clear()
+            self._unsent = b""
             self._batches.stop()
 
     def _receive(self) -> None:
@@ -259,13 +297,14 @@ class Agent:
         if not data:
             self._hang_up()
             return
+        self._heard = time.monotonic()
         for frame in self._reader.feed(data):
             if frame.kind == wire.CALLS:
                 self._hub.calls(frame.body)
             else:
                 self._message(frame.head, frame.body)
 
-    def _message(self, head: Mapping[str, Any], body: bytes) -> None:
+    def _message(self, head: Mapping[str, Any], body: wire.Body) -> None:
         op = head["op"]
         if op == "function":
             self._hub.function(head["function"], body)
@@ -274,15 +313,23 @@ class Agent:
         elif op == "cancel_calls":
             self._hub.cancel(head["calls"])
         elif op == "bye":
+            self._for_good = True
             self._hang_up()
-        elif op == "cancel":
-            self._batches.cancel(head["batch"], head["tasks"])
+        elif op == "ping":
+            self._send({"op": "pong"})
+        elif op == "kill":
+            if head["run"] in self._running:
+                _kill_group(self._running[head["run"]])
+        elif "transfer" in head and "id" not in head:
+            self._transfers.message(head, body, None)
+        elif "batch" in head and self._held is not None:
+            self._held.append(functools.partial(self._request, op, head, body))
         else:
             self._request(op, head, body)
 
     # ---- requests, each answered once
 
-    def _request(self, op: str, head: Mapping[str, Any], body: bytes) -> None:
+    def _request(self, op: str, head: Mapping[str, Any], body: wire.Body) -> None:
         number = head["id"]
 
         def reply(words: Mapping[str, Any], data: wire.Buffer = b"") -> None:
@@ -290,18 +337,19 @@ class Agent:
 
         try:
             if op == "submit":
-                self._batches.submit(head["spec"], body)
-                reply({})
+                self._batches.submit(head["spec"], body, reply)
+            elif op == "attach":
+                reply(self._batches.attach(head["batch"], head["wanted"]))
+            elif op == "cancel":
+                self._batches.cancel(head["batch"], head["tasks"], reply)
             elif op == "release":
                 self._batches.release(head["batch"], head["remove"], head["logs"], reply)
             elif op == "log":
                 reply({}, self._batches.log(head["batch"], head["task"], head["stream"]))
             elif op == "run":
                 self._run(number, head, body)
-            elif op == "kill":
-                if head["run"] in self._running:
-                    _kill_group(self._running[head["run"]])
-                reply({})
+            elif "transfer" in head:
+                self._transfers.message(head, body, reply)
             else:
                 reply({"error": "unknown", "message": "the agent does not know the request %r" % op})
         except OSError as error:
@@ -310,7 +358,7 @@ class Agent:
         except (ValueError, TypeError, IndexError) as error:  # words that no process can be given
             reply({"error": "value", "message": str(error)})
 
-    def _run(self, number: int, head: Mapping[str, Any], data: bytes) -> None:
+    def _run(self, number: int, head: Mapping[str, Any], data: wire.Body) -> None:
         command = head["command"]
         process = subprocess.Popen(
             command,
@@ -328,7 +376,7 @@ class Agent:
         def work() -> None:
             timed_out = False
             try:
-                out, err = process.communicate(data if head["input"] else None, timeout=head["timeout"])
+                out, err = process.communicate(bytes(data) if head["input"] else None, timeout=head["timeout"])
             except subprocess.TimeoutExpired:
                 timed_out = True
                 _kill_group(process)
@@ -356,14 +404,32 @@ def _prepare(work_dir: str) -> str:
     try:
         os.makedirs(path, 0o700, exist_ok=True)
         if os.stat(path).st_uid != os.getuid():
-            raise Refusal("work-dir", "work_dir %s belongs to another user" % path)
+            raise Refusal(
+                "work-dir", "work_dir %s on %s belongs to another user; %s" % (path, os.uname().nodename, REMEDY)
+            )
         if os.stat(path).st_mode & 0o077:
             os.chmod(path, 0o700)
-        with open(os.path.join(path, ".writable.%d" % os.getpid()), "w") as file:
-            os.unlink(file.name)
+        with open(os.path.join(path, ".writable.%d" % os.getpid()), "wb", 0) as file:
+            try:
+                file.write(b"x" * _ROOM)
+            finally:
+                os.unlink(file.name)
     except OSError as error:
-        raise Refusal("work-dir", "work_dir %s cannot be used: %s" % (path, error.strerror)) from error
+        words = (path, os.uname().nodename, error.strerror, REMEDY)
+        raise Refusal("work-dir", "work_dir %s on %s cannot be used: %s; %s" % words) from error
     return path
+
+
+def _clear_dead(folder: str) -> None:
+    """Remove what agents of this machine have left that were killed."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return
+    for name in names:
+        host, _, process = name.rpartition(".")
+        if host == os.uname().nodename and not os.path.exists("/proc/%s" % process):
+            shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
 
 
 def _file_system(path: str) -> str:
@@ -397,7 +463,7 @@ def main(hello: Mapping[str, Any], incoming: int, outgoing: int, code: str) -> N
         agent = Agent(hello, code)
     except Refusal as refusal:
         for buffer in wire.message(dict(refusal.words, op="refusal")):
-            os.write(outgoing, buffer)
+            os.write(outgoing, wire.enveloped(bytes.fromhex(hello["sync"]), buffer))
         return
     try:
         agent.serve(incoming, outgoing)

@@ -1,6 +1,7 @@
 """A batch and its parts: which tasks wait for their submission, which were submitted together."""
 
 import os
+import time
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from . import spool, watch
@@ -20,9 +21,12 @@ class Part:
         self.tasks = tasks
         self.folder = folder
         self.name = name
+        self.time = time.time()  # of the submission
+        self.job: Optional[str] = None
         self.throttle: Optional[int] = None
         self.watch: Optional[watch.Watch] = None
         self.unwanted: Set[int] = set()  # array indices to be cancelled
+        self.over: Set[int] = set()  # array indices that the client knows the end of, from before a lost connection
 
 
 class Batch:
@@ -37,6 +41,38 @@ class Batch:
         self.parts: List[Part] = []
         self.numbers = 0  # parts tried, the refused ones counted
         self.pressure = Backpressure()
+
+    @classmethod
+    def found(cls, folder: spool.Batch, wanted: Set[int]) -> "Optional[Batch]":
+        """Return the batch as an earlier agent has left it, None where there is none.
+
+        `wanted` are the tasks whose end the client does not know. A part without a job's id is one whose submission has
+        an unclear outcome.
+        """
+        spec = folder.spec()
+        if spec is None:
+            return None
+        batch = cls(spec, folder)
+        parts: Dict[int, Part] = {}
+        for entry in folder.entries():
+            number = entry["part"]
+            batch.numbers = max(batch.numbers, number + 1)
+            if "job" in entry:
+                if number in parts:
+                    parts[number].job = entry["job"]
+            elif "void" in entry:
+                parts.pop(number, None)
+            else:
+                tasks = [task for first, end in entry["tasks"] for task in range(first, end)]
+                parts[number] = Part(number, tasks, folder.part(number), entry["name"])
+                parts[number].time = entry["time"]
+                parts[number].throttle = entry["throttle"]
+        batch.parts = list(parts.values())
+        for part in batch.parts:
+            part.over = {index for index, task in enumerate(part.tasks) if task not in wanted}
+        submitted = {task for part in batch.parts for task in part.tasks}
+        batch.waiting = ranges(sorted(wanted - submitted))
+        return batch
 
     def take(self, most: int) -> List[int]:
         """Take up to `most` task numbers off those that wait."""
@@ -54,8 +90,11 @@ class Batch:
     def give_back(self, part: Part) -> None:
         """A part was not accepted: its tasks wait again, but for those cancelled meanwhile."""
         self.parts.remove(part)
-        tasks = [task for index, task in enumerate(part.tasks) if index not in part.unwanted]
+        tasks = [task for index, task in enumerate(part.tasks) if index not in part.unwanted and index not in part.over]
         self.waiting = ranges(tasks) + self.waiting
+
+    def numbers_waiting(self) -> Set[int]:
+        return {task for first, end in self.waiting for task in range(first, end)}
 
     def without(self, tasks: Set[int]) -> Set[int]:
         """Take these tasks off those that wait; return the ones that were not waiting."""

@@ -3,13 +3,15 @@
 All of it runs in the agent's loop, except what is given to a lane: scheduler commands and removals may take minutes.
 """
 
+import contextlib
 import functools
 import os
 import time
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+from collections import deque
+from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
-from . import payload, publish, script, spool, watch
-from .batch import Batch, Part, collect_logs, ranges
+from . import outbox, payload, publish, script, spool, watch, wire
+from .batch import Batch, Part, Range, collect_logs, ranges
 from .death import explain
 from .lane import Lane
 from .scheduler import Ending, Held, Limits, Outcome, Refused, Request, Row, Scheduler, Submitted
@@ -20,6 +22,8 @@ CANCEL_AGAIN = 5.0  # seconds until those that failed are tried again
 QUEUE_GROWTH = 1.5  # of the time between two looks at the queue, while nothing changes
 LOOKS = (2.0, 10.0, 30.0)  # seconds before each search for a submission whose outcome is unclear
 BACKLOG = 8 << 20  # bytes on their way to the client above which no more results are read
+LARGE = 1 << 20  # bytes of a batch that is written, or of a result that is read, beside the loop's other work
+MOST_LARGE = 4  # large results on their way at once
 
 
 class Place(NamedTuple):
@@ -44,7 +48,11 @@ CLUSTER_QUEUE_CEILING = 180.0
 
 
 class Batches:
-    """All batches of one client. `send(head, body)` sends it an event; `backlog()` is the bytes still unsent."""
+    """All batches of one client.
+
+    `send(head, body)` sends it an event, `stream(buffers)` a large one, `waiting()` is what is still unsent;
+    `is_ours()` tells whether no other agent has taken over.
+    """
 
     def __init__(
         self,
@@ -56,7 +64,9 @@ class Batches:
         max_workers: Optional[int],
         post: Callable[[Callable[[], None]], None],
         send: Callable[..., None],
-        backlog: Callable[[], int],
+        stream: Callable[[Sequence[outbox.Content]], None],
+        waiting: Callable[[], outbox.Outbox],
+        is_ours: Callable[[], bool],
     ) -> None:
         self._place = place
         self._scheduler = scheduler
@@ -64,14 +74,20 @@ class Batches:
         self._max_workers = max_workers
         self._pace = pace
         self._send = send
-        self._backlog = backlog
+        self._stream = stream
+        self._waiting = waiting
+        self._is_ours = is_ours
+        self._storing = Lane("store", post)
         self._submitting = Lane("submit", post)
         self._asking = Lane("ask", post)
         self._acting = Lane("act", post)
         self._batches: Dict[str, Batch] = {}
         self._busy: Optional[Batch] = None  # whose part is being submitted
+        self._unclear: Deque[Tuple[Batch, Part]] = deque()  # of an earlier agent: were they submitted?
         self._stopped = False
         self._cancel_at: Optional[float] = None
+        self._cancelling = 0  # scancels under way
+        self._confirm: List[Callable[..., None]] = []  # replies to cancellations that are not through yet
         self._left_over: List[Tuple[str, Optional[List[int]]]] = []  # to be cancelled, of batches already released
         self._queue_at: Optional[float] = None
         self._queue_interval = self._pace.queue_first
@@ -86,10 +102,34 @@ class Batches:
 
     # ---- what the client asks for
 
-    def submit(self, spec: Mapping[str, Any], calls: bytes) -> None:
-        """Store a batch and queue it for submission. Raises OSError where it cannot be stored."""
-        folder = spool.Batch(self._place.work_dir, spec["batch"])
-        batch = Batch(spec, folder)
+    def submit(self, spec: Mapping[str, Any], calls: wire.Buffer, reply: Callable[..., None]) -> None:
+        """Store a batch and queue it for submission; the reply says that it is stored.
+
+        Raises OSError where it cannot be. A batch that is there already was sent by a client whose connection was lost
+        before the reply.
+        """
+        wanted = set(range(spec["tasks"])).difference(spec["skip"])
+        if self._resume(spec["batch"], wanted) is not None:
+            reply(self.attach(spec["batch"], ranges(sorted(wanted))))
+            return
+        batch = Batch(spec, spool.Batch(self._place.work_dir, spec["batch"]))
+        if len(calls) <= LARGE:
+            self._store(batch, calls)
+            self._batches[batch.id] = batch
+            reply({})
+            return
+
+        def then(outcome: Any) -> None:
+            if isinstance(outcome, Exception):
+                reply({"error": "os", "message": str(outcome)})
+                return
+            self._batches[batch.id] = batch
+            reply({})
+
+        self._storing.do(lambda: self._store(batch, calls), then)
+
+    def _store(self, batch: Batch, calls: wire.Buffer) -> None:
+        spec, folder = batch.spec, batch.folder
         text = script.render(
             batch=batch.id,
             folder=folder.path,
@@ -101,12 +141,68 @@ class Batches:
             path=spec["path"],
         )
         folder.create(spec, text, calls)
-        self._batches[batch.id] = batch
 
-    def cancel(self, batch_id: str, tasks: Sequence[int]) -> None:
-        """End tasks: those that wait are dropped, those in the scheduler's hands cancelled with the next scancel."""
-        batch = self._batches.get(batch_id)
+    def attach(self, batch_id: str, wanted: Sequence[Range]) -> Dict[str, Any]:
+        """Go on with a batch of an earlier agent; return which parts of it were submitted, and as which jobs."""
+        batch = self._resume(batch_id, {task for first, end in wanted for task in range(first, end)})
         if batch is None:
+            return {"error": "gone", "message": "it is not in %s any more" % self._place.work_dir}
+        unclear = any(part.watch is None for part in batch.parts)
+        submitted = [[part.job, ranges(part.tasks)] for part in batch.parts if part.job is not None]
+        return {"parts": submitted, "submitted": not batch.waiting and not unclear}
+
+    def _resume(self, batch_id: str, wanted: Set[int]) -> Optional[Batch]:
+        """Return a batch, as an earlier agent has left it if this one does not have it; None where there is none."""
+        if batch_id in self._batches:
+            return self._batches[batch_id]
+        batch = Batch.found(spool.Batch(self._place.work_dir, batch_id), wanted)
+        if batch is None:
+            return None
+        self._batches[batch_id] = batch
+        for part in list(batch.parts):
+            if not self._scheduler.keeps_jobs:
+                self._resume_ended(batch, part)
+            elif part.job is not None:
+                self._begin_watch(batch, part, part.job, age=time.time() - part.time)
+            else:
+                self._unclear.append((batch, part))
+        return batch
+
+    def _resume_ended(self, batch: Batch, part: Part) -> None:
+        """A part whose jobs have ended with their agent: those that had not begun wait again, the others are over."""
+        now = time.monotonic()
+        begun = {name.task for name in map(spool.parse_name, part.folder.published()) if name is not None}
+        self._begin_watch(batch, part, part.job or "?")
+        assert part.watch is not None
+        again = sorted(part.watch.open - begun)
+        for index in again:
+            part.watch.resolve(index)
+        batch.waiting = ranges(sorted({part.tasks[index] for index in again} | batch.numbers_waiting()))
+        self._look(batch, part, now)
+        node, reason = os.uname().nodename, "the agent has ended, and the embedded scheduler's jobs with it"
+        ending = Ending(JobState.FAILED, None, None, node, reason, True, "", "", "")
+        verdicts = [watch.Verdict(index, ending, None) for index in sorted(part.watch.open)]
+        self._tell_ended(batch, part, part.watch, verdicts)
+
+    def _begin_watch(self, batch: Batch, part: Part, job_id: str, age: float = 0.0) -> None:
+        now = time.monotonic()
+        size = len(part.tasks)
+        part.job = job_id
+        part.watch = watch.Watch(size, job_id, size > 1, now, self._pace.grace, age=max(0.0, age))
+        for index in part.over:
+            part.watch.resolve(index)
+        self._queue_interval = self._pace.queue_first
+        first = now + self._pace.queue_first
+        self._queue_at = first if self._queue_at is None else min(self._queue_at, first)
+
+    def cancel(self, batch_id: str, tasks: Sequence[int], reply: Callable[..., None]) -> None:
+        """End tasks: those that wait are dropped, those in the scheduler's hands cancelled with the next scancel.
+
+        The reply says that it is done, however often it had to be tried.
+        """
+        batch = self._resume(batch_id, set(tasks))
+        if batch is None:
+            reply({})
             return
         waited = bool(batch.waiting)
         rest = batch.without(set(tasks))
@@ -114,14 +210,19 @@ class Batches:
             self._send({"op": "submitted", "batch": batch.id})
         for part in batch.parts if rest else ():
             part.unwanted.update(index for index, task in enumerate(part.tasks) if task in rest)
-        if rest and self._cancel_at is None:
+        if not rest:
+            reply({})
+            return
+        self._confirm.append(reply)
+        if self._cancel_at is None:
             self._cancel_at = time.monotonic() + CANCEL_AFTER
 
     def release(self, batch_id: str, remove: bool, logs: bool, reply: Callable[..., None]) -> None:
         """Stop watching a batch; `logs` has what its jobs printed sent along, `remove` its files cleared away."""
         if self._cancel_at is not None:
             self._flush_cancels()
-        batch = self._batches.pop(batch_id, None)
+        batch = self._resume(batch_id, set())
+        self._batches.pop(batch_id, None)
         reply({"logs": collect_logs(batch) if batch is not None and logs else {}})
         if batch is not None and remove:
             self._acting.do(batch.folder.remove, lambda _: None)
@@ -151,7 +252,7 @@ class Batches:
             for part in batch.parts:
                 if part.watch is not None and part.watch.open:
                     if now >= part.watch.look_at():
-                        if self._backlog() > BACKLOG:
+                        if self._waiting().waiting > BACKLOG:
                             wanted.append(now + watch.LOOK_FLOOR)
                             continue
                         self._look(batch, part, now)
@@ -181,6 +282,11 @@ class Batches:
         if self._busy is not None or self._stopped:
             return None
         wanted = None
+        if self._unclear:
+            batch, part = self._unclear.popleft()
+            self._busy = batch
+            self._look_up(batch, part, self._request(batch, part), len(part.tasks), 0, 0)
+            return None
         watched = self._watched()
         inside = sum(len(watch.open) for _, _, watch in watched)
         for batch in self._batches.values():
@@ -194,6 +300,9 @@ class Batches:
             room = self._room(watched)
             if size < 1 or (room is not None and room < 1):
                 continue
+            if not self._is_ours():
+                self._stopped = True
+                return None
             self._submit_part(batch, batch.take(size), room, alike)
             return None
         return wanted
@@ -220,29 +329,31 @@ class Batches:
         batch.parts.append(part)
         try:
             part.folder.create()
-            mapping = str(tasks[0])
-            if tasks[-1] - tasks[0] != len(tasks) - 1:
-                mapping = "map"
-                publish.publish(part.folder.path, "map", " ".join(map(str, tasks)).encode())
-            batch.folder.record({"part": number, "tasks": ranges(tasks), "name": name, "time": time.time()})
+            if _mapping(part) == "map":
+                publish.publish(part.folder.path, "map", [" ".join(map(str, tasks)).encode()])
+            intent = {"part": number, "tasks": ranges(tasks), "name": name, "time": part.time}
+            intent["throttle"] = part.throttle
+            batch.folder.record(intent)
         except OSError as error:
             self._busy = None
             self._hold(batch, part, "stuck", "the batch cannot be written: %s" % error)
             return
-        comment = batch.spec["comment"]
-        request = Request(
+        self._try(batch, part, self._request(batch, part), alike)
+
+    def _request(self, batch: Batch, part: Part) -> Request:
+        comment, mark = batch.spec["comment"], "sf:%s.%d" % (batch.id, part.number)
+        return Request(
             options=batch.spec["options"],
             script=batch.folder.script,
-            arguments=[str(number), mapping],
-            size=len(tasks),
+            arguments=[str(part.number), _mapping(part)],
+            size=len(part.tasks),
             throttle=part.throttle,
-            name=name,
-            comment="%s sf:%s.%d" % (comment, batch.id, number) if comment else "sf:%s.%d" % (batch.id, number),
+            name=part.name,
+            comment="%s %s" % (comment, mark) if comment else mark,
             chdir=batch.spec["chdir"],
-            stdout=os.path.join(part.folder.logs, "%a.out" if len(tasks) > 1 else "0.out"),
-            stderr=os.path.join(part.folder.logs, "%a.err" if len(tasks) > 1 else "0.err"),
+            stdout=os.path.join(part.folder.logs, "%a.out" if len(part.tasks) > 1 else "0.out"),
+            stderr=os.path.join(part.folder.logs, "%a.err" if len(part.tasks) > 1 else "0.err"),
         )
-        self._try(batch, part, request, alike)
 
     def _try(self, batch: Batch, part: Part, request: Request, alike: int) -> None:
         def then(outcome: Any) -> None:
@@ -279,7 +390,13 @@ class Batches:
             if isinstance(found, list) and found:
                 self._accepted(batch, part, alike, found[0])
             elif isinstance(found, list) and look + 1 >= len(LOOKS):
-                self._try(batch, part, request, alike)
+                if batch.id not in self._batches:  # released meanwhile
+                    self._busy = None
+                elif part.unwanted | part.over >= set(range(len(part.tasks))):
+                    self._busy = None
+                    self._give_back(batch, part)
+                else:
+                    self._try(batch, part, request, alike)
             elif isinstance(found, list):
                 self._look_up(batch, part, request, alike, look + 1, 0)
             else:
@@ -299,22 +416,25 @@ class Batches:
         except OSError as error:  # the intent is there: the job can be found by its name
             self._notice(batch, "unrecorded", "the id of job %s cannot be written down: %s" % (job_id, error))
         batch.pressure.accepted(len(part.tasks), alike)
-        now = time.monotonic()
-        part.watch = watch.Watch(len(part.tasks), job_id, len(part.tasks) > 1, now, self._pace.grace)
-        self._queue_interval = self._pace.queue_first
-        first = now + self._pace.queue_first
-        self._queue_at = first if self._queue_at is None else min(self._queue_at, first)
+        self._begin_watch(batch, part, job_id)
         self._send({"op": "part", "batch": batch.id, "job": job_id, "tasks": ranges(part.tasks)})
         if not batch.waiting:
             self._send({"op": "submitted", "batch": batch.id})
         if part.unwanted:
-            self._cancel_at = now
+            self._cancel_at = time.monotonic()
 
     def _refused(self, batch: Batch, part: Part, message: str) -> None:
         """The scheduler will not have this batch, neither this part nor the next."""
+        self._void(batch, part)
         batch.give_back(part)
+        self._confirm_cancels()
         tasks, batch.waiting = batch.waiting, []
         self._send({"op": "refused", "batch": batch.id, "tasks": tasks, "message": message})
+
+    def _void(self, batch: Batch, part: Part) -> None:
+        """Write down that a part was not accepted, so that nobody looks for it."""
+        with contextlib.suppress(OSError):
+            batch.folder.record({"part": part.number, "void": True})
 
     def _held(self, batch: Batch, part: Part, alike: int, message: str) -> None:
         """A limit on submitted jobs is reached: try half as many, or wait for room."""
@@ -325,7 +445,9 @@ class Batches:
             self._hold(batch, part, "held back", message)
 
     def _give_back(self, batch: Batch, part: Part) -> None:
+        self._void(batch, part)
         batch.give_back(part)
+        self._confirm_cancels()
         if not batch.waiting:  # all of it was cancelled meanwhile
             self._send({"op": "submitted", "batch": batch.id})
 
@@ -348,7 +470,8 @@ class Batches:
             names = part.folder.published()
         except OSError:
             names = []  # a file system that does not answer changes nothing
-        found: List[bytes] = []
+        found: List[wire.Buffer] = []
+        size = 0
         done: List[int] = []
         began: List[int] = []
         for name in part.watch.listed(names, now):
@@ -357,9 +480,14 @@ class Batches:
                 if part.watch.enter(name.task, JobState.RUNNING):
                     began.append(part.tasks[name.task])
                 continue
+            if size > BACKLOG:
+                break  # the next look finds the others
             try:
-                data = part.folder.read(name.text)
-            except OSError:
+                data = part.folder.read(name.text, LARGE)
+                if data is None:
+                    self._send_large(batch, part, name)
+                    continue
+            except (OSError, ValueError):
                 continue  # not there yet for this client of the file system: the next look finds it
             if name.kind == spool.END:
                 end = watch.parse_end(data, name.run)
@@ -372,6 +500,7 @@ class Batches:
                 continue  # seen before it was whole
             part.watch.taken(name)
             found.append(body)
+            size += len(body)
             if name.kind == publish.FINAL and name.task in part.watch.open:
                 part.watch.resolve(name.task)
                 done.append(part.tasks[name.task])
@@ -381,6 +510,27 @@ class Batches:
             self._send({"op": "results", "batch": batch.id, "done": done}, b"".join(found))
         if done:
             self._freed(now)
+
+    def _send_large(self, batch: Batch, part: Part, name: spool.Name) -> None:
+        """Send a large result piece by piece, behind what is small; raises as `spool.ResultSource` does."""
+        watch_ = part.watch
+        assert watch_ is not None
+        if self._waiting().lanes >= MOST_LARGE:
+            return  # the next look finds it
+        final = name.kind == publish.FINAL and name.task in watch_.open
+
+        def then(good: bool) -> None:
+            if not good:
+                watch_.reopen(name)
+
+        source = part.folder.source(name.text, then)
+        watch_.taken(name)
+        if final:
+            watch_.resolve(name.task)
+        words = {"op": "results", "batch": batch.id, "done": [part.tasks[name.task]] if final else []}
+        self._stream([*wire.stretched(words, [], len(source)), source])
+        if final:
+            self._freed(time.monotonic())
 
     def _tell_states(self, batch: Batch, changes: Sequence[Tuple[int, JobState]]) -> None:
         by_state: Dict[str, List[int]] = {}
@@ -496,16 +646,20 @@ class Batches:
             self._look(batch, part, now)
             verdicts = [it for it in watch_.judge(endings, now) if not self._has_twin(part, watch_, it.task)]
             if verdicts:
-                ended = [explain(batch, part, watch_, verdict) for verdict in verdicts]
-                for verdict in verdicts:
-                    watch_.resolve(verdict.task)
-                self._send({"op": "ended", "batch": batch.id, "ended": ended})
+                self._tell_ended(batch, part, watch_, verdicts)
                 self._freed(now)
+
+    def _tell_ended(self, batch: Batch, part: Part, watch_: watch.Watch, verdicts: Sequence[watch.Verdict]) -> None:
+        ended = [explain(batch, part, watch_, verdict) for verdict in verdicts]
+        for verdict in verdicts:
+            watch_.resolve(verdict.task)
+        self._send({"op": "ended", "batch": batch.id, "ended": ended})
 
     def _has_twin(self, part: Part, watch_: watch.Watch, task: int) -> bool:
         """Whether a job that we know nothing of runs the task: an earlier submission that was accepted late."""
         try:
-            owner = part.folder.read("%d.%s" % (task, spool.CLAIM)).decode().partition(" ")[0]
+            claim = part.folder.read("%d.%s" % (task, spool.CLAIM)) or b""
+            owner = claim.decode().partition(" ")[0]
         except (OSError, ValueError):
             return False
         return owner != watch_.job_id and owner in self._alive
@@ -528,9 +682,11 @@ class Batches:
                     targets.append(_target(part.watch, indices))
                     hit.append((batch, part, indices))
         if not targets:
+            self._confirm_cancels()
             return
 
         def then(good: Any) -> None:
+            self._cancelling -= 1
             now = time.monotonic()
             if good is not True:
                 self._left_over += released
@@ -545,9 +701,23 @@ class Batches:
                 else:
                     self._left_over.append(_target(part.watch, indices))
             if good is True:
+                self._confirm_cancels()
                 self._freed(now)
 
+        self._cancelling += 1
         self._acting.do(lambda: self._scheduler.cancel(targets), then)
+
+    def _confirm_cancels(self) -> None:
+        """Tell the client that what it had cancelled is, once there is nothing left to be."""
+        if not self._cancelling and not any(part.unwanted for batch in self._batches.values() for part in batch.parts):
+            replies, self._confirm = self._confirm, []
+            for reply in replies:
+                reply({})
+
+
+def _mapping(part: Part) -> str:
+    """Return how the script finds the task of an array index: `job.task_number`."""
+    return str(part.tasks[0]) if part.tasks[-1] - part.tasks[0] == len(part.tasks) - 1 else "map"
 
 
 def _target(watch_: watch.Watch, indices: Set[int]) -> Tuple[str, Optional[List[int]]]:

@@ -69,7 +69,7 @@ class Hub:
         self._register = register
         self._unregister = unregister
         self._answer = answer
-        self._functions: Dict[int, bytes] = {}
+        self._functions: Dict[int, wire.Body] = {}
         self._uses: Dict[int, int] = {}
         self._dropped: Set[int] = set()
         self._waiting: Deque[payload.Call] = deque()
@@ -80,14 +80,14 @@ class Hub:
 
     # ---- what the client says
 
-    def function(self, number: int, source: bytes) -> None:
+    def function(self, number: int, source: wire.Body) -> None:
         self._functions[number] = source
 
     def drop(self, number: int) -> None:
         self._dropped.add(number)
         self._forget_unused(number)
 
-    def calls(self, data: bytes) -> None:
+    def calls(self, data: wire.Body) -> None:
         for call in payload.calls(data):
             self._uses[call.function] = self._uses.get(call.function, 0) + 1
             self._waiting.append(call)
@@ -225,8 +225,8 @@ class Hub:
                 head = {"op": "function", "function": call.function}
                 self._send(child, wire.message(head, self._functions[call.function]))
             child.handed.append(call)
-            parts.append(payload.pack_call(call.call, call.function, call.payload))
-        self._send(child, [wire.packed(wire.CALLS, parts)])
+            parts += payload.pack_call(call.call, call.function, call.payload)
+        self._send(child, wire.packed(wire.CALLS, parts))
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
@@ -304,7 +304,7 @@ class Hub:
             each = (now - child.since) / count
             child.quota = max(1, min(MOST_AHEAD, 2 * child.quota, int(AHEAD / each) if each > 0 else MOST_AHEAD))
             child.since = now
-            self._answer([wire.packed(wire.RESULTS, answers)])
+            self._answer(wire.packed(wire.RESULTS, answers))
         self.hand_out()
 
     def _died(self, child: Child) -> None:

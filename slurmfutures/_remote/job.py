@@ -27,7 +27,7 @@ class _Publisher:
         self._directory = directory
         self._task = task
         self._run = run
-        self._records: List[bytes] = []
+        self._records: List[payload.Buffer] = []
         self._size = 0
         self._number = 0
         self._lock: Any = None
@@ -48,11 +48,11 @@ class _Publisher:
     def add(self, call: int, status: int, data: bytes) -> None:
         record = payload.pack_record(call, status, data)
         if self._lock is None:
-            self._records.append(record)
+            self._records += record
             return
         with self._lock:
-            self._records.append(record)
-            self._size += len(record)
+            self._records += record
+            self._size += len(data)
             if self._size >= PUBLISH_BYTES:
                 self._partial()
 

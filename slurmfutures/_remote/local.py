@@ -44,6 +44,8 @@ class _Task:
 class Local:
     """Runs at most `slots` tasks at once."""
 
+    keeps_jobs = False
+
     def __init__(self, work_dir: str, slots: int) -> None:
         self._work_dir = work_dir
         self._slots = slots

@@ -30,6 +30,7 @@ UNINITIALIZED = 4  # payload: what the initializer raised, see `pack_error`
 _RECORD = Struct(">QBQ")  # call number, status, length of the payload
 _CALL = Struct(">QIQ")  # call number, function number, length of the payload
 _LENGTHS = Struct(">II")
+_SMALL = 1 << 16  # bytes of a payload that is copied rather than kept in a buffer of its own
 
 
 class Record:
@@ -37,7 +38,7 @@ class Record:
 
     __slots__ = ("call", "payload", "status")
 
-    def __init__(self, call: int, status: int, payload: bytes) -> None:
+    def __init__(self, call: int, status: int, payload: Buffer) -> None:
         self.call = call
         self.status = status
         self.payload = payload
@@ -48,14 +49,25 @@ class Call:
 
     __slots__ = ("call", "function", "payload")
 
-    def __init__(self, call: int, function: int, payload: bytes) -> None:
+    def __init__(self, call: int, function: int, payload: Buffer) -> None:
         self.call = call
         self.function = function
         self.payload = payload
 
 
-def pack_record(call: int, status: int, payload: bytes) -> bytes:
-    return _RECORD.pack(call, status, len(payload)) + payload
+def pack_record(call: int, status: int, payload: Buffer) -> List[Buffer]:
+    """Return a record as buffers: what is large is not copied."""
+    return _behind(_RECORD.pack(call, status, len(payload)), payload)
+
+
+def _behind(head: bytes, payload: Buffer) -> List[Buffer]:
+    return [head + payload] if len(payload) <= _SMALL else [head, payload]
+
+
+def _slice(view: memoryview, at: int, length: int) -> Buffer:
+    """Return a part of `view`, copied unless it is large: then it keeps all of it alive."""
+    part = view[at : at + length]
+    return bytes(part) if length <= _SMALL else part
 
 
 def records(data: Buffer) -> Iterator[Record]:
@@ -64,12 +76,13 @@ def records(data: Buffer) -> Iterator[Record]:
     while at < len(view):
         call, status, length = _RECORD.unpack_from(view, at)
         at += _RECORD.size
-        yield Record(call, status, bytes(view[at : at + length]))
+        yield Record(call, status, _slice(view, at, length))
         at += length
 
 
-def pack_call(call: int, function: int, payload: bytes) -> bytes:
-    return _CALL.pack(call, function, len(payload)) + payload
+def pack_call(call: int, function: int, payload: Buffer) -> List[Buffer]:
+    """Return a call as buffers."""
+    return _behind(_CALL.pack(call, function, len(payload)), payload)
 
 
 def calls(data: Buffer) -> Iterator[Call]:
@@ -78,14 +91,14 @@ def calls(data: Buffer) -> Iterator[Call]:
     while at < len(view):
         call, function, length = _CALL.unpack_from(view, at)
         at += _CALL.size
-        yield Call(call, function, bytes(view[at : at + length]))
+        yield Call(call, function, _slice(view, at, length))
         at += length
 
 
 # ---- running a call
 
 
-def perform(function: Callable[..., Any], arguments: bytes) -> Tuple[int, bytes]:
+def perform(function: Callable[..., Any], arguments: Buffer) -> Tuple[int, bytes]:
     """Run one call and return its status and payload. Whatever the function raises is caught: it is its answer."""
     try:
         args, kwargs = _loads(arguments)
@@ -149,10 +162,11 @@ def pack_error(error: BaseException) -> bytes:
     return _LENGTHS.pack(len(head), len(body)) + head + body
 
 
-def unpack_error(data: bytes) -> Tuple[Any, bytes]:
+def unpack_error(data: Buffer) -> Tuple[Any, bytes]:
     """Return what `pack_error` packed: the words, and the pickled exception or nothing."""
     import json
 
+    data = bytes(data)
     head_length, body_length = _LENGTHS.unpack_from(data)
     start = _LENGTHS.size
     head = json.loads(data[start : start + head_length].decode())
@@ -251,18 +265,29 @@ _RESULT_HEAD = Struct(">8sQI")  # magic, length, crc32
 _RESULT_MAGIC = b"SFRESLT1"
 
 
-def pack_results(packed: Sequence[bytes]) -> bytes:
+RESULT_HEAD = _RESULT_HEAD.size
+
+
+def pack_results(packed: Sequence[Buffer]) -> List[Buffer]:
     """Return the content of a result file: records behind their length and checksum."""
-    body = b"".join(packed)
-    return _RESULT_HEAD.pack(_RESULT_MAGIC, len(body), zlib.crc32(body)) + body
+    length = checksum = 0
+    for part in packed:
+        length += len(part)
+        checksum = zlib.crc32(part, checksum)
+    return [_RESULT_HEAD.pack(_RESULT_MAGIC, length, checksum), *packed]
 
 
-def unpack_results(data: bytes) -> Optional[bytes]:
-    """Return the records in a result file, or None where it is not all there (yet)."""
-    if len(data) < _RESULT_HEAD.size:
+def result_head(data: Buffer) -> Optional[Tuple[int, int]]:
+    """Return the length and the checksum of the records in a result file, None where there is none."""
+    if len(data) < RESULT_HEAD:
         return None
     magic, length, checksum = _RESULT_HEAD.unpack_from(data)
-    body = data[_RESULT_HEAD.size :]
-    if magic != _RESULT_MAGIC or len(body) != length or zlib.crc32(body) != checksum:
+    return (length, checksum) if magic == _RESULT_MAGIC else None
+
+
+def unpack_results(data: Buffer) -> Optional[memoryview]:
+    """Return the records in a result file, or None where it is not all there (yet)."""
+    body = memoryview(data)[RESULT_HEAD:]
+    if result_head(data) != (len(body), zlib.crc32(body)):
         return None
     return body

@@ -6,7 +6,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Union
+    from typing import Sequence, Union
 
     Buffer = Union[bytes, bytearray, memoryview]
 
@@ -22,15 +22,16 @@ def partial_name(task: int, run: int, number: int) -> str:
     return "%d.%d.%d.%s" % (task, run, number, PARTIAL)
 
 
-def publish(directory: str, name: str, data: Buffer) -> None:
+def publish(directory: str, name: str, data: Sequence[Buffer]) -> None:
     """Write a file so that whoever sees its name sees all of it: temporary name, fsync, rename."""
     temporary = os.path.join(directory, ".%s.%d" % (name, os.getpid()))
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(handle, view) :]
+            for part in data:
+                view = memoryview(part)
+                while view:
+                    view = view[os.write(handle, view) :]
             os.fsync(handle)
         finally:
             os.close(handle)

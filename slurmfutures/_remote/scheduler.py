@@ -86,6 +86,9 @@ class Ending(NamedTuple):
 class Scheduler(Protocol):
     """Submit, list, explain, cancel."""
 
+    #: Whether jobs go on when the agent ends.
+    keeps_jobs: bool
+
     def version(self) -> str:
         """Return the scheduler's name and version, "slurm 22.05.8"; raise FileNotFoundError where it is not there."""
 

@@ -67,6 +67,7 @@ class Slurm:
     `sbatch --version` draw on one bucket: twenty at once, then two a second, as slurmctld's own limiter by default.
     """
 
+    keeps_jobs = True
     #: How far back jobs are looked up by name in the accounting records.
     FIND_DAYS = 14
 

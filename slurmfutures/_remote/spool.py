@@ -7,6 +7,7 @@
     batches/<batch>/parts.jsonl  what was submitted: an intent before each submission, the job id after it
     batches/<batch>/<part>/r/    what the array tasks of a part publish, by array index
     batches/<batch>/<part>/l/    their stdout and stderr, by array index
+    sessions/<session>           which agent serves a driver, see `succession`
 
 In r/ the task with array index 7 leaves `7.c` (its claim, made with O_EXCL), `7.0.1.p` (first results of run 0),
 `7.r` (its last results: the task is done) and, where it ended without those, `7.0.x` (how run 0 ended).
@@ -17,9 +18,12 @@ import json
 import os
 import shutil
 import time
-from typing import Any, Iterator, List, NamedTuple, Optional
+import zlib
+from typing import Any, Callable, Iterator, List, NamedTuple, Optional
 
+from . import payload
 from .publish import FINAL, PARTIAL, publish
+from .wire import Buffer
 
 _REMOVALS = 25  # tries
 CLAIM = "c"
@@ -59,22 +63,30 @@ class Batch:
         self.script = os.path.join(self.path, "script.sh")
         self._parts = os.path.join(self.path, "parts.jsonl")
 
-    def create(self, spec: Any, script: str, calls: bytes) -> None:
+    def create(self, spec: Any, script: str, calls: Buffer) -> None:
         """Write the batch; batch.json comes last and says that the rest is whole. Raises OSError, leaving nothing."""
         os.makedirs(self.path, 0o700, exist_ok=True)
         try:
-            publish(self.path, "calls", calls)
-            publish(self.path, "script.sh", script.encode())
-            publish(self.path, "batch.json", json.dumps(spec).encode())
+            publish(self.path, "calls", [calls])
+            publish(self.path, "script.sh", [script.encode()])
+            publish(self.path, "batch.json", [json.dumps(spec).encode()])
         except OSError:
             shutil.rmtree(self.path, ignore_errors=True)
             raise
+
+    def spec(self) -> Any:
+        """Return how the batch is to be submitted, None where it is not (wholly) here."""
+        try:
+            with open(os.path.join(self.path, "batch.json"), "rb") as file:
+                return json.loads(file.read().decode())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     def record(self, entry: Any) -> None:
         """Append an entry to parts.jsonl, on disk when this returns."""
         handle = os.open(self._parts, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            os.write(handle, json.dumps(entry).encode() + b"\n")
+            os.write(handle, b"\n" + json.dumps(entry).encode() + b"\n")  # not behind a torn line
             os.fsync(handle)
         finally:
             os.close(handle)
@@ -114,13 +126,48 @@ class Part:
         """Return the names in r/: one listing."""
         return os.listdir(self.results)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most: int = 1 << 62) -> Optional[bytes]:
+        """Return what a published file holds, None if that is more than `most` bytes."""
         with open(os.path.join(self.results, name), "rb", 0) as file:
-            return file.read()
+            return file.read() if os.fstat(file.fileno()).st_size <= most else None
+
+    def source(self, name: str, then: Callable[[bool], None]) -> "ResultSource":
+        """Return a large result file as the body of a frame; `then` is told whether it was whole."""
+        return ResultSource(os.path.join(self.results, name), then)
 
     def log(self, task: int, stream: str) -> str:
         """Return the path of a task's "out" or "err"."""
         return os.path.join(self.logs, "%d.%s" % (task, stream))
+
+
+class ResultSource:
+    """The records of a result file, read piece by piece. Raises OSError or ValueError where it is not whole (yet)."""
+
+    def __init__(self, path: str, then: Callable[[bool], None]) -> None:
+        self._then = then
+        self._file = open(path, "rb", 0)
+        head = payload.result_head(self._file.read(payload.RESULT_HEAD))
+        if head is None or payload.RESULT_HEAD + head[0] != os.fstat(self._file.fileno()).st_size:
+            self._file.close()
+            raise ValueError("%s is not whole" % path)
+        self._length, self._checksum = head
+        self._left = self._length
+        self._sum = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def read(self, limit: int) -> bytes:
+        data = self._file.read(min(limit, self._left))
+        self._left -= len(data)
+        self._sum = zlib.crc32(data, self._sum)
+        if not data or (not self._left and self._sum != self._checksum):
+            raise ValueError("%s is not what was written" % self._file.name)
+        return data
+
+    def over(self, *, good: bool) -> None:
+        self._file.close()
+        self._then(good)
 
 
 def read_tail(path: str, limit: int) -> bytes:

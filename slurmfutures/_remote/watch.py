@@ -6,7 +6,7 @@ rule behind it: a task fails only when it is known to be over and its results ha
 
 from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
-from . import spool
+from . import publish, spool
 from .scheduler import Ending, Row
 from .states import TERMINAL, JobState
 
@@ -67,13 +67,14 @@ def is_stuck(row: Row) -> bool:
 class Watch:
     """The tasks of one part: which are open, what was seen of them, which look over."""
 
-    def __init__(self, size: int, job_id: str, array: bool, now: float, grace: float) -> None:
+    def __init__(self, size: int, job_id: str, array: bool, now: float, grace: float, *, age: float = 0.0) -> None:
+        """`age` is how long ago it was submitted, in seconds; the first look is due at once."""
         self.job_id = job_id
         self.array = array
         self.open: Set[int] = set(range(size))
-        self._submitted = now
+        self._submitted = now - age
         self._grace = grace
-        self._looked = now
+        self._looked = now if not age else now - LOOK_CEILING
         self._listings = 0
         self._seen: Set[str] = set()
         self._states: Dict[int, JobState] = {}
@@ -120,6 +121,12 @@ class Watch:
         self._gone.pop(task, None)
         self._states.pop(task, None)
         self._unsure.discard(task)
+
+    def reopen(self, name: spool.Name) -> None:
+        """A result that was taken turned out not to be whole: it is looked for again."""
+        self._seen.discard(name.text)
+        if name.kind == publish.FINAL:
+            self.open.add(name.task)
 
     def enter(self, task: int, state: JobState) -> bool:
         """Note a task's state; False if that is no news."""

@@ -3,22 +3,35 @@
 A frame is a 13-byte prefix (kind, length of the head, length of the body), a head of JSON and a body of bytes. Heads
 are data; bodies are opaque here. The hot kinds, CALLS and RESULTS, have no head at all: their body is a run of
 records packed by `payload`.
+
+A large frame travels in pieces, so that others can pass it: a PART has the number of a lane in place of a head's
+length, and its body is the next piece of the frame that the lane carries. A PART without a body says that the rest
+of that frame will not come.
+
+What the agent writes goes through a pipe that whatever a login shell has left in the background may write to as well.
+So it travels in envelopes: eight bytes that were made up for this connection, a length, and no more than a pipe takes
+in one piece. Whatever stands between two envelopes is skipped.
 """
 
 import json
 import struct
-from typing import Any, Iterator, List, NamedTuple, Union
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Union
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 MESSAGE = 1
 CALLS = 2
 RESULTS = 3
+PART = 4
 
-_PREFIX = struct.Struct(">BIQ")
+PREFIX = struct.Struct(">BIQ")
+PIECE = 1 << 18  # bytes of a large frame that travel in one go
+_LARGE = 1 << 20  # bytes of a frame for which it is given a buffer of its own
 _MAX_HEAD = 1 << 28
+_SMALL = 1 << 16  # bytes of records that are joined into one buffer
 
 Buffer = Union[bytes, bytearray, memoryview]
+Body = Union[bytes, memoryview]
 
 
 class WireError(Exception):
@@ -28,23 +41,53 @@ class WireError(Exception):
 class Frame(NamedTuple):
     kind: int
     head: Any  # parsed JSON, None where there is none
-    body: bytes
+    body: Body
 
 
 def message(head: Any, body: Buffer = b"") -> List[Buffer]:
     """Return a control frame as buffers to be sent one after the other."""
+    return stretched(head, [body] if body else [])
+
+
+def stretched(head: Any, body: Sequence[Buffer], length: Optional[int] = None) -> List[Buffer]:
+    """Return a control frame whose body is in several buffers, or still to come: `length` bytes of it."""
     text = json.dumps(head, separators=(",", ":")).encode()
-    return (
-        [_PREFIX.pack(MESSAGE, len(text), len(body)) + text, body]
-        if body
-        else [_PREFIX.pack(MESSAGE, len(text), 0) + text]
-    )
+    size = sum(map(len, body)) if length is None else length
+    return [PREFIX.pack(MESSAGE, len(text), size) + text, *body]
 
 
-def packed(kind: int, parts: List[Buffer]) -> bytes:
+def packed(kind: int, parts: Sequence[Buffer]) -> List[Buffer]:
     """Return a CALLS or RESULTS frame around packed records."""
-    body = b"".join(parts)
-    return _PREFIX.pack(kind, 0, len(body)) + body
+    size = sum(map(len, parts))
+    prefix = PREFIX.pack(kind, 0, size)
+    return [prefix + b"".join(parts)] if size <= _SMALL else [prefix, *parts]
+
+
+class _Growing:
+    """A large frame that is not all there yet."""
+
+    def __init__(self, start: Buffer) -> None:
+        if len(start) < PREFIX.size:
+            raise WireError("a large frame that begins with less than a prefix")
+        self._kind, self._head, body = PREFIX.unpack_from(start)
+        if not MESSAGE <= self._kind <= RESULTS or self._head > _MAX_HEAD:
+            raise WireError("not a frame: %r" % bytes(start[:40]))
+        self._data = bytearray(PREFIX.size + self._head + body)
+        self._at = 0
+
+    def fill(self, data: memoryview) -> int:
+        """Take as much of `data` as belongs to the frame; return how much that is."""
+        used = min(len(data), len(self._data) - self._at)
+        self._data[self._at : self._at + used] = data[:used]
+        self._at += used
+        return used
+
+    def frame(self) -> Optional[Frame]:
+        """Return the frame if it is all there."""
+        if self._at < len(self._data):
+            return None
+        start = PREFIX.size + self._head
+        return Frame(self._kind, _parse(self._data[PREFIX.size : start]), memoryview(self._data)[start:])
 
 
 class Reader:
@@ -52,29 +95,111 @@ class Reader:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._growing: Optional[_Growing] = None
+        self._lanes: Dict[int, _Growing] = {}
 
     def feed(self, data: Buffer) -> Iterator[Frame]:
         """Yield the frames that `data` completes. Raises WireError on what cannot be a frame."""
+        if self._growing is not None:
+            view = memoryview(data)
+            data = view[self._growing.fill(view) :]
+            frame = self._growing.frame()
+            if frame is None:
+                return
+            self._growing = None
+            yield frame
         buffer = self._buffer
         buffer += data
         at = 0
         try:
-            while len(buffer) - at >= _PREFIX.size:
-                kind, head_length, body_length = _PREFIX.unpack_from(buffer, at)
-                if not MESSAGE <= kind <= RESULTS or head_length > _MAX_HEAD:
+            while len(buffer) - at >= PREFIX.size:
+                kind, head_length, body_length = PREFIX.unpack_from(buffer, at)
+                if kind == PART:
+                    lane, head_length = head_length, 0
+                elif not MESSAGE <= kind <= RESULTS or head_length > _MAX_HEAD:
                     raise WireError("not a frame: %r" % bytes(buffer[at : at + 40]))
-                start = at + _PREFIX.size
+                start = at + PREFIX.size
                 end = start + head_length + body_length
                 if len(buffer) < end:
+                    if end - at > _LARGE:
+                        self._growing = _Growing(buffer[at : at + PREFIX.size])
+                        at += self._growing.fill(memoryview(buffer[at:]))
                     break
-                head = None
-                if head_length:
-                    try:
-                        head = json.loads(buffer[start : start + head_length].decode())
-                    except ValueError as error:
-                        raise WireError("a frame whose head is not JSON") from error
+                head = _parse(buffer[start : start + head_length]) if head_length else None
                 body = bytes(memoryview(buffer)[start + head_length : end])
                 at = end
-                yield Frame(kind, head, body)
+                if kind == PART:
+                    frame = self._piece(lane, body)
+                    if frame is not None:
+                        yield frame
+                else:
+                    yield Frame(kind, head, body)
         finally:
             del buffer[:at]
+
+    def _piece(self, lane: int, piece: bytes) -> Optional[Frame]:
+        if not piece:
+            self._lanes.pop(lane, None)
+            return None
+        growing = self._lanes.get(lane)
+        if growing is None:
+            growing = self._lanes[lane] = _Growing(piece)
+        if growing.fill(memoryview(piece)) < len(piece):
+            raise WireError("a piece of a frame is longer than what was left of it")
+        frame = growing.frame()
+        if frame is not None:
+            del self._lanes[lane]
+        return frame
+
+
+def _parse(text: Buffer) -> Any:
+    if not text:
+        return None
+    try:
+        return json.loads(bytes(text).decode())
+    except ValueError as error:
+        raise WireError("a frame whose head is not JSON") from error
+
+
+# ---- envelopes
+
+SYNC_SIZE = 8
+_LENGTH = struct.Struct(">H")
+_ENVELOPE = SYNC_SIZE + _LENGTH.size
+ENVELOPED = 4096 - _ENVELOPE  # bytes in one: PIPE_BUF, within which nothing else is written in between
+
+
+def enveloped(sync: bytes, data: Buffer) -> bytes:
+    """Return up to ENVELOPED bytes in an envelope."""
+    return b"".join((sync, _LENGTH.pack(len(data)), data))
+
+
+class Opener:
+    """Takes the content out of envelopes and drops what is around them."""
+
+    def __init__(self, sync: bytes) -> None:
+        self._sync = sync
+        self._rest = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the content of the envelopes that `data` completes."""
+        data = self._rest + data if self._rest else data
+        found: List[Buffer] = []
+        view, at = memoryview(data), 0
+        while True:
+            if data[at : at + SYNC_SIZE] != self._sync:
+                start = data.find(self._sync, at)
+                if start < 0:  # its beginning may be there
+                    at = max(at, len(data) - SYNC_SIZE + 1)
+                    break
+                at = start
+            start = at + _ENVELOPE
+            if len(data) < start:
+                break
+            end = start + _LENGTH.unpack_from(data, at + SYNC_SIZE)[0]
+            if len(data) < end:
+                break
+            found.append(view[start:end])
+            at = end
+        self._rest = data[at:]
+        return b"".join(found)

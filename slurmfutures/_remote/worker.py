@@ -24,7 +24,7 @@ class Worker:
         self._reader = wire.Reader()
         self._calls: Deque[payload.Call] = deque()
         self._functions: Dict[int, Tuple[Optional[Callable[..., Any]], bytes]] = {}
-        self._sources: Dict[int, bytes] = {}
+        self._sources: Dict[int, wire.Body] = {}
 
     def run(self) -> None:
         """Serve until the other side closes the connection."""
@@ -35,7 +35,7 @@ class Worker:
             if self._calls:
                 call = self._calls.popleft()
                 status, data = self._perform(call)
-                self._send(wire.packed(wire.RESULTS, [payload.pack_record(call.call, status, data)]))
+                self._send(*wire.packed(wire.RESULTS, payload.pack_record(call.call, status, data)))
 
     def _send(self, *buffers: wire.Buffer) -> None:
         for buffer in buffers:
@@ -56,7 +56,7 @@ class Worker:
                 self._message(frame.head, frame.body)
         return True
 
-    def _message(self, head: Any, body: bytes) -> None:
+    def _message(self, head: Any, body: wire.Body) -> None:
         if head["op"] == "function":
             self._sources[head["function"]] = body
         elif head["op"] == "drop":

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from slurmfutures import AgentError, SchedulerNotFound, SlurmExecutor, SlurmFuturesError
+from slurmfutures._remote import wire
 from tests import calls
 from tests.fix_executors import AnyExecutor, OpenJobs
 from tests.fix_gate import Gate
@@ -115,16 +116,31 @@ def test_an_agent_ends_when_its_driver_is_killed(work_dir: Path, tmp_path: Path)
     gate.open()
 
 
+def stdout_of_agent(executor: SlurmExecutor) -> Path:
+    """Return the agent's end of the pipe, for those who write there uninvited."""
+    pipe = os.readlink(f"/proc/self/fd/{executor._connection.poller.link.readable()}")
+    descriptors = Path(f"/proc/{agent_of(executor)}/fd")
+    (writing,) = (path for path in descriptors.iterdir() if os.readlink(path) == pipe)
+    return writing
+
+
+def test_what_others_write_into_the_agent_s_pipe_is_passed_over(local: SlurmExecutor) -> None:
+    pipe = stdout_of_agent(local)
+    for number in range(20):
+        pipe.write_bytes(b"You have new mail.\n" + bytes(number))
+        assert local.submit(calls.square, number).result(DEADLINE) == number**2
+        assert local.login.submit(calls.square, number).result(DEADLINE) == number**2
+
+
 def test_a_message_that_cannot_be_understood_leaves_no_future_pending(
     local: SlurmExecutor, pending: list[Future[Any]]
 ) -> None:
-    pipe = os.readlink(f"/proc/self/fd/{local._connection.poller.link.readable()}")
-    descriptors = Path(f"/proc/{agent_of(local)}/fd")
-    (writing,) = (path for path in descriptors.iterdir() if os.readlink(path) == pipe)
-    writing.write_bytes(b"Segmentation fault (core dumped)\n")
+    started = local._connection.poller.link._started
+    assert started is not None
+    stdout_of_agent(local).write_bytes(wire.enveloped(started.opener._sync, b"Segmentation fault (core dumped)"))
     for future in pending:
-        assert isinstance(future.exception(DEADLINE), SlurmFuturesError)
-    with pytest.raises(SlurmFuturesError, match="slurmfutures failed inside: WireError"):
+        assert isinstance(future.exception(DEADLINE), AgentError)
+    with pytest.raises(AgentError, match="cannot be understood: not a frame: b'Segm"):
         local.submit(calls.square, 1)
 
 
@@ -240,7 +256,7 @@ def test_a_work_dir_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         SlurmExecutor(scheduler="local", work_dir=tmp_path / "file/work")
     SlurmExecutor(scheduler="local", work_dir=tmp_path / "good").shutdown()
     (tmp_path / "other").touch()
-    with pytest.raises(SlurmFuturesError, match="other cannot be used"):
+    with pytest.raises(SlurmFuturesError, match=r"other on \S+ cannot be used"):
         SlurmExecutor(scheduler="local", work_dir=tmp_path / "other")
 
 

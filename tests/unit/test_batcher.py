@@ -84,7 +84,7 @@ def test_a_batch_that_somebody_waits_for_is_closed_at_once(batcher: Batcher, ord
 
 def test_who_waits_hurries_a_batch_once(batcher: Batcher, orders: Orders) -> None:
     batch = put(batcher, orders, 0.0)
-    batch.stored()
+    batch.packed()
     batch.hurry()
     assert orders.hurried == []
 

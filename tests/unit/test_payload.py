@@ -11,7 +11,7 @@ from slurmfutures._remote import payload
 
 
 def test_records_come_back_in_order() -> None:
-    packed = payload.pack_record(3, payload.OK, b"abc") + payload.pack_record(2**40, payload.RAISED, b"")
+    packed = b"".join([*payload.pack_record(3, payload.OK, b"abc"), *payload.pack_record(2**40, payload.RAISED, b"")])
     assert [(one.call, one.status, one.payload) for one in payload.records(packed)] == [
         (3, payload.OK, b"abc"),
         (2**40, payload.RAISED, b""),
@@ -19,7 +19,7 @@ def test_records_come_back_in_order() -> None:
 
 
 def test_calls_come_back_in_order() -> None:
-    packed = payload.pack_call(1, 7, b"x") + payload.pack_call(2, 8, b"yy")
+    packed = b"".join([*payload.pack_call(1, 7, b"x"), *payload.pack_call(2, 8, b"yy")])
     assert [(one.call, one.function, one.payload) for one in payload.calls(packed)] == [(1, 7, b"x"), (2, 8, b"yy")]
 
 
@@ -45,17 +45,27 @@ def test_a_file_of_another_kind_is_no_batch(tmp_path: Path) -> None:
 
 
 def test_results_come_back_whole() -> None:
-    assert payload.unpack_results(payload.pack_results([b"ab", b"", b"c"])) == b"abc"
+    assert payload.unpack_results(b"".join(payload.pack_results([b"ab", b"", b"c"]))) == b"abc"
+
+
+def test_what_is_large_is_not_copied() -> None:
+    large = bytes(1 << 20)
+    packed = payload.pack_record(1, payload.OK, large)
+    assert packed[-1] is large
+    assert payload.pack_results(packed)[-1] is large
+    (record,) = payload.records(b"".join(packed))
+    assert isinstance(record.payload, memoryview)
+    assert record.payload == large
 
 
 def test_results_cut_anywhere_are_not_taken() -> None:
-    data = payload.pack_results([b"some records"])
+    data = b"".join(payload.pack_results([b"some records"]))
     assert all(payload.unpack_results(data[:end]) is None for end in range(len(data)))
     assert payload.unpack_results(data + b"x") is None
 
 
 def test_results_with_any_bit_wrong_are_not_taken() -> None:
-    data = payload.pack_results([b"some records"])
+    data = b"".join(payload.pack_results([b"some records"]))
     for bit in range(8 * len(data)):
         wrong = bytearray(data)
         wrong[bit // 8] ^= 1 << bit % 8

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from slurmfutures._remote import publish, spool
+from slurmfutures._remote import payload, publish, spool
 
 
 @pytest.mark.parametrize(
@@ -35,18 +35,18 @@ def test_names_given_to_results_are_read_back() -> None:
 
 
 def test_what_is_published_is_whole_private_and_alone(weird_tmp_path: Path) -> None:
-    publish.publish(str(weird_tmp_path), "7.r", b"first")
-    publish.publish(str(weird_tmp_path), "7.r", bytearray(b"second"))
+    publish.publish(str(weird_tmp_path), "7.r", [b"fir", b"st"])
+    publish.publish(str(weird_tmp_path), "7.r", [bytearray(b"second")])
     assert [path.name for path in weird_tmp_path.iterdir()] == ["7.r"]
     assert (weird_tmp_path / "7.r").read_bytes() == b"second"
     assert (weird_tmp_path / "7.r").stat().st_mode & 0o777 == 0o600
 
 
 def test_what_cannot_be_published_leaves_what_was_there(tmp_path: Path) -> None:
-    publish.publish(str(tmp_path), "7.r", b"first")
+    publish.publish(str(tmp_path), "7.r", [b"fir", b"st"])
     (tmp_path / f".7.r.{os.getpid()}").mkdir()
     with pytest.raises(OSError):
-        publish.publish(str(tmp_path), "7.r", b"second")
+        publish.publish(str(tmp_path), "7.r", [b"second"])
     assert (tmp_path / "7.r").read_bytes() == b"first"
 
 
@@ -62,9 +62,10 @@ def test_a_batch_is_written_whole_and_goes_whole(weird_tmp_path: Path) -> None:
     assert folder.stat().st_mode & 0o777 == 0o700
     part = batch.part(2)
     part.create()
-    publish.publish(part.results, "7.r", b"result")
+    publish.publish(part.results, "7.r", [b"result"])
     assert part.published() == ["7.r"]
-    assert part.read("7.r") == b"result"
+    assert part.read("7.r") == part.read("7.r", 6) == b"result"
+    assert part.read("7.r", 5) is None
     assert Path(part.log(7, "err")) == folder / "2/l/7.err"
     batch.remove()
     assert not folder.exists()
@@ -79,7 +80,36 @@ def test_entries_are_read_back_and_a_torn_one_is_left_out(tmp_path: Path) -> Non
     batch.record({"part": 0, "job": "7"})
     with open(tmp_path / "batches/abc/parts.jsonl", "ab") as file:
         file.write(b'{"part": 1, "na')
-    assert list(spool.Batch(str(tmp_path), "abc").entries()) == [{"part": 0, "name": "ä"}, {"part": 0, "job": "7"}]
+    again = spool.Batch(str(tmp_path), "abc")
+    assert list(again.entries()) == [{"part": 0, "name": "ä"}, {"part": 0, "job": "7"}]
+    again.record({"part": 1})
+    assert list(again.entries()) == [{"part": 0, "name": "ä"}, {"part": 0, "job": "7"}, {"part": 1}]
+
+
+def source(path: Path, data: bytes) -> tuple[spool.ResultSource, list[bool]]:
+    path.write_bytes(data)
+    told: list[bool] = []
+    return spool.ResultSource(str(path), told.append), told
+
+
+def test_a_large_result_is_read_piece_by_piece(tmp_path: Path) -> None:
+    records = bytes(range(256)) * 100
+    read, told = source(tmp_path / "7.r", b"".join(payload.pack_results([records])))
+    pieces = [read.read(1000) for _ in range(-(-len(read) // 1000))]
+    read.over(good=True)
+    assert (b"".join(pieces), told) == (records, [True])
+
+
+def test_a_large_result_that_is_not_whole_is_never_delivered(tmp_path: Path) -> None:
+    data = b"".join(payload.pack_results([bytes(5000)]))
+    for wrong in (b"", data[:10], data[:-1], data + b"x", b"x" + data[1:]):
+        with pytest.raises(ValueError, match="not whole"):
+            source(tmp_path / "7.r", wrong)
+    read, _ = source(tmp_path / "7.r", data[:-1] + b"x")
+    read.read(4000)
+    with pytest.raises(ValueError, match="not what was written"):
+        read.read(4000)
+    read.over(good=False)
 
 
 @pytest.mark.parametrize(("limit", "tail"), [(0, b""), (3, b"789"), (10, b"0123456789"), (99, b"0123456789")])

@@ -1,0 +1,164 @@
+"""What waits to be written to a stream: small frames first, pieces of large ones in turn behind them.
+
+A frame is large if it does not fit into a piece. Frames of one key keep their order, whatever their size; those
+without a key may pass each other.
+"""
+
+import itertools
+from collections import OrderedDict, deque
+from typing import Any, Deque, Hashable, List, Optional, Protocol, Sequence, Union
+
+from . import wire
+
+
+class Source(Protocol):
+    """A body that is read when its turn comes, `len()` bytes in all.
+
+    `read` raises OSError or ValueError where it turns out that the frame must not be delivered; it is told once how
+    the frame went, by `over`.
+    """
+
+    def __len__(self) -> int: ...
+
+    def read(self, limit: int) -> wire.Buffer:
+        """Return the next bytes, `limit` at most and one at least."""
+
+    def over(self, *, good: bool) -> None: ...
+
+
+Content = Union[wire.Buffer, Source]
+
+
+class _Large:
+    """A frame on its way in pieces."""
+
+    def __init__(self, buffers: Sequence[Content], size: int) -> None:
+        self._buffers: Deque[Any] = deque(
+            memoryview(buffer) if isinstance(buffer, (bytes, bytearray, memoryview)) else buffer for buffer in buffers
+        )
+        self.left = size
+
+    def piece(self) -> List[wire.Buffer]:
+        """Return the next piece, as buffers. Raises what a source raises."""
+        parts: List[wire.Buffer] = []
+        room = min(wire.PIECE, self.left)
+        while room:
+            first = self._buffers[0]
+            if isinstance(first, memoryview):
+                part: wire.Buffer = first[:room]
+                self._buffers[0] = first[len(part) :]
+                if len(part) == len(first):
+                    self._buffers.popleft()
+            else:
+                part = first.read(room)
+            parts.append(part)
+            room -= len(part)
+            self.left -= len(part)
+        return parts
+
+    def over(self, *, good: bool) -> None:
+        for buffer in self._buffers:
+            if not isinstance(buffer, memoryview):
+                buffer.over(good=good)
+
+
+class _Lane:
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.frames: Deque[_Large] = deque()
+
+
+class Outbox:
+    """Not locked: its owner says who may call it."""
+
+    def __init__(self) -> None:
+        self._now: Deque[memoryview] = deque()
+        self.waiting = 0  # bytes in `_now`
+        self._lanes: OrderedDict[Hashable, _Lane] = OrderedDict()
+        self._numbers = itertools.count(1)
+
+    def __bool__(self) -> bool:
+        return bool(self._now or self._lanes)
+
+    @property
+    def lanes(self) -> int:
+        """Return how many large frames, or keys with a large frame, are on their way."""
+        return len(self._lanes)
+
+    def add(self, buffers: Sequence[Content], key: Hashable = None, *, bulk: bool = False) -> None:
+        """Have a frame written; one of `bulk` waits for its turn like a large one."""
+        size = sum(map(len, buffers))
+        if size <= wire.PIECE + wire.PREFIX.size and not bulk and (key is None or key not in self._lanes):
+            for buffer in buffers:
+                self._push(buffer)
+            return
+        if key is None:
+            key = object()
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = _Lane(next(self._numbers) & 0xFFFFFFFF)
+        lane.frames.append(_Large(buffers, size))
+
+    def take(self, limit: int) -> wire.Buffer:
+        """Return the next bytes to be written, `limit` at most, nothing where nothing waits."""
+        while not self._now:
+            if not self._lanes:
+                return b""
+            self._next_piece()
+        first = self._now[0]
+        if len(first) >= limit or len(self._now) == 1:
+            taken: wire.Buffer = first[:limit]
+            self._drop(len(taken))
+            return taken
+        parts: List[memoryview] = []
+        room = limit
+        while self._now and room:
+            part = self._now[0][:room]
+            parts.append(part)
+            room -= len(part)
+            self._drop(len(part))
+        return b"".join(parts)
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._now.clear()
+        self.waiting = 0
+        lanes, self._lanes = self._lanes, OrderedDict()
+        for lane in lanes.values():
+            for frame in lane.frames:
+                frame.over(good=False)
+
+    def _push(self, buffer: Any) -> None:
+        view = memoryview(buffer)
+        self._now.append(view)
+        self.waiting += len(view)
+
+    def _drop(self, count: int) -> None:
+        """Take `count` bytes off the first buffer."""
+        first = self._now[0]
+        self.waiting -= count
+        if count == len(first):
+            self._now.popleft()
+        else:
+            self._now[0] = first[count:]
+
+    def _next_piece(self) -> None:
+        """Move a piece of the lane whose turn it is to what is written now."""
+        key, lane = next(iter(self._lanes.items()))
+        self._lanes.move_to_end(key)
+        frame = lane.frames[0]
+        good: Optional[bool] = None
+        try:
+            parts = frame.piece()
+        except (OSError, ValueError):
+            parts, good = [], False
+        self._push(wire.PREFIX.pack(wire.PART, lane.number, sum(map(len, parts))))
+        for part in parts:
+            self._push(part)
+        if good is None and not frame.left:
+            good = True
+        if good is not None:
+            frame.over(good=good)
+            lane.frames.popleft()
+            if not lane.frames:
+                del self._lanes[key]

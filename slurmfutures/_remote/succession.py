@@ -1,0 +1,92 @@
+"""Which agent serves a driver: one at a time, however many connections were lost.
+
+An agent that takes over ends its predecessor, which may not know yet that its connection is dead, and waits until it
+is gone: it may be in the middle of a submission. It is gone when it lets go of the lock; where the file system has
+no locks, or the other one is on a login node that hangs, patience ends the wait. What is submitted twice then is
+sorted out by the claims of the jobs.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import time
+from typing import Optional
+
+POLL = 0.02  # seconds between two tries for the lock
+PATIENCE = 45.0  # seconds; an agent that was told to end takes up to 30 for what must not be cut off
+
+
+class Succession:
+    """Owner of sessions/<session> and of the lock beside it, from `claim` to `leave`."""
+
+    def __init__(self, work_dir: str, session: str, mark: str) -> None:
+        """`mark` is a word in this process's command line, and in that of no other."""
+        folder = os.path.join(work_dir, "sessions")
+        os.makedirs(folder, 0o700, exist_ok=True)
+        self._path = os.path.join(folder, session)
+        self._mark = mark
+        self._lock: Optional[int] = None
+
+    def claim(self) -> bool:
+        """Become the agent of the session; False where another one has still to go: then `wait` for that."""
+        self._lock = os.open(self._path + ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+        free = self._try()
+        if not free:
+            self._end_predecessor()
+        words = json.dumps({"host": os.uname().nodename, "pid": os.getpid(), "mark": self._mark}).encode()
+        temporary = "%s.%d" % (self._path, os.getpid())
+        try:
+            with open(temporary, "wb") as file:
+                file.write(words)
+            os.rename(temporary, self._path)
+        except OSError:  # no room: nobody will be able to end this one before its time
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        return free
+
+    def wait(self) -> None:
+        """Return when the predecessor is gone, or has had time enough. For a thread of its own."""
+        end = time.monotonic() + PATIENCE
+        while not self._try() and time.monotonic() < end:
+            time.sleep(POLL)
+
+    def is_ours(self) -> bool:
+        """Whether no other agent has taken over, on whatever machine."""
+        try:
+            with open(self._path, "rb") as file:
+                return bool(json.loads(file.read().decode())["mark"] == self._mark)
+        except (OSError, ValueError, KeyError):
+            return True
+
+    def leave(self, *, for_good: bool) -> None:
+        """Let go; `for_good` if the driver said that it will not come back."""
+        if for_good and self.is_ours():
+            for path in (self._path, self._path + ".lock"):
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _try(self) -> bool:
+        assert self._lock is not None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True  # a file system without locks
+        return True
+
+    def _end_predecessor(self) -> None:
+        try:
+            with open(self._path, "rb") as file:
+                words = json.loads(file.read().decode())
+            with open("/proc/%d/cmdline" % words["pid"], "rb") as file:
+                its = words["host"] == os.uname().nodename and words["mark"].encode() in file.read()
+            if its:
+                os.kill(words["pid"], signal.SIGTERM)
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # it is on another login node, and sees by itself that it is not the one any more

@@ -1,0 +1,116 @@
+"""What is large lets others pass, and everything arrives."""
+
+import random
+
+import pytest
+
+from slurmfutures._remote import wire
+from slurmfutures._remote.outbox import Outbox
+
+LARGE = 5 * wire.PIECE + 3
+
+
+def frames(outbox: Outbox, size: int = 10_000, begun: wire.Buffer = b"") -> list[wire.Frame]:
+    """Return what the other side gets, in the order in which it gets it, when it has got `begun` already."""
+    reader = wire.Reader()
+    found = list(reader.feed(begun))
+    while outbox:
+        found.extend(reader.feed(bytes(outbox.take(size))))
+    return found
+
+
+def names(found: list[wire.Frame]) -> list[str]:
+    return [frame.head["op"] for frame in found]
+
+
+@pytest.mark.parametrize("size", [1, 1000, 1 << 20])
+def test_everything_arrives_as_it_was(size: int) -> None:
+    outbox = Outbox()
+    chosen = random.Random(size)
+    sent = {str(n): chosen.randbytes(chosen.choice([0, 10, 3000, wire.PIECE, LARGE // size + 1])) for n in range(20)}
+    for name, body in sent.items():
+        outbox.add(wire.message({"op": name}, body))
+    assert {frame.head["op"]: bytes(frame.body) for frame in frames(outbox, size)} == sent
+    assert outbox.waiting == 0
+    assert outbox.take(100) == b""
+
+
+def test_a_small_frame_passes_large_ones() -> None:
+    outbox = Outbox()
+    outbox.add(wire.message({"op": "large"}, bytes(LARGE)))
+    outbox.add(wire.message({"op": "larger"}, bytes(10 * LARGE)))
+    begun = outbox.take(100)
+    outbox.add(wire.message({"op": "small"}))
+    assert names(frames(outbox, begun=begun)) == ["small", "large", "larger"]
+
+
+def test_large_frames_share_the_way() -> None:
+    outbox = Outbox()
+    outbox.add(wire.message({"op": "larger"}, bytes(10 * LARGE)))
+    outbox.add(wire.message({"op": "large"}, bytes(LARGE)))
+    assert names(frames(outbox)) == ["large", "larger"]
+
+
+def test_frames_of_one_key_keep_their_order() -> None:
+    outbox = Outbox()
+    outbox.add(wire.message({"op": "function"}, bytes(LARGE)), 7)
+    outbox.add(wire.message({"op": "call"}), 7)
+    outbox.add(wire.message({"op": "other"}), 8)
+    assert names(frames(outbox)) == ["other", "function", "call"]
+    outbox.add(wire.message({"op": "call"}), 7)
+    assert outbox.lanes == 0
+
+
+def test_bulk_waits_for_everything_else() -> None:
+    outbox = Outbox()
+    for number in range(3):
+        outbox.add(wire.message({"op": f"bulk {number}"}, bytes(100)), "t", bulk=True)
+    outbox.add(wire.message({"op": "small"}))
+    assert names(frames(outbox)) == ["small", "bulk 0", "bulk 1", "bulk 2"]
+
+
+class Source:
+    """A body of zeros that breaks off after `good` bytes."""
+
+    def __init__(self, size: int, good: int) -> None:
+        self._size = size
+        self._good = good
+        self.told: list[bool] = []
+
+    def __len__(self) -> int:
+        return self._size
+
+    def read(self, limit: int) -> bytes:
+        if self._good <= 0:
+            raise ValueError("not whole")
+        self._good -= limit
+        return bytes(min(limit, 1000))
+
+    def over(self, *, good: bool) -> None:
+        self.told.append(good)
+
+
+def test_a_source_is_read_when_its_turn_comes() -> None:
+    outbox = Outbox()
+    source = Source(LARGE, 1 << 40)
+    outbox.add([*wire.stretched({"op": "source"}, [], LARGE), source])
+    outbox.add(wire.message({"op": "small"}))
+    small, large = frames(outbox)
+    assert (small.head["op"], bytes(large.body), source.told) == ("small", bytes(LARGE), [True])
+
+
+def test_a_frame_whose_source_breaks_off_does_not_arrive_and_others_do() -> None:
+    outbox = Outbox()
+    source = Source(LARGE, LARGE // 2)
+    outbox.add([*wire.stretched({"op": "source"}, [], LARGE), source], 7)
+    outbox.add(wire.message({"op": "next"}), 7)
+    assert (names(frames(outbox)), source.told) == (["next"], [False])
+
+
+def test_what_is_cleared_is_told() -> None:
+    outbox = Outbox()
+    source = Source(LARGE, LARGE)
+    outbox.add([*wire.stretched({"op": "source"}, [], LARGE), source])
+    outbox.add(wire.message({"op": "small"}))
+    outbox.clear()
+    assert (frames(outbox), source.told, outbox.waiting) == ([], [False], 0)
