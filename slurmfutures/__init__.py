@@ -2,6 +2,7 @@
 
 from ._errors import (
     AgentError,
+    ConnectionLost,
     InitializerError,
     JobCancelled,
     JobError,
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AgentError",
+    "ConnectionLost",
     "InitializerError",
     "JobCancelled",
     "JobError",

@@ -82,21 +82,25 @@ class RemoteTraceback(Exception):
 
 
 class ConnectionLost(SlurmFuturesError):
-    """The login node cannot be reached (any more), however often that was tried.
+    """The login node cannot be reached any more, or could not be reached while something ran there.
 
-    Submitted jobs go on without us. An executor with the same checkpoint finds them and their results.
+    Submitted jobs go on without us. What ran on the login node itself, a call of `login` or a command of `run`, may
+    have run to its end, in part, or not at all: `may_have_run`.
     """
 
     transient = True
-    _fields = ("host", "reason")
+    _fields = ("host", "reason", "may_have_run")
 
-    def __init__(self, host: str, reason: str = "") -> None:
-        why = f": {reason}" if reason else ""
-        super().__init__(
-            f"no connection to {host}{why}; jobs go on, and an executor with the same checkpoint finds them"
-        )
+    def __init__(self, host: str, reason: str = "", may_have_run: bool = False) -> None:
+        why = f" ({reason})" if reason else ""
+        if may_have_run:
+            text = f"the connection to {host} was lost{why}: this may have run there, in part or wholly"
+        else:
+            text = f"no connection to {host} any more{why}; jobs go on there, and their files stay in work_dir"
+        super().__init__(text)
         self.host = host
         self.reason = reason
+        self.may_have_run = may_have_run
 
 
 class HostKeyError(SlurmFuturesError):

@@ -260,6 +260,7 @@ class SlurmExecutor(_View):
         setup: str = "",
         max_workers: int | None = None,
         login_workers: int = 2,
+        reconnect_timeout: float | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         **sbatch: Any,
@@ -288,7 +289,7 @@ class SlurmExecutor(_View):
                 login_workers=login_workers,
                 here=True,
                 heartbeat=None,
-                reconnect_timeout=None,
+                reconnect_timeout=reconnect_timeout,
             )
         )
         try:

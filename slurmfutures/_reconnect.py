@@ -7,21 +7,29 @@ from typing import Generic, TypeVar
 
 import tenacity
 
+from ._errors import HostKeyError, PythonMismatch, SlurmFuturesError
+
 logger = logging.getLogger("slurmfutures.reconnect")
 
 T = TypeVar("T")
 
 FIRST_WAIT = 0.25  # seconds, doubled with each failure
 LONGEST_WAIT = 60.0  # seconds
+_NO = (HostKeyError, PythonMismatch)
 _PATIENCE = 5.0  # seconds in which an attempt ends that is told to
 _JITTER = 0.25  # seconds, at most, that are added: a hundred drivers should not come back at once
+
+
+def _may_work_later(error: BaseException) -> bool:
+    """Whether what has worked before, and does not now, may work again: not where somebody said no."""
+    return isinstance(error, SlurmFuturesError) and not isinstance(error, _NO)
 
 
 class Reconnect(Generic[T]):
     """One attempt after the other to `connect`, from construction until `take` has the outcome.
 
-    `connect(stop)` raises an error whose `transient` tells whether to try again; `wake` is called, from the thread of
-    this, when there is an outcome. `timeout` is in seconds, None for no end. `wait` is in seconds, before the first.
+    `wake` is called, from the thread of this, when there is an outcome. `timeout` is in seconds, None for no end, and
+    `wait` in seconds before the first attempt.
     """
 
     def __init__(
@@ -40,7 +48,7 @@ class Reconnect(Generic[T]):
         self._retrying = tenacity.Retrying(
             wait=tenacity.wait_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT) + tenacity.wait_random(0, _JITTER),
             stop=stop if timeout is None else stop | tenacity.stop_after_delay(timeout),
-            retry=tenacity.retry_if_exception(lambda error: bool(getattr(error, "transient", False))),
+            retry=tenacity.retry_if_exception(_may_work_later),
             sleep=tenacity.sleep_using_event(self._stop),
             before_sleep=self._say,
             reraise=True,

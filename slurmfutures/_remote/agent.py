@@ -96,7 +96,7 @@ class Agent:
             send=self._send,
             stream=self._transmit,
             waiting=lambda: self._outbox,
-            is_ours=self._succession.is_ours,
+            succession=self._succession,
         )
 
     def greeting(self) -> Dict[str, Any]:

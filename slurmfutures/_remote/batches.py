@@ -16,11 +16,13 @@ from .death import explain
 from .lane import Lane
 from .scheduler import Ending, Held, Limits, Outcome, Refused, Request, Row, Scheduler, Submitted
 from .states import TERMINAL, JobState
+from .succession import Succession
 
 CANCEL_AFTER = 0.03  # seconds in which cancellations gather
 CANCEL_AGAIN = 5.0  # seconds until those that failed are tried again
 QUEUE_GROWTH = 1.5  # of the time between two looks at the queue, while nothing changes
 LOOKS = (2.0, 10.0, 30.0)  # seconds before each search for a submission whose outcome is unclear
+LOOKS_AFTER = (0.0, 2.0)  # the same for one of an earlier agent, of which it is known that sbatch has ended
 BACKLOG = 8 << 20  # bytes on their way to the client above which no more results are read
 LARGE = 1 << 20  # bytes of a batch that is written, or of a result that is read, beside the loop's other work
 MOST_LARGE = 4  # large results on their way at once
@@ -50,8 +52,7 @@ CLUSTER_QUEUE_CEILING = 180.0
 class Batches:
     """All batches of one client.
 
-    `send(head, body)` sends it an event, `stream(buffers)` a large one, `waiting()` is what is still unsent;
-    `is_ours()` tells whether no other agent has taken over.
+    `send(head, body)` sends it an event, `stream(buffers)` a large one, `waiting()` is what is still unsent.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Batches:
         send: Callable[..., None],
         stream: Callable[[Sequence[outbox.Content]], None],
         waiting: Callable[[], outbox.Outbox],
-        is_ours: Callable[[], bool],
+        succession: Succession,
     ) -> None:
         self._place = place
         self._scheduler = scheduler
@@ -76,13 +77,14 @@ class Batches:
         self._send = send
         self._stream = stream
         self._waiting = waiting
-        self._is_ours = is_ours
+        self._succession = succession
         self._storing = Lane("store", post)
         self._submitting = Lane("submit", post)
         self._asking = Lane("ask", post)
         self._acting = Lane("act", post)
         self._batches: Dict[str, Batch] = {}
-        self._busy: Optional[Batch] = None  # whose part is being submitted
+        self._busy: Optional[Batch] = None  # whose part is being submitted, or looked up
+        self._looking = False  # it is being looked up: nothing is lost if that is cut off
         self._unclear: Deque[Tuple[Batch, Part]] = deque()  # of an earlier agent: were they submitted?
         self._stopped = False
         self._cancel_at: Optional[float] = None
@@ -241,7 +243,8 @@ class Batches:
 
     def settled(self) -> bool:
         """Whether nothing is under way that must not be cut off: a submission, a cancellation, a removal."""
-        return self._busy is None and self._cancel_at is None and not self._acting.busy
+        submitting = self._busy is not None and not self._looking
+        return not submitting and self._cancel_at is None and not self._acting.busy
 
     # ---- the loop's turn
 
@@ -285,7 +288,7 @@ class Batches:
         if self._unclear:
             batch, part = self._unclear.popleft()
             self._busy = batch
-            self._look_up(batch, part, self._request(batch, part), len(part.tasks), 0, 0)
+            self._look_up(batch, part, self._request(batch, part), len(part.tasks), 0, 0, LOOKS_AFTER)
             return None
         watched = self._watched()
         inside = sum(len(watch.open) for _, _, watch in watched)
@@ -300,7 +303,7 @@ class Batches:
             room = self._room(watched)
             if size < 1 or (room is not None and room < 1):
                 continue
-            if not self._is_ours():
+            if not self._succession.is_ours():
                 self._stopped = True
                 return None
             self._submit_part(batch, batch.take(size), room, alike)
@@ -375,21 +378,39 @@ class Batches:
             self._notice(batch, "unclear", "the outcome of a submission is unclear (%s): looking it up" % words)
             self._look_up(batch, part, request, alike, 0, 0)
 
-    def _look_up(self, batch: Batch, part: Part, request: Request, alike: int, look: int, failed: int) -> None:
+    def _look_up(
+        self,
+        batch: Batch,
+        part: Part,
+        request: Request,
+        alike: int,
+        look: int,
+        failed: int,
+        looks: Sequence[float] = LOOKS,
+    ) -> None:
         """Search the scheduler for a submission by name, and submit again only when it is surely not there."""
+        self._looking = True
         if failed == 5:
             self._notice(batch, "stuck", "Slurm does not answer whether it has %s: asking on" % part.name)
 
-        def work() -> Optional[List[str]]:
-            time.sleep(
-                LOOKS[min(max(look, failed), len(LOOKS) - 1)]
-            )  # in the lane: nothing else may be submitted meanwhile
-            return self._scheduler.find(part.name)
+        def work() -> Tuple[Optional[List[str]], Optional[bool]]:
+            # In the lane: nothing else may be submitted meanwhile.
+            time.sleep(looks[min(max(look, failed), len(looks) - 1)])
+            submitting = self._succession.may_be_submitting(part.name) if looks is LOOKS_AFTER else False
+            return self._scheduler.find(part.name), submitting
 
-        def then(found: Any) -> None:
+        def then(outcome: Any) -> None:
+            found, submitting = outcome if isinstance(outcome, tuple) else (None, False)
+            self._looking = False
             if isinstance(found, list) and found:
                 self._accepted(batch, part, alike, found[0])
-            elif isinstance(found, list) and look + 1 >= len(LOOKS):
+            elif self._stopped or not self._succession.is_ours():
+                self._busy = None  # the next agent looks it up
+            elif submitting is None:  # nor can anybody: it is given its time
+                self._look_up(batch, part, request, alike, 0, 0)
+            elif submitting:
+                self._look_up(batch, part, request, alike, 1, 0, looks)
+            elif isinstance(found, list) and look + 1 >= len(looks):
                 if batch.id not in self._batches:  # released meanwhile
                     self._busy = None
                 elif part.unwanted | part.over >= set(range(len(part.tasks))):
@@ -398,9 +419,9 @@ class Batches:
                 else:
                     self._try(batch, part, request, alike)
             elif isinstance(found, list):
-                self._look_up(batch, part, request, alike, look + 1, 0)
+                self._look_up(batch, part, request, alike, look + 1, 0, looks)
             else:
-                self._look_up(batch, part, request, alike, look, failed + 1)
+                self._look_up(batch, part, request, alike, look, failed + 1, looks)
 
         self._submitting.do(work, then)
 

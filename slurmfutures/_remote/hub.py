@@ -170,7 +170,8 @@ class Hub:
         behind = list(child.handed)[1:]
         words = wire.message({"op": "cancel", "calls": [call.call for call in behind]})
         try:
-            # All of it is there before the worker goes on, or nothing is changed.
+            # All of it is there before the worker goes on, or nothing is changed: a Unix socket takes what is small as
+            # a whole or not at all.
             sent = bool(behind) and not child.out and child.connection.send(b"".join(words)) > 0
         except OSError:
             sent = False

@@ -28,13 +28,13 @@ class Succession:
         self._path = os.path.join(folder, session)
         self._mark = mark
         self._lock: Optional[int] = None
+        self._before = ""  # the machine of the predecessor
 
     def claim(self) -> bool:
         """Become the agent of the session; False where another one has still to go: then `wait` for that."""
         self._lock = os.open(self._path + ".lock", os.O_RDWR | os.O_CREAT, 0o600)
         free = self._try()
-        if not free:
-            self._end_predecessor()
+        self._see_predecessor(end=not free)
         words = json.dumps({"host": os.uname().nodename, "pid": os.getpid(), "mark": self._mark}).encode()
         temporary = "%s.%d" % (self._path, os.getpid())
         try:
@@ -80,13 +80,27 @@ class Succession:
             return True  # a file system without locks
         return True
 
-    def _end_predecessor(self) -> None:
+    def _see_predecessor(self, *, end: bool) -> None:
+        """Note where the agent before this one was, and end it if asked."""
         try:
             with open(self._path, "rb") as file:
                 words = json.loads(file.read().decode())
-            with open("/proc/%d/cmdline" % words["pid"], "rb") as file:
-                its = words["host"] == os.uname().nodename and words["mark"].encode() in file.read()
-            if its:
+            self._before = words["host"]
+            if end and self._before == os.uname().nodename and words["mark"] in _command_line(str(words["pid"])):
                 os.kill(words["pid"], signal.SIGTERM)
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # it is on another login node, and sees by itself that it is not the one any more
+            pass  # there was none, or on another machine it sees by itself that it is not the one any more
+
+    def may_be_submitting(self, name: str) -> Optional[bool]:
+        """Whether a command of the predecessor that submits a job of this name still runs; None if nobody can say."""
+        if self._before != os.uname().nodename:
+            return None
+        return any(name in _command_line(process) for process in os.listdir("/proc") if process.isdigit())
+
+
+def _command_line(process: str) -> str:
+    try:
+        with open("/proc/%s/cmdline" % process, "rb") as file:
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""

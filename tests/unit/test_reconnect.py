@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from slurmfutures._errors import AgentError, SlurmFuturesError
+from slurmfutures._errors import AgentError, HostKeyError, PythonMismatch, SchedulerNotFound
 from slurmfutures._reconnect import Reconnect
 from tests.waiting import DEADLINE, until
 
@@ -28,14 +28,14 @@ class Place:
 
 
 def test_it_goes_on_until_it_works() -> None:
-    place = Place(AgentError("not yet"), AgentError("not yet"))
+    place = Place(AgentError("not yet", transient=False), SchedulerNotFound("not yet"))
     reconnect = place.reconnect()
     assert place.woken.wait(DEADLINE)
     assert reconnect.take() == "connected"
     assert place.tries == 3
 
 
-@pytest.mark.parametrize("error", [SlurmFuturesError("no"), AgentError("no", transient=False), ValueError("a bug")])
+@pytest.mark.parametrize("error", [PythonMismatch("no"), HostKeyError("host", "SHA256:x"), ValueError("a bug")])
 def test_what_will_be_no_better_is_not_tried_again(error: Exception) -> None:
     place = Place(error)
     reconnect = place.reconnect()

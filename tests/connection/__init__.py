@@ -1,0 +1,1 @@
+"""What a lost connection must not do, whatever kind of connection it was."""
