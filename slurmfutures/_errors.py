@@ -1,8 +1,10 @@
 """What can go wrong.
 
     SlurmFuturesError
-     ├─ ConnectionLost               the way to the login node broke and did not come back
-     ├─ HostKeyError                 the login node's key is unknown, or not the one it was
+     ├─ ConnectionLost               the way to the login node broke              (also ConnectionError)
+     ├─ HostUnreachable              nothing answers there as an SSH server
+     ├─ AuthenticationError          a host did not let us in
+     ├─ HostKeyError                 a host's key is unknown, or not the one it was
      ├─ AgentError                   the cluster half could not start, or ended
      ├─ PythonMismatch               the two Pythons cannot work together
      ├─ SchedulerNotFound            there is no sbatch on the login node
@@ -81,7 +83,7 @@ class RemoteTraceback(Exception):
 # ---- the way to the cluster
 
 
-class ConnectionLost(SlurmFuturesError):
+class ConnectionLost(SlurmFuturesError, ConnectionError):
     """The login node cannot be reached any more, or could not be reached while something ran there.
 
     Submitted jobs go on without us. What ran on the login node itself, a call of `login` or a command of `run`, may
@@ -103,29 +105,80 @@ class ConnectionLost(SlurmFuturesError):
         self.may_have_run = may_have_run
 
 
+class HostUnreachable(SlurmFuturesError):
+    """There is no way to a host now: its name is unknown, or nothing there, or on the way, answers as an SSH server."""
+
+    transient = True
+    _fields = ("host", "reason", "remedy")
+
+    def __init__(self, host: str, reason: str, remedy: str = "") -> None:
+        super().__init__(f"{host} cannot be reached: {reason}{f'; {remedy}' if remedy else ''}")
+        self.host = host
+        self.reason = reason
+        self.remedy = remedy
+
+
+class AuthenticationError(SlurmFuturesError):
+    """A host did not let us in. `tried` tells with what, `offered` are the methods that it would have taken."""
+
+    _fields = ("host", "tried", "offered", "reason")
+
+    def __init__(self, host: str, tried: Iterable[str] = (), offered: Iterable[str] = (), reason: str = "") -> None:
+        self.host = host
+        self.tried = list(tried)
+        self.offered = list(offered)
+        self.reason = reason
+        attempts = f"tried {', '.join(self.tried)}" if self.tried else "there was nothing to try"
+        takes = f"; it takes {', '.join(self.offered)}" if self.offered else ""
+        super().__init__(
+            f"{host} did not let us in: {f'{reason}; ' if reason else ''}{attempts}{takes}; {self._remedy()}"
+        )
+
+    def _remedy(self) -> str:
+        if not self.offered or "publickey" in self.offered:
+            return "name a key that it accepts by Host(..., key=...), or load one by ssh-add"
+        return "check the user's name and what was typed, and that this account is open"
+
+
 class HostKeyError(SlurmFuturesError):
     """The key that a host showed is not in the list of known keys, or not the one that is.
 
     Connect once with `ssh` and compare the fingerprint with what the site publishes. A changed key is either a new
-    machine or somebody in between: ask the site before removing the old one.
+    machine or somebody in between: ask the site before removing the old one. `command` is what accepts the new key, or
+    removes the old one.
     """
 
-    _fields = ("host", "fingerprint", "expected", "file")
+    _fields = ("host", "fingerprint", "expected", "file", "command", "note")
 
-    def __init__(self, host: str, fingerprint: str, expected: str = "", file: str = "~/.ssh/known_hosts") -> None:
-        if expected:
-            what = f"the host key of {host} has changed from {expected} to {fingerprint}"
-            remedy = (
-                f"ask the site whether that is right, and if so remove the old one from {file}: ssh-keygen -R {host}"
-            )
+    def __init__(
+        self,
+        host: str,
+        fingerprint: str,
+        expected: str = "",
+        file: str = "~/.ssh/known_hosts",
+        command: str = "",
+        note: str = "",
+    ) -> None:
+        shown = f": {fingerprint}" if fingerprint else ""
+        if expected == "revoked":
+            command = ""
+            what = f"the host key of {host} is marked as revoked in {file}{shown}"
+            remedy = "somebody may be in between, ask the site"
+        elif expected:
+            command = command or f"ssh-keygen -R {host} -f {file}"
+            what = f"the host key of {host} has changed from {expected} to {fingerprint or 'another one'}"
+            remedy = f"ask the site whether that is right, and if so remove the old one from {file}: {command}"
         else:
-            what = f"the host key of {host} is not in {file}: {fingerprint}"
-            remedy = f"connect once with `ssh {host}`, compare the fingerprint with the site's, and accept it there"
-        super().__init__(f"{what}; {remedy}")
+            command = command or f"ssh {host}"
+            what = f"the host key of {host} is not in {file}{shown}"
+            remedy = f"connect once with `{command}`, compare the fingerprint with the site's, and accept it there"
+        super().__init__(f"{what}; {remedy}{f' ({note})' if note else ''}")
         self.host = host
         self.fingerprint = fingerprint
         self.expected = expected
         self.file = file
+        self.command = command
+        self.note = note
 
 
 class AgentError(SlurmFuturesError):

@@ -10,20 +10,27 @@ import uuid
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, wait
+from concurrent.futures import Executor, Future, wait
 from itertools import islice
+from numbers import Real
+from pathlib import Path
 from shlex import quote
 from typing import Any, ParamSpec, TypeVar
 
+from . import _files
 from ._batcher import Spec
 from ._bootstrap import Started, handshake, new_mark, start_line
 from ._errors import PayloadError, PythonMismatch
 from ._future import SlurmFuture
+from ._hosts import Host
+from ._link import Reply
 from ._options import render_options, split_labels
 from ._pickling import holds_code, name_of, pickle_arguments, pickle_function, pickle_initializer
 from ._poller import Poller
 from ._remote import wire
-from ._transports.base import Stream
+from ._ssh import Entrance
+from ._transports.asking import ask_on_terminal
+from ._transports.base import Ask, Stream
 from ._transports.local import LocalStream
 
 T = TypeVar("T")
@@ -33,7 +40,8 @@ DEFAULT_WORK_DIR = "~/.slurmfutures"
 _SLICE = 256  # calls of a map that are added at once
 _SILENCE = 300.0  # seconds, at least, of silence after which the agent gives the driver up
 # What is ours among the keywords, for suggestions beside sbatch's options.
-_KEYWORDS = "scheduler work_dir python setup max_workers login_workers initializer initargs".split()
+_KEYWORDS = """host jump transport ssh_config ask accept_new_host_keys connect_timeout heartbeat reconnect_timeout
+    scheduler work_dir python setup max_workers login_workers initializer initargs""".split()
 
 
 class _Connection:
@@ -41,8 +49,7 @@ class _Connection:
 
     def __init__(
         self,
-        open_stream: Callable[[str, threading.Event | None], Stream],
-        where: str,
+        entrance: Entrance | None,
         *,
         scheduler: str,
         work_dir: str,
@@ -50,11 +57,11 @@ class _Connection:
         setup: str,
         max_workers: int | None,
         login_workers: int,
-        here: bool,
         heartbeat: float | None,
         reconnect_timeout: float | None,
     ) -> None:
-        """`open_stream(start, stop)` runs a line of bash at `where`; `here` says that it is this machine."""
+        """`entrance` is None where the login node is this machine."""
+        here, where = entrance is None, entrance.where if entrance is not None else "this machine"
         self.local_python = (sys.version_info[0], sys.version_info[1])
         # This machine's interpreter sees what the driver sees: calls find the same modules and the same folder.
         entries = [
@@ -76,12 +83,16 @@ class _Connection:
 
         def connect(stop: threading.Event | None) -> Started:
             mark = new_mark()
-            stream = open_stream(start_line(mark, work_dir, python, setup), stop)
+            line = start_line(mark, work_dir, python, setup)
+            stream: Stream = LocalStream(line) if entrance is None else entrance.open(line, stop)
             try:
-                return handshake(stream, mark, hello, where, python, stop)
+                started = handshake(stream, mark, hello, where, python, stop)
             except BaseException:
                 stream.close(1.0)
                 raise
+            if entrance is not None:
+                entrance.connected()
+            return started
 
         self.poller = Poller(
             connect,
@@ -118,6 +129,28 @@ class _Connection:
                 f"{remote[0]}.{remote[1]} ({self.greeting['executable']}) cannot run: name a matching interpreter by "
                 "python=, or put the function into a module that is installed there"
             )
+
+
+class _Channel:
+    """The connection, as a transfer of files sees it."""
+
+    def __init__(self, poller: Poller) -> None:
+        self._poller = poller
+        self.listen = poller.listen
+        self.unlisten = poller.unlisten
+        self.wait_until_connected = poller.wait_until_connected
+
+    def request(self, head: Mapping[str, Any]) -> "Future[Reply]":
+        return self._poller.request(head)[1]
+
+    def wait(self, reply: "Future[Reply]") -> Reply:
+        return self._poller.reply_to(reply)
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        self._poller.pump_until(condition)
+
+    def send(self, head: Mapping[str, Any], body: wire.Buffer = b"") -> None:
+        self._poller.link.send(wire.message(head, body), head["transfer"], bulk=True)
 
 
 class _View(Executor):
@@ -232,10 +265,21 @@ class _View(Executor):
 class SlurmExecutor(_View):
     """A `concurrent.futures.Executor` whose calls are Slurm jobs.
 
-    :param host: None: Slurm's commands are those of this machine.
+    :param host: the login node, "user@host:port" or an alias of ~/.ssh/config, or a `Host`; None is this machine.
+    :param jump: the host to go through, or several, outermost first; None is what the ssh configuration says.
+    :param transport: "paramiko", or "openssh" for the system's `ssh` (ControlMaster, Kerberos, FIDO keys).
+    :param ssh_config: a file in place of ~/.ssh/config.
+    :param ask: called as `ask("user@host", prompt, echo)` for passphrases, passwords and one-time codes, returns the
+        answer; None asks on the terminal, or in the notebook. After a lost connection it is called in another thread,
+        in one attempt to connect and no more.
+    :param accept_new_host_keys: whether a host that is not in known_hosts is added there; a changed key never is.
+    :param connect_timeout: seconds for each host on the way; None is what the ssh configuration says, or 30.
+    :param heartbeat: seconds of silence after which a connection counts as lost.
+    :param reconnect_timeout: seconds in which a lost connection must be made again; None is no end.
     :param scheduler: "slurm", or "local" for the embedded default that runs the jobs as processes of this machine.
     :param work_dir: a folder of yours that this machine and the compute nodes share, made if missing, mode 0700.
-    :param python: the interpreter that runs the calls, a word of shell; None is the one that runs this.
+    :param python: the interpreter that runs the calls, a word of shell; None is the one that runs this, or `python3`
+        on another host.
     :param setup: lines of bash for before the interpreter, in jobs and on the login node ("module load gcc").
     :param max_workers: how many array tasks may run at once; None leaves that to the scheduler, or, for "local", is
         the number of cores.
@@ -244,7 +288,9 @@ class SlurmExecutor(_View):
     :param sbatch: any long option of sbatch, "-" written "_": `time="01:00:00"`, `mem="4G"`, `cpus_per_task=2`.
 
     Raises SchedulerNotFound where there is no Slurm, AgentError where the cluster half cannot start, SlurmFuturesError
-    for a `work_dir` that cannot be used, TypeError for an option that sbatch does not have.
+    for a `work_dir` that cannot be used, TypeError for an option that sbatch does not have; HostUnreachable,
+    AuthenticationError and HostKeyError for what they say. Later, and of login-node calls and commands that were under
+    way when a connection was lost, ConnectionLost; jobs and their futures outlive that.
 
     All methods may be called from any thread. It does not promise that calls begin in the order in which they were
     submitted.
@@ -252,43 +298,67 @@ class SlurmExecutor(_View):
 
     def __init__(
         self,
-        host: None = None,
+        host: str | Host | None = None,
         *,
+        jump: str | Host | Sequence[str | Host] | None = None,
+        transport: str = "paramiko",
+        ssh_config: str | os.PathLike[str] | None = None,
+        ask: Ask | None = None,
+        accept_new_host_keys: bool = False,
+        connect_timeout: float | None = None,
+        heartbeat: float = 30.0,
+        reconnect_timeout: float | None = None,
         scheduler: str = "slurm",
         work_dir: str | os.PathLike[str] = DEFAULT_WORK_DIR,
         python: str | None = None,
         setup: str = "",
         max_workers: int | None = None,
         login_workers: int = 2,
-        reconnect_timeout: float | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         **sbatch: Any,
     ) -> None:
-        if host is not None:
-            raise ValueError(f"host={host!r}: only this machine can be used, leave host out")
         if scheduler not in ("slurm", "local"):
             raise ValueError(f"scheduler={scheduler!r} is not known: it is 'slurm' or 'local'")
         for name, number in (("max_workers", max_workers), ("login_workers", login_workers)):
             if number is not None and (not isinstance(number, int) or number < 1):
                 raise ValueError(f"{name} must be an integer of 1 or more, not {number!r}")
+        for name, seconds in (
+            ("connect_timeout", connect_timeout),
+            ("heartbeat", heartbeat),
+            ("reconnect_timeout", reconnect_timeout),
+        ):
+            if seconds is not None and (not isinstance(seconds, Real) or not seconds > 0):
+                raise ValueError(f"{name} must be a number of seconds greater than 0, not {seconds!r}")
+        if host is None and jump is not None:
+            raise TypeError(f"jump={jump!r} needs a host to jump to")
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
         self._sbatch = sbatch
         self._initializer = pickle_initializer(initializer, initargs) if initializer is not None else b""
         self._spec = _make_spec(sbatch, self._initializer)
+        entrance = None
+        if host is not None:
+            entrance = Entrance(
+                host,
+                jump=jump,
+                transport=transport,
+                ssh_config=ssh_config,
+                ask=ask or ask_on_terminal,
+                accept_new_host_keys=accept_new_host_keys,
+                connect_timeout=connect_timeout,
+                heartbeat=heartbeat,
+            )
         super().__init__(
             _Connection(
-                lambda start, stop: LocalStream(start),
-                "this machine",
+                entrance,
                 scheduler=scheduler,
                 work_dir=os.fspath(work_dir),
-                python=quote(sys.executable) if python is None else python,
+                python=python or (quote(sys.executable) if host is None else "python3"),
                 setup=setup,
                 max_workers=max_workers,
                 login_workers=login_workers,
-                here=True,
-                heartbeat=None,
+                heartbeat=None if host is None else heartbeat,
                 reconnect_timeout=reconnect_timeout,
             )
         )
@@ -366,6 +436,38 @@ class SlurmExecutor(_View):
         if check:
             done.check_returncode()
         return done
+
+    def put(
+        self,
+        local: str | os.PathLike[str],
+        remote: str | os.PathLike[str],
+        *,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> str:
+        """Copy a file, or a folder with all that is in it, to the login node; return its path there.
+
+        `remote` is the name that it gets, unless that is a folder and `local` is a file, or it ends in "/": then it
+        gets into that folder. A folder onto a folder is merged: files are replaced, others stay. Permissions, times and
+        links are kept. A file shows under its name when all of it is there, and so does a folder that is new. After a
+        lost connection it goes on behind the last whole file. `progress(done, total)`, in bytes, is called in this
+        thread.
+
+        Raises OSError for what cannot be read here or written there, ConnectionLost where there will be no connection
+        any more, SlurmFuturesError for what would be written through a link in the target.
+        """
+        self._check_open()
+        return _files.put(_Channel(self._connection.poller), local, remote, progress)
+
+    def get(
+        self,
+        remote: str | os.PathLike[str],
+        local: str | os.PathLike[str],
+        *,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> Path:
+        """Copy a file or a folder from the login node; return its path here. All else is as with `put`."""
+        self._check_open()
+        return _files.get(_Channel(self._connection.poller), remote, local, progress)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls and end the connection when those under way are done; `login`'s count too.

@@ -31,7 +31,10 @@ class Host:
     key: tuple[str, ...] = field(default=())
 
     def __init__(
-        self, address: str, *, key: Union[str, "os.PathLike[str]", Sequence[Union[str, "os.PathLike[str]"]], None] = None
+        self,
+        address: str,
+        *,
+        key: Union[str, "os.PathLike[str]", Sequence[Union[str, "os.PathLike[str]"]], None] = None,
     ) -> None:
         _split(address)
         keys = [key] if isinstance(key, str | os.PathLike) else list(key or ())
@@ -152,8 +155,8 @@ class Route:
             address = f"[{hop.hostname}]" if ":" in hop.hostname else hop.hostname
             before = shlex.join([*self.ssh_command(index - 1, options), "-W", f"{address}:{hop.port}"])
             words += ["-o", f"ProxyCommand={before.replace('%', '%%')}"]
-        elif self.given:
-            words += ["-o", "ProxyCommand=none", "-o", "ProxyJump=none"]
+        elif not index and hop.proxy_jump is not None:
+            words += ["-o", "ProxyJump=none"]  # the user named no jumps
         words.append(f"{hop.user}@{hop.host.name}" if hop.host.user is not None else hop.host.name)
         return words
 

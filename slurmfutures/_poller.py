@@ -99,6 +99,8 @@ class Poller:
             os.close(self._wake_in)
             raise
         self.link.connect(started)
+        self._up = threading.Event()  # there is a connection; set and cleared by the poller's thread
+        self._up.set()
         self.greeting = started.greeting  # of the agent that is there, or was last
         self.login = LoginCalls(self.link)
         self.pid = os.getpid()
@@ -159,8 +161,7 @@ class Poller:
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
         if self._stopping:
             raise RuntimeError(_AFTER_SHUTDOWN)
-        if self._broken is not None:
-            raise self._broken
+        self._check_alive()
 
     def request(self, head: Mapping[str, Any], body: Sequence[wire.Buffer] = ()) -> tuple[int, "Future[Reply]"]:
         return self.link.request(head, body)
@@ -173,6 +174,17 @@ class Poller:
     def unlisten(self, transfer: str) -> None:
         with self._lock:
             self._listeners.pop(transfer, None)
+
+    def wait_until_connected(self) -> None:
+        """Return when there is a connection. Raises what stands in the way of there ever being one."""
+        self.pump_until(lambda: self._up.is_set() or self._broken is not None)
+        while not self._up.wait(0.5):
+            self._check_alive()
+        self._check_alive()
+
+    def _check_alive(self) -> None:
+        if self._broken is not None:
+            raise self._broken
 
     def pending(self) -> list[SlurmFuture[Any]]:
         """Return the futures of jobs that are not resolved."""
@@ -221,13 +233,19 @@ class Poller:
 
     def reply_to(self, reply: "Future[Reply]", timeout: float | None = None) -> Reply:
         """Wait for a reply. A callback, which runs in the poller's thread, does the poller's work meanwhile."""
-        if threading.current_thread() is self._thread:
-            end = None if timeout is None else time.monotonic() + timeout
-            while not reply.done() and (end is None or time.monotonic() < end):
-                due = self._timeout()
-                self._turn(1.0 if due is None else min(1.0, due))
+        if self.pump_until(reply.done, timeout):
             timeout = 0
         return reply.result(timeout)
+
+    def pump_until(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
+        """In a callback, do the poller's work until `condition()` is true, and return true; elsewhere return false."""
+        if threading.current_thread() is not self._thread:
+            return False
+        end = None if timeout is None else time.monotonic() + timeout
+        while not condition() and (end is None or time.monotonic() < end):
+            due = self._timeout()
+            self._turn(1.0 if due is None else min(1.0, due))
+        return True
 
     # ---- the poller's thread
 
@@ -333,6 +351,7 @@ class Poller:
         words = f"{down.reason}\n{down.last_words}" if down.last_words else down.reason
         logger.warning("the connection to %s is lost: %s", self._where, words)
         calls: list[SlurmFuture[Any]] = []
+        self._up.clear()
         self.link.disconnect(lambda drop: calls.extend(self.login.lost(drop)))
         error = ConnectionLost(self._where, down.reason, may_have_run=True)
         self.link.fail_sent(error)
@@ -366,6 +385,7 @@ class Poller:
             if batch.stored:
                 self._attach(batch)
         self.link.repeat()
+        self._up.set()
 
     def _attach(self, batch: Batch) -> None:
         words = {"op": "attach", "batch": batch.id, "wanted": batch.wanted()}

@@ -1,6 +1,7 @@
 """What all tests share: a place to work in, a real Slurm where a test asks for one, and nothing left behind."""
 
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ import pytest
 from tests import cluster as slurm_cluster
 from tests.cluster import Cluster
 
-pytest_plugins = ["tests.fix_executors", "tests.fix_gate"]
+pytest_plugins = ["tests.fix_executors", "tests.fix_far", "tests.fix_gate"]
 
 START = "python tests/cluster up"
 SECONDS_TO_END = 15  # for what was told to end at a test's end; a job cancelled while it runs has KillWait
@@ -50,6 +51,18 @@ def weird_tmp_path(tmp_path: Path) -> Path:
     path = tmp_path / "a b'c;\"d $HOME %a (e)"
     path.mkdir()
     return path
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a file system: run the tests as root")
+    path = tmp_path / "disk"
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", path], check=True)
+    yield path
+    subprocess.run(["umount", "--lazy", path], check=True)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -30,6 +30,7 @@ from .slurm import Slurm
 from .succession import Succession
 
 NICE = 10
+HANDOVER_SECONDS = 2.0  # the same when another agent takes over
 LAST_SECONDS = 30.0  # in which a submission, a cancellation or a removal may still be done when the client is gone
 DEFAULT_LIMITS = Limits(max_array_index=1000, max_jobs=10_000)  # Slurm's own defaults
 REMEDY = "name another folder by work_dir="
@@ -68,6 +69,7 @@ class Agent:
         self._writing = False
         self._open = True
         self._for_good = False  # the driver said so
+        self._leaving = False  # somebody else is there for the driver
         self._work_dir = _prepare(hello["work_dir"])
         self._succession = Succession(self._work_dir, hello["session"], hello["mark"])
         # What concerns batches, while the agent before this one has still to go; None once it has.
@@ -174,7 +176,7 @@ class Agent:
         self._selector.register(incoming, selectors.EVENT_READ, lambda readable, writable: self._receive())
         self._selector.register(self._wake_out, selectors.EVENT_READ, lambda readable, writable: self._woken())
         for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda *_: self._post(self._hang_up))
+            signal.signal(number, lambda *_: self._post(self._leave))
         self._send(self.greeting())
         self._succeed()
         deadline = None
@@ -183,7 +185,7 @@ class Agent:
             if self._silence is not None and now > self._heard + self._silence:
                 self._hang_up()
             if not self._open:
-                deadline = deadline or now + LAST_SECONDS
+                deadline = deadline or now + (HANDOVER_SECONDS if self._leaving else LAST_SECONDS)
                 if now > deadline:
                     return
             times = [at for at in (self._hub.tick(now), self._batches.tick(now)) if at is not None]
@@ -287,6 +289,11 @@ class Agent:
             self._unsent = b""
             self._batches.stop()
 
+    def _leave(self) -> None:
+        """Make way for the next agent, which finds out by itself what became of a submission that is cut off."""
+        self._leaving = True
+        self._hang_up()
+
     def _receive(self) -> None:
         try:
             data = os.read(self._incoming, _CHUNK)
@@ -322,7 +329,7 @@ class Agent:
                 _kill_group(self._running[head["run"]])
         elif "transfer" in head and "id" not in head:
             self._transfers.message(head, body, None)
-        elif "batch" in head and self._held is not None:
+        elif self._held is not None and ("batch" in head or "transfer" in head):
             self._held.append(functools.partial(self._request, op, head, body))
         else:
             self._request(op, head, body)

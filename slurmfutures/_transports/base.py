@@ -1,6 +1,16 @@
 """What a transport gives: a duplex stream of bytes to one process."""
 
+from collections.abc import Callable
 from typing import Protocol
+
+LAST_WORDS = 4000  # bytes of stderr that are kept
+
+# Called with user@host, what is asked, and whether the answer may be seen while it is typed; returns the answer.
+Ask = Callable[[str, str, bool], str]
+
+
+class NobodyToAsk(Exception):
+    """Raised by an `Ask` where nobody is there to answer."""
 
 
 class Stream(Protocol):
@@ -17,13 +27,22 @@ class Stream(Protocol):
         """Return the descriptor that turns writable when `write` can go on."""
 
     def read(self, limit: int) -> bytes:
-        """Return up to `limit` bytes, nothing once the process has closed its end."""
+        """Return up to `limit` bytes, nothing once the process has closed its end or the connection is gone."""
 
     def write(self, data: memoryview) -> int:
         """Send some of `data` and return how much. Raises OSError when the process is gone."""
 
     def close(self, timeout: float) -> None:
-        """Close both directions and give the process `timeout` seconds to end before it is ended."""
+        """Close both directions and give the process `timeout` seconds to end before it is ended.
+
+        After an end of the connection nothing is known of the process over there; here nothing of the stream is left.
+        """
 
     def last_words(self) -> str:
         """Return the end of what the process wrote to its stderr."""
+
+    def exit_status(self) -> int | None:
+        """Return how the process ended, negative for a signal; None while it runs and where nobody will ever say."""
+
+    def why_ended(self) -> str:
+        """Return in a few words what broke the connection; nothing where it is whole, or the process just ended."""

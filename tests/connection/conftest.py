@@ -7,17 +7,24 @@ from pathlib import Path
 import pytest
 
 from slurmfutures import SlurmExecutor
-from tests.connection.lines import Here, Line
+from tests.connection.lines import Far, Here, Line
 from tests.fix_executors import Opener
 from tests.slurm.shadow import Shadow
 
 
-@pytest.fixture(params=["here"])
+@pytest.fixture(params=["here", "paramiko", "openssh"])
 def line(request: pytest.FixtureRequest, cluster: object, opener: Opener, tmp_path: Path) -> Iterator[Line]:
     """The way to an agent on a Slurm's login node, of each kind."""
-    line = Here(tmp_path / "line", functools.partial(opener.root, "slurm"))
+    opened = functools.partial(opener.root, "slurm")
+    line: Line
+    if request.param == "here":
+        line = Here(tmp_path / "line", opened)
+    else:
+        farm, relay = request.getfixturevalue("farm"), request.getfixturevalue("relay")
+        line = Far(tmp_path / "line", opened, farm, relay, request.param)
     yield line
-    line.up()  # so that executors can be closed
+    line.up()
+    opener.close()  # as long as there is a way to it
 
 
 @pytest.fixture

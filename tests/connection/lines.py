@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import pytest
 
 from slurmfutures import SlurmExecutor
+from tests.far.relay import Relay
+from tests.far.sshd import Farm
 from tests.processes import lives
 from tests.waiting import until
 
@@ -81,3 +83,43 @@ class Here:
 
     def up(self) -> None:
         self._missing.unlink(missing_ok=True)
+
+
+class Far:
+    """The login node is behind a relay: what can break is the way there."""
+
+    def __init__(self, folder: Path, opened: Open, farm: Farm, relay: Relay, transport: str) -> None:
+        folder.mkdir()
+        self._env = folder / "env"
+        self._env.touch()
+        self._opened = opened
+        self._relay = relay
+        self._options = {
+            **far_options(farm, transport),
+            "host": f"{farm.login.user}@127.0.0.1:{relay.port}",
+            "setup": f". {quote(str(self._env))}",
+        }
+        self._executors: list[SlurmExecutor] = []
+
+    def open(self, env: Mapping[str, str] | None = None, **options: Any) -> SlurmExecutor:
+        self._env.write_text("".join(f"export {name}={quote(value)}\n" for name, value in (env or {}).items()))
+        executor = self._opened(**{**self._options, **options})
+        self._env.write_text("")
+        self._executors.append(executor)
+        return executor
+
+    def cut(self) -> None:
+        self._relay.cut()
+
+    def down(self) -> None:
+        self._relay.set(refuse=True)
+        self.cut()
+        until_lost(self._executors)
+
+    def up(self) -> None:
+        self._relay.set(refuse=False)
+
+
+def far_options(farm: Farm, transport: str) -> dict[str, Any]:
+    """Return what an executor needs to get to the login node of a farm, beside the host."""
+    return {"transport": transport, "ssh_config": farm.config, "python": quote(sys.executable)}

@@ -1,8 +1,6 @@
 """What is left in work_dir, on the cluster's own file system."""
 
 import logging
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,16 +23,6 @@ words=("$@")
 ln -sf /dev/full "$(dirname "${words[-3]}")/parts.jsonl"
 exit $code
 """
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", path], check=True)
-    yield path
-    subprocess.run(["umount", "--lazy", path], check=True)
 
 
 def test_files_of_finished_batches_go_and_those_of_dead_jobs_stay(open_slurm: OpenSlurm, tmp_path: Path) -> None:
