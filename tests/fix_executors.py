@@ -10,12 +10,16 @@ from typing import Any
 import pytest
 
 from slurmfutures import LoginExecutor, SlurmExecutor, SlurmView
+from tests.far.sshd import Farm, far_options
 
 AnyExecutor = SlurmExecutor | SlurmView | LoginExecutor
 Open = Callable[..., SlurmExecutor | LoginExecutor]
 OpenJobs = Callable[..., SlurmExecutor]
 
 _SLURM = pytest.param("slurm", marks=pytest.mark.slurm)
+HERE = pytest.mark.parametrize("scheduler", ["local", _SLURM], indirect=True)  # where driver and jobs share a machine
+# The embedded scheduler on a login node far away, by each transport.
+_FAR = [pytest.param(transport, marks=pytest.mark.ssh) for transport in ("paramiko", "openssh")]
 WEIRD = "a b'c;\"d $HOME %a `e` & (f)"
 
 
@@ -27,7 +31,7 @@ def work_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
-@pytest.fixture(scope="session", params=["local", _SLURM])
+@pytest.fixture(scope="session", params=["local", _SLURM, *_FAR])
 def scheduler(request: pytest.FixtureRequest) -> str:
     """What runs jobs."""
     if request.param == "slurm":
@@ -35,7 +39,7 @@ def scheduler(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="session", params=["local", _SLURM, "login"])
+@pytest.fixture(scope="session", params=["local", _SLURM, "login", *_FAR])
 def binding(request: pytest.FixtureRequest) -> str:
     """Whatever runs calls: jobs on a scheduler, or workers on the login node."""
     if request.param == "slurm":
@@ -46,8 +50,9 @@ def binding(request: pytest.FixtureRequest) -> str:
 class Opener:
     """Opens executors and closes them, whatever state a test leaves them in."""
 
-    def __init__(self, work_dir: Path) -> None:
+    def __init__(self, work_dir: Path, farm: Callable[[], Farm]) -> None:
         self._work_dir = work_dir
+        self._farm = farm
         self._stack = ExitStack()
 
     def root(self, scheduler: str, **options: Any) -> SlurmExecutor:
@@ -58,8 +63,15 @@ class Opener:
 
     def forgotten(self, scheduler: str, **options: Any) -> SlurmExecutor:
         """Open an executor that nobody closes."""
-        options.setdefault("work_dir", self._work_dir)
-        return SlurmExecutor(scheduler="local" if scheduler == "login" else scheduler, **options)
+        return SlurmExecutor(**self.options(scheduler, **options))
+
+    def options(self, scheduler: str, **options: Any) -> dict[str, Any]:
+        """Return what an executor of this kind is made with."""
+        options = {"work_dir": str(self._work_dir), **options}
+        if scheduler in ("paramiko", "openssh"):
+            farm = self._farm()
+            options = {"host": farm.login.address, **far_options(farm, scheduler), **options}
+        return {"scheduler": "slurm" if scheduler == "slurm" else "local", **options}
 
     def close(self) -> None:
         self._stack.close()
@@ -77,15 +89,15 @@ def settle(executor: SlurmExecutor) -> None:
 
 
 @pytest.fixture
-def opener(work_dir: Path) -> Iterator[Opener]:
-    opener = Opener(work_dir)
+def opener(work_dir: Path, request: pytest.FixtureRequest) -> Iterator[Opener]:
+    opener = Opener(work_dir, lambda: request.getfixturevalue("farm"))
     yield opener
     opener.close()
 
 
 @pytest.fixture(scope="module")
-def module_opener(work_dir: Path) -> Iterator[Opener]:
-    opener = Opener(work_dir)
+def module_opener(work_dir: Path, request: pytest.FixtureRequest) -> Iterator[Opener]:
+    opener = Opener(work_dir, lambda: request.getfixturevalue("farm"))
     yield opener
     opener.close()
 

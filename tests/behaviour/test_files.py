@@ -11,7 +11,7 @@ import pytest
 from slurmfutures import SlurmExecutor, SlurmFuturesError
 from tests import calls
 from tests.fix_gate import Gate
-from tests.waiting import DEADLINE
+from tests.waiting import DEADLINE, until
 
 
 @pytest.fixture
@@ -138,8 +138,7 @@ def test_files_may_be_copied_in_a_callback(jobs: SlurmExecutor, source: Path, tm
 
     future.add_done_callback(copy)
     gate.open()
-    future.result(DEADLINE)
-    jobs.login.submit(calls.square, 2).result(DEADLINE)
+    until(lambda: copied or errors)
     assert (len(copied), errors) == (1, [])
 
 

@@ -20,7 +20,7 @@ from slurmfutures import (
     SlurmFuture,
 )
 from tests import calls
-from tests.fix_executors import OpenJobs
+from tests.fix_executors import HERE, OpenJobs
 from tests.fix_gate import Gate
 from tests.waiting import DEADLINE, until
 
@@ -379,6 +379,7 @@ def test_work_dir_is_private_and_is_made(open_jobs: OpenJobs, tmp_path: Path) ->
     assert (tmp_path / "new/work").stat().st_mode & 0o777 == 0o700
 
 
+@HERE
 def test_work_dir_may_be_relative_or_below_home(
     open_jobs: OpenJobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -390,6 +391,7 @@ def test_work_dir_may_be_relative_or_below_home(
     assert (tmp_path / "home of mine/be low/batches").is_dir()
 
 
+@HERE
 def test_calls_run_where_the_driver_is(open_jobs: OpenJobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = tmp_path / "a b'c"
     place.mkdir()

@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import importlib
+import json
 import sys
 import threading
 import types
@@ -14,7 +15,7 @@ import pytest
 
 from slurmfutures import PayloadError, RemoteImportError, RemoteTraceback
 from tests import calls
-from tests.fix_executors import AnyExecutor
+from tests.fix_executors import AnyExecutor, Opener
 from tests.processes import run_script
 from tests.waiting import DEADLINE
 
@@ -207,7 +208,7 @@ def test_arrays(executor: AnyExecutor) -> None:
 
 
 MAIN = """
-import sys
+import json, sys
 from slurmfutures import SlurmExecutor
 
 OFFSET = 100
@@ -228,9 +229,9 @@ def helper(value):
     return Number(value + OFFSET)
 
 if __name__ == "__main__":
-    scheduler, work_dir = sys.argv[1:]
-    with SlurmExecutor(scheduler="local" if scheduler == "login" else scheduler, work_dir=work_dir) as root:
-        executor = root.login if scheduler == "login" else root
+    binding, options = sys.argv[1:]
+    with SlurmExecutor(**json.loads(options)) as root:
+        executor = root.login if binding == "login" else root
         result = executor.submit(shifted, Number(1)).result()
         assert type(result) is Number, type(result)
         assert type(executor.submit(shifted, Number(-1)).exception()) is Refused
@@ -238,6 +239,6 @@ if __name__ == "__main__":
 """
 
 
-def test_functions_and_classes_of_the_main_script(binding: str, work_dir: Path, tmp_path: Path) -> None:
-    done = run_script(tmp_path / "driver.py", MAIN, binding, work_dir)
+def test_functions_and_classes_of_the_main_script(binding: str, opener: Opener, tmp_path: Path) -> None:
+    done = run_script(tmp_path / "driver.py", MAIN, binding, json.dumps(opener.options(binding)))
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "101\n")

@@ -1,6 +1,7 @@
 """The end of an executor: wanted, forgotten, or with the interpreter."""
 
 import gc
+import json
 import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
@@ -11,7 +12,7 @@ import pytest
 
 from slurmfutures import SlurmExecutor
 from tests import calls
-from tests.fix_executors import AnyExecutor, Open, OpenJobs
+from tests.fix_executors import AnyExecutor, Open, Opener, OpenJobs
 from tests.fix_gate import Gate
 from tests.processes import lives, run_script
 from tests.waiting import DEADLINE, until
@@ -179,13 +180,13 @@ def test_a_view_keeps_its_executor(opener: Any) -> None:
 
 
 EXIT = """
-import sys
+import json, sys
 from slurmfutures import SlurmExecutor
 from tests import calls
 
-scheduler, work_dir, folder = sys.argv[1:]
-root = SlurmExecutor(scheduler="local" if scheduler == "login" else scheduler, work_dir=work_dir)
-executor = root.login if scheduler == "login" else root
+binding, options, folder = sys.argv[1:]
+root = SlurmExecutor(**json.loads(options))
+executor = root.login if binding == "login" else root
 
 class Sum:
     def __init__(self, value):
@@ -211,18 +212,20 @@ for number in range(3):
     ids=["end", "exit", "forgotten", "shut down"],
 )
 def test_the_interpreter_exits_when_its_calls_are_done(
-    binding: str, work_dir: Path, tmp_path: Path, ending: str
+    binding: str, opener: Opener, tmp_path: Path, ending: str
 ) -> None:
     marks = tmp_path / "marks"
     marks.mkdir()
-    done = run_script(tmp_path / "driver.py", EXIT + ending, binding, work_dir, marks)
+    options = json.dumps(opener.options(binding))
+    done = run_script(tmp_path / "driver.py", EXIT + ending, binding, options, marks)
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted(done.stdout.splitlines()) == ["done 0", "done 1", "done 2"]
     assert sorted(path.read_text() for path in marks.iterdir()) == ["0", "1", "2"]
 
 
-def test_an_uncaught_exception_is_the_driver_s_own(binding: str, work_dir: Path, tmp_path: Path) -> None:
-    done = run_script(tmp_path / "driver.py", EXIT + "1 / 0", binding, work_dir, tmp_path)
+def test_an_uncaught_exception_is_the_driver_s_own(binding: str, opener: Opener, tmp_path: Path) -> None:
+    options = json.dumps(opener.options(binding))
+    done = run_script(tmp_path / "driver.py", EXIT + "1 / 0", binding, options, tmp_path)
     assert done.returncode == 1
     assert done.stderr.count("Traceback") == 1
     assert done.stderr.splitlines()[-1].startswith("ZeroDivisionError")
@@ -251,7 +254,7 @@ def test_nothing_can_be_submitted_while_the_interpreter_exits(work_dir: Path, tm
     assert done.stdout == "cannot schedule new futures after interpreter shutdown\n"
 
 
-def test_cancelled_calls_do_not_keep_the_interpreter(work_dir: Path, tmp_path: Path) -> None:
+def test_cancelled_calls_do_not_keep_the_interpreter(opener: Opener, tmp_path: Path) -> None:
     text = EXIT + (
         "import os\n"
         "gate = os.path.join(folder, 'gate')\n"
@@ -260,7 +263,7 @@ def test_cancelled_calls_do_not_keep_the_interpreter(work_dir: Path, tmp_path: P
         "calls.wait_for(gate + '/entered')\n"
         "stuck.cancel()\n"
     )
-    done = run_script(tmp_path / "driver.py", text, "local", work_dir, tmp_path)
+    done = run_script(tmp_path / "driver.py", text, "local", json.dumps(opener.options("local")), tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from slurmfutures import SlurmExecutor
 from tests.far.relay import Relay
-from tests.far.sshd import Farm
+from tests.far.sshd import Farm, far_options
 from tests.processes import lives
 from tests.waiting import until
 
@@ -118,8 +118,3 @@ class Far:
 
     def up(self) -> None:
         self._relay.set(refuse=False)
-
-
-def far_options(farm: Farm, transport: str) -> dict[str, Any]:
-    """Return what an executor needs to get to the login node of a farm, beside the host."""
-    return {"transport": transport, "ssh_config": farm.config, "python": quote(sys.executable)}

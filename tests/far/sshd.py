@@ -9,6 +9,8 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
+from typing import Any
 
 from tests.cluster.install import install, program
 from tests.processes import lives
@@ -158,6 +160,11 @@ class Farm:
     def close(self) -> None:
         for daemon in (self.login, *self.gates):
             daemon.close()
+
+
+def far_options(farm: Farm, transport: str) -> dict[str, Any]:
+    """Return what an executor needs to get to the login node of a farm, beside the host."""
+    return {"transport": transport, "ssh_config": str(farm.config), "python": quote(sys.executable)}
 
 
 def cluster_environment(env: Mapping[str, str]) -> Mapping[str, str]:
