@@ -7,23 +7,19 @@ takes the place of that one: it only hands the server's messages over to the thr
 
 import functools
 import queue
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
-from paramiko import Message, PKey, Transport
-from paramiko.agent import AgentKey, AgentSSH
-from paramiko.pkey import UnknownKeyType
-from paramiko.ssh_exception import PasswordRequiredException, SSHException
+from paramiko import Message, Transport
+from paramiko.ssh_exception import SSHException
 
 from .._errors import AuthenticationError, HostUnreachable
 from .._hosts import Hop
 from .asking import Asked, Secrets
-from .base import logger
+from .base import GaveUp
+from .identities import Agent, FileIdentity, Identity, identities
 
 _SERVICE_REQUEST, _SERVICE_ACCEPT = 5, 6
 _REQUEST, _FAILURE, _SUCCESS, _BANNER = 50, 51, 52, 53
@@ -31,12 +27,17 @@ _PK_OK = _INFO_REQUEST = 60  # which of them it is, the method tells
 _INFO_RESPONSE = 61
 _CERTIFICATE = "-cert-v01@openssh.com"
 _LOOK = 0.1  # seconds between two looks at `stop`
-_AGENT_TIMEOUT = 10.0  # seconds for the list of keys; for a signature it may ask a person
 _MOST_ROUNDS = 20  # of one server: no more factors than that
 
 
-class GaveUp(Exception):
-    """`stop` was set."""
+class Connection(Transport):
+    """A transport of paramiko's that keeps what the server says when it hangs up."""
+
+    farewell = ""
+
+    def _parse_disconnect(self, message: Message) -> None:
+        message.get_int()
+        self.farewell = message.get_text().strip()
 
 
 class _Answer(NamedTuple):
@@ -47,7 +48,7 @@ class _Answer(NamedTuple):
 class Conversation:
     """A transport's auth handler: what the server says goes into a queue, for one thread to read."""
 
-    def __init__(self, transport: Transport, user: str, stop: threading.Event | None) -> None:
+    def __init__(self, transport: Connection, user: str, stop: threading.Event | None) -> None:
         self._transport = transport
         self._user = user
         self._stop = stop
@@ -80,6 +81,10 @@ class Conversation:
         return self._user
 
     # ---- the thread that logs in
+
+    @property
+    def farewell(self) -> str:
+        return self._transport.farewell
 
     def send(self, kind: int, *fields: str | bytes | bool | int) -> None:
         message = Message()
@@ -141,195 +146,6 @@ class Conversation:
         return best + kind[len(bare) :]
 
 
-class Identity(Protocol):
-    """A key that may let us in."""
-
-    label: str
-
-    def public(self) -> Sequence[tuple[str, bytes]]:
-        """Return type and public part, of a certificate first; nothing where only the passphrase would tell."""
-
-    def sign(self, data: bytes, algorithm: str) -> bytes | None:
-        """Return the signature; None where the passphrase is not to be had."""
-
-
-@dataclass
-class AgentIdentity:
-    """A key that ssh-agent holds."""
-
-    key: AgentKey
-    label: str
-
-    def public(self) -> Sequence[tuple[str, bytes]]:
-        return [(self.key.name, self.key.blob)]
-
-    def sign(self, data: bytes, algorithm: str) -> bytes | None:
-        try:
-            return _bytes(self.key.sign_ssh_data(data, algorithm))
-        except (SSHException, OSError) as error:
-            logger.warning("the agent did not sign with %s: %s", self.label, error)
-            return None
-
-
-class FileIdentity:
-    """A key in a file, perhaps encrypted, perhaps with its public part or a certificate beside it."""
-
-    def __init__(self, path: str, asked: Asked, secrets: Secrets) -> None:
-        self.path = path
-        self.label = _short(path)
-        self._asked = asked
-        self._secrets = secrets
-        self._key: PKey | None = None
-        self._failed = False
-
-    def public(self) -> Sequence[tuple[str, bytes]]:
-        beside = [_public_file(f"{self.path}-cert.pub"), _public_file(f"{self.path}.pub")]
-        found = [each for each in beside if each is not None]
-        if beside[1] is None:
-            try:
-                key = self._load(None)
-            except (PasswordRequiredException, TypeError):
-                inside = _public_inside(self.path)
-                return [*found, inside] if inside is not None else found
-            if key is not None:
-                found.append((key.get_name(), key.asbytes()))
-        return found
-
-    def sign(self, data: bytes, algorithm: str) -> bytes | None:
-        key = self.private()
-        return None if key is None else _bytes(key.sign_ssh_data(data, algorithm))
-
-    def private(self) -> PKey | None:
-        """Return the key, decrypted by a passphrase that may have to be asked for."""
-        if self._key is not None or self._failed:
-            return self._key
-        what = f"passphrase of {self.path}"
-        try:
-            self._key = self._load(None)
-        except (PasswordRequiredException, TypeError):
-            known = self._secrets.get(what)
-            phrase = known if known is not None else self._asked(f"Passphrase for {self.label}:")
-            if phrase is None:
-                self.label += " (locked)"
-            else:
-                self._unlock(what, phrase)
-        self._failed = self._key is None
-        return self._key
-
-    def _unlock(self, what: str, phrase: str) -> None:
-        try:
-            self._key = self._load(phrase)
-        except (PasswordRequiredException, TypeError):
-            self._key = None
-        if self._key is None:
-            self.label += " (wrong passphrase)"
-            self._secrets.forget(what)
-        else:
-            self._secrets.keep(what, phrase)
-
-    def _load(self, phrase: str | None) -> PKey | None:
-        """Raises PasswordRequiredException, or cryptography's TypeError, for an encrypted key without a phrase."""
-        return load_key(self.path, phrase)
-
-
-def load_key(path: str, phrase: str | None) -> PKey | None:
-    """Read a private key; None for what is none, or of a type that is unknown here, or where the phrase is wrong."""
-    from paramiko import ECDSAKey, Ed25519Key, RSAKey
-
-    for kind in (Ed25519Key, ECDSAKey, RSAKey):
-        try:
-            return kind.from_private_key_file(path, phrase)
-        except PasswordRequiredException:
-            raise
-        except (SSHException, UnknownKeyType, OSError, ValueError) as error:
-            if not isinstance(error, SSHException) and isinstance(error, OSError):
-                logger.warning("%s cannot be read: %s", path, error.strerror)
-                return None
-    return None
-
-
-def _public_file(path: str) -> tuple[str, bytes] | None:
-    import base64
-    import binascii
-
-    try:
-        kind, data = Path(path).read_text().split()[:2]
-        return kind, base64.b64decode(data)
-    except (OSError, ValueError, binascii.Error):
-        return None
-
-
-def _public_inside(path: str) -> tuple[str, bytes] | None:
-    """Return the public part that stands before the encrypted one in a file of OpenSSH's own format."""
-    import base64
-    import binascii
-
-    try:
-        rows = Path(path).read_text().strip().splitlines()
-        data = base64.b64decode("".join(rows[1:-1]))
-    except (OSError, ValueError, binascii.Error):
-        return None
-    magic = b"openssh-key-v1\0"
-    if not data.startswith(magic):
-        return None
-    message = Message(data[len(magic) :])
-    for _ in range(3):  # cipher, kdf, its options
-        message.get_binary()
-    if message.get_int() != 1:
-        return None
-    blob = message.get_binary()
-    return Message(blob).get_text(), blob
-
-
-class Agent(AgentSSH):
-    """The ssh-agent at a socket; has no keys where there is none."""
-
-    def __init__(self, path: str | None) -> None:
-        super().__init__()
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        if path is None:
-            return
-        self._socket.settimeout(_AGENT_TIMEOUT)
-        try:
-            self._socket.connect(path)
-            self._connect(self._socket)  # type: ignore[attr-defined]
-        except (OSError, SSHException) as error:
-            logger.info("the ssh-agent at %s cannot be used: %s", path, error)
-            self._keys = ()
-        else:
-            self._socket.settimeout(None)
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-def _identities(hop: Hop, agent: Agent, asked: Asked, secrets: Secrets) -> Iterator[Identity]:
-    """Yield the keys in the order in which they are tried: explicit ones, the agent's, those of the configuration.
-
-    What the agent holds, it signs with: then nobody need be asked for the passphrase of the file.
-    """
-    explicit = [FileIdentity(path, asked, secrets) for path in hop.explicit_keys]
-    configured = [FileIdentity(path, asked, secrets) for path in hop.identity_files if Path(path).is_file()]
-    held = {key.blob: AgentIdentity(key, f"agent: {key.comment or key.name}") for key in agent.get_keys()}
-
-    def in_agent(file: FileIdentity) -> list[AgentIdentity]:
-        return [held.pop(blob) for _, blob in file.public() if blob in held]
-
-    for file in explicit:
-        found = in_agent(file)
-        yield from found
-        if not found:
-            yield file
-    own = [(file, in_agent(file)) for file in configured] if held else [(file, []) for file in configured]
-    for _, keys in own:
-        yield from keys
-    if not hop.identities_only:
-        yield from held.values()
-    for file, keys in own:
-        if not keys:
-            yield file
-
-
 class Login:
     """Logs in to one hop."""
 
@@ -341,7 +157,8 @@ class Login:
         self._secrets = secrets
         self._offered: list[str] = []
         self._tried: dict[str, list[str]] = {}
-        self._partial = False
+        self._partial = False  # one factor of several was accepted
+        self._answered = False  # somebody was asked, and answered
 
     def run(self, timeout: float) -> None:
         """Raises AuthenticationError, HostUnreachable where the server never came to it, GaveUp."""
@@ -349,10 +166,9 @@ class Login:
         try:
             self._run(timeout, agent)
         except EOFError as error:
-            if not self._offered:
-                raise HostUnreachable(self._where, "the connection was closed before the login") from error
-            reason = "it closed the connection after these tries"
-            raise AuthenticationError(self._where, self._attempts(), self._offered, reason) from error
+            if not self._talk.farewell:  # nobody refused us: it just broke
+                raise HostUnreachable(self._where, "the connection was closed during the login") from error
+            raise AuthenticationError(self._where, self._attempts(), self._offered, self._talk.farewell) from error
         finally:
             agent.close()
 
@@ -365,9 +181,9 @@ class Login:
             done = self._settled(self._talk.receive(timeout))
         except TimeoutError:
             raise HostUnreachable(self._where, f"it did not answer within {timeout:g} s") from None
-        identities = _identities(self._hop, agent, self._asked, self._secrets)
+        keys = identities(self._hop, agent, self._asked, self._secrets)
         methods: Mapping[str, Callable[[], bool]] = {
-            "publickey": functools.partial(self._by_keys, identities),
+            "publickey": functools.partial(self._by_keys, keys),
             "keyboard-interactive": self._by_answers,
             "password": self._by_password,
         }
@@ -379,11 +195,13 @@ class Login:
             if method is None:
                 break
             self._partial = False
+            self._answered = False
             done = methods[method]()
             if self._partial:
                 failed = set()
             else:
-                failed.add(method)
+                # Who gave a wrong answer is not asked for the same thing by another name.
+                failed |= {method, "password"} if self._answered else {method}
         if done:
             return
         nobody = self._asked.nobody
@@ -403,11 +221,11 @@ class Login:
             self._partial = answer.message.get_boolean()
         return False
 
-    def _by_keys(self, identities: Iterator[Identity]) -> bool:
+    def _by_keys(self, keys: Iterator[Identity]) -> bool:
         """Offer keys until one is taken; those that are left are for when the server wants another one."""
         tried = self._tried.setdefault("publickey", [])
         blind: list[FileIdentity] = []
-        for identity in identities:
+        for identity in keys:
             public = identity.public()
             if not public and isinstance(identity, FileIdentity):
                 blind.append(identity)
@@ -451,9 +269,7 @@ class Login:
                     return False  # the next method, or the end, breaks this one off
                 replies.append(reply)
                 before = ""
-            if replies:
-                # Somebody answered; to be asked once more for another method would look as if it had not counted.
-                self._tried.setdefault("password", []) if not self._partial else None
+            self._answered = self._answered or bool(replies)
             self._talk.send(_INFO_RESPONSE, len(replies), *replies)
             answer = self._talk.receive()
         return self._settled(answer)
@@ -476,12 +292,3 @@ class Login:
         else:
             self._secrets.forget(what)
         return done
-
-
-def _bytes(signature: Any) -> bytes:
-    return signature if isinstance(signature, bytes) else bytes(signature.asbytes())
-
-
-def _short(path: str) -> str:
-    home = str(Path.home())
-    return f"~{path[len(home) :]}" if path.startswith(f"{home}/") else path

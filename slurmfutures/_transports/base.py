@@ -1,7 +1,10 @@
 """What a transport gives: a duplex stream of bytes to one process."""
 
+import logging
 from collections.abc import Callable
 from typing import Protocol
+
+logger = logging.getLogger("slurmfutures.transports")
 
 LAST_WORDS = 4000  # bytes of stderr that are kept
 
@@ -11,6 +14,10 @@ Ask = Callable[[str, str, bool], str]
 
 class NobodyToAsk(Exception):
     """Raised by an `Ask` where nobody is there to answer."""
+
+
+class GaveUp(Exception):
+    """Whoever wanted a stream does not want it any more."""
 
 
 class Stream(Protocol):
@@ -41,8 +48,5 @@ class Stream(Protocol):
     def last_words(self) -> str:
         """Return the end of what the process wrote to its stderr."""
 
-    def exit_status(self) -> int | None:
-        """Return how the process ended, negative for a signal; None while it runs and where nobody will ever say."""
-
     def why_ended(self) -> str:
-        """Return in a few words what broke the connection; nothing where it is whole, or the process just ended."""
+        """Return in a few words how the process ended or what broke the connection; nothing where that is not known."""

@@ -1,6 +1,319 @@
-from shlex import join
-from .local import LocalStream
+"""SSH by the system's `ssh`: whatever it can do and is configured to do, it does here.
+
+It asks nobody by itself: it has no terminal, and calls a program (SSH_ASKPASS) that hands each question over to us by a
+socket, so that it is answered in the thread that opens the stream. Each ssh on the way keeps a log of its own, from
+which is read which of them could not go on, and why.
+"""
+
+import contextlib
+import os
+import re
+import select
+import shutil
+import socket
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from shlex import quote
+
+from .._errors import AuthenticationError, HostKeyError, HostUnreachable, SlurmFuturesError, SlurmFuturesWarning
+from .._hosts import Route
+from .asking import Asked, Secrets
+from .base import Ask, GaveUp
+from .known_hosts import KnownHosts, Verdict, host_key_error
+from .process import ProcessStream
+
+DEFAULT_TIMEOUT = 30.0  # seconds for one hop
+_FIRST_BYTE = 120.0  # seconds from the login until a shell's first word: module loads are slow
+_LOOK = 0.1  # seconds between two looks at `stop`
+_PATIENCE = 5.0  # seconds
+_MOST_QUESTION = 1 << 16  # bytes
+
+_OPTIONS = (
+    "ClearAllForwardings=yes",
+    "ControlPath=none",
+    "EscapeChar=none",
+    "ForwardX11=no",
+    "LogLevel=INFO",
+    "NumberOfPasswordPrompts=1",
+    "PermitLocalCommand=no",
+    "RemoteCommand=none",
+)
+
+# Run by ssh; the words are the socket and the question. Its exit code says whether somebody answered.
+_ASKER = """\
+import os, socket, sys
+end = socket.socket(socket.AF_UNIX)
+end.connect(sys.argv[1])
+question = os.environ.get("SSH_ASKPASS_PROMPT", "") + "\\0" + " ".join(sys.argv[2:])
+end.sendall(question.encode("utf-8", "surrogateescape"))
+end.shutdown(socket.SHUT_WR)
+answer = b"".join(iter(lambda: end.recv(4096), b""))
+if answer[:1] != b"+":
+    sys.exit(1)
+os.write(1, answer[1:] + b"\\n")
+"""
+
+_TRUST = re.compile(r"(?:(\S+) key fingerprint is|key fingerprint is) (\S+?)\.?\s", re.DOTALL)
+_SECRET = re.compile(r"passphrase for |'s password: *$|PIN for ")
+_ASKED_BY = re.compile(r"^\((\S+@\S+)\) |^(\S+@\S+)'s password")
+_CHANGED = re.compile(r"The fingerprint for the (\S+) key sent by the remote host is\s+(\S+?)\.?\s")
+_NOT_KNOWN = re.compile(r"No (\S+) host key is known for")
+_DENIED = re.compile(r"Permission denied \(([^)]*)\)")
+_TOO_MANY = re.compile(r"Too many authentication failures")
+_NAME = re.compile(r"Could not resolve hostname (\S+): (.+)")
+_CONNECT = re.compile(r"connect to host (\S+) port (\d+): (.+)")
+_SLOW = re.compile(r"[Tt]imed out during banner exchange|Connection timed out|Operation timed out")
+_FORWARD = re.compile(r"open failed: (.+)")
+_PREFIX = re.compile(r"^(?:ssh|kex_exchange_identification|ssh_dispatch_run_fatal|client_loop): ")
+
+
 class Opener:
-    def __init__(self, route): self._route = route
-    def open(self, line, **k):
-        return LocalStream("exec " + join([*self._route.ssh_command(options=["-T"]), line]))
+    """Opens streams by one route; keeps what a person typed and may be used again."""
+
+    def __init__(self, route: Route) -> None:
+        """Raises ValueError where there is no ssh."""
+        if shutil.which("ssh") is None:
+            raise ValueError('transport="openssh" needs the program ssh, which is not on the PATH: install OpenSSH')
+        self._route = replace(route, given=True)  # each hop is an ssh of ours
+        self._secrets = Secrets()
+
+    def open(
+        self,
+        line: str,
+        *,
+        ask: Ask,
+        timeout: float | None,
+        accept_new_host_keys: bool,
+        stop: threading.Event | None,
+    ) -> "OpensshStream":
+        """Run a line in the user's shell on the last hop; `timeout` is in seconds, for each hop.
+
+        Raises HostUnreachable, HostKeyError, AuthenticationError, GaveUp once `stop` is set.
+        """
+        attempt = _Attempt(self._route, self._secrets, ask, accept_new=accept_new_host_keys)
+        try:
+            stream = attempt.start(line, timeout)
+            attempt.wait(stream, stop)
+        except BaseException:
+            attempt.close()
+            raise
+        return stream
+
+
+class _Attempt:
+    """One ssh, from its start until the other side says something."""
+
+    def __init__(self, route: Route, secrets: Secrets, ask: Ask, *, accept_new: bool) -> None:
+        self._route = route
+        self._secrets = secrets
+        self._ask = ask
+        self._accept_new = accept_new
+        self._asked: dict[str, Asked] = {}
+        self._answers: dict[str, str] = {}  # by question: those that are good again if they were right
+        self._shown: tuple[str, str] | None = None  # a new host key's prompt and fingerprint
+        self._folder = tempfile.TemporaryDirectory(prefix="slurmfutures-")
+        self._logs = [Path(self._folder.name, f"log{index}") for index in range(len(route.hops))]
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._stream: OpensshStream | None = None
+
+    def start(self, line: str, timeout: float | None) -> "OpensshStream":
+        path = os.path.join(self._folder.name, "ask")
+        self._socket.bind(path)
+        self._socket.listen()
+        program = Path(self._folder.name, "askpass")
+        program.write_text(f'#!/bin/sh\nexec {quote(sys.executable)} -I -S -c {quote(_ASKER)} {quote(path)} "$@"\n')
+        program.chmod(0o700)
+
+        def options(index: int) -> Sequence[str]:
+            seconds = timeout or self._route.hops[index].connect_timeout or DEFAULT_TIMEOUT
+            wanted = [*_OPTIONS, f"ConnectTimeout={max(1, round(seconds))}"]
+            if self._accept_new:
+                wanted.append("StrictHostKeyChecking=accept-new")
+            if index == len(self._route.hops) - 1:
+                wanted.remove("ControlPath=none")  # one connection for all of the user's sessions, if he wants that
+            return ["-T", "-E", str(self._logs[index]), *(word for option in wanted for word in ("-o", option))]
+
+        seconds = [timeout or hop.connect_timeout or DEFAULT_TIMEOUT for hop in self._route.hops]
+        self._limit = sum(seconds) + _FIRST_BYTE
+        display = os.environ.get("DISPLAY") or ":none"  # without one, versions before 8.4 ask nobody
+        env = {**os.environ, "SSH_ASKPASS": str(program), "SSH_ASKPASS_REQUIRE": "force", "DISPLAY": display}
+        words = [*self._route.ssh_command(options=options), line]
+        self._stream = OpensshStream(words, env, self._route, self._logs, self._folder)
+        return self._stream
+
+    def wait(self, stream: "OpensshStream", stop: threading.Event | None) -> None:
+        """Answer questions until the other side says something. Raises what stands in the way of that."""
+        deadline = time.monotonic() + self._limit
+        while True:
+            if stop is not None and stop.is_set():
+                raise GaveUp
+            ready = select.select([stream.readable(), self._socket], [], [], _LOOK)[0]
+            if self._socket in ready:
+                self._answer()
+                deadline = time.monotonic() + self._limit
+            elif ready:
+                break
+            if time.monotonic() > deadline:
+                raise HostUnreachable(self._route.describe(), f"nothing came from it within {self._limit:.0f} s")
+        if stream.ended():
+            error = self._error(stream)
+            if error is not None:
+                raise error
+        for question, answer in self._answers.items():
+            self._secrets.keep(question, answer)
+        self._socket.close()
+
+    def close(self) -> None:
+        self._socket.close()
+        if self._stream is not None:
+            self._stream.close(0.0)
+        else:
+            self._folder.cleanup()
+
+    # ---- questions
+
+    def _answer(self) -> None:
+        end, _ = self._socket.accept()
+        with end:
+            end.settimeout(_PATIENCE)
+            data = b""
+            with contextlib.suppress(OSError):
+                while len(data) < _MOST_QUESTION and (more := end.recv(4096)):
+                    data += more
+            kind, _, question = data.decode("utf-8", "replace").partition("\0")
+            end.settimeout(None)
+            with contextlib.suppress(OSError):  # it did not wait for the answer
+                answer = self._answer_to(kind, question)
+                if answer is not None:
+                    end.sendall(b"+" + answer.encode())
+
+    def _answer_to(self, kind: str, question: str) -> str | None:
+        if kind == "none":  # nothing to answer: touch the key
+            warnings.warn(SlurmFuturesWarning(question.strip()), stacklevel=1)
+            return ""
+        if "(yes/no" in question:
+            found = _TRUST.search(question)
+            self._shown = question, " ".join(filter(None, found.groups())) if found else ""
+            return "yes" if self._accept_new else "no"
+        known = self._secrets.get(question)
+        if known is not None:
+            self._secrets.forget(question)  # unless it turns out to be right
+            self._answers[question] = known
+            return known
+        by = _ASKED_BY.match(question)
+        host = next(filter(None, by.groups())) if by else self._route.target.login
+        answer = self._asked.setdefault(host, Asked(self._ask, host))(question)
+        if answer is not None and _SECRET.search(question):
+            self._answers[question] = answer
+        return answer
+
+    # ---- errors
+
+    def _error(self, stream: "OpensshStream") -> SlurmFuturesError | None:
+        """Return why there is no way in; None where there is one, and it is the shell that ended."""
+        for index, log in enumerate(self._logs):
+            text = _read(log)
+            error = self._error_of(index, text)
+            if error is not None:
+                return error
+        if stream.exit_code() == 255 and not stream.last_words():
+            said = "; ".join(filter(None, (_last(_read(log)) for log in self._logs)))
+            return HostUnreachable(self._route.describe(), said or "ssh gave up without a word")
+        return None
+
+    def _error_of(self, index: int, text: str) -> SlurmFuturesError | None:
+        where = self._route.describe(index)
+        hop = self._route.hops[index]
+        changed, missing = _CHANGED.search(text), _NOT_KNOWN.search(text)
+        if "Host key verification failed" in text or changed or missing:
+            return self._host_key_error(index, changed, missing)
+        denied = _DENIED.search(text)
+        if denied or _TOO_MANY.search(text):
+            offered = denied[1].split(",") if denied else []
+            nobody = next((asked.nobody for asked in self._asked.values() if asked.nobody), None)
+            reason = str(nobody) if nobody else "" if denied else "too many keys were tried: name the one by Host(..., key=...)"
+            tried = ["what ssh's configuration and its agent have", *(["what was typed"] if self._asked and not nobody else [])]
+            return AuthenticationError(where, tried, offered, reason)
+        if found := _NAME.search(text):
+            return HostUnreachable(
+                where, f"the name {found[1]} is not known ({found[2]})", "check its spelling, and that you are on line"
+            )
+        if found := _CONNECT.search(text):
+            remedy = "check host and port, and whether a gate is needed (jump=)"
+            if _SLOW.search(found[3]):
+                remedy = "check host and port, or allow more time by connect_timeout="
+            return HostUnreachable(where, f"port {found[2]} of {found[1]}: {found[3]}", remedy)
+        if _SLOW.search(text):
+            return HostUnreachable(
+                where, "it did not answer in time", "check host and port, or allow more time by connect_timeout="
+            )
+        if (found := _FORWARD.search(text)) and index < len(self._logs) - 1:
+            return HostUnreachable(self._route.describe(index + 1), f"{hop} says: {found[1]}")
+        return None
+
+    def _host_key_error(
+        self, index: int, changed: "re.Match[str] | None", missing: "re.Match[str] | None"
+    ) -> HostKeyError:
+        hop = self._route.hops[index]
+        files = (*hop.user_known_hosts, *hop.global_known_hosts)
+        known = KnownHosts.read(files, hop.hostname, hop.port, hop.host_key_alias)
+        if changed:
+            return host_key_error(self._route, index, known, Verdict.CHANGED, f"{changed[1]} {changed[2]}")
+        shown = self._shown[1] if self._shown else ""
+        return host_key_error(self._route, index, known, Verdict.UNKNOWN, shown)
+
+
+class OpensshStream(ProcessStream):
+    """An ssh and what it runs."""
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        env: dict[str, str],
+        route: Route,
+        logs: Sequence[Path],
+        folder: "tempfile.TemporaryDirectory[str]",
+    ) -> None:
+        self._logs = logs
+        self._folder = folder
+        self._held = b""  # read ahead by `ended`
+        super().__init__(words, env)
+
+    def ended(self) -> bool:
+        """Whether the other end is closed already; to be called when there is something to read."""
+        self._held = super().read(1 << 16)
+        return not self._held
+
+    def read(self, limit: int) -> bytes:
+        if self._held:
+            data, self._held = self._held, b""
+            return data
+        return super().read(limit)
+
+    def why_ended(self) -> str:
+        code = self.exit_code()
+        if code in (None, 255):
+            return "; ".join(filter(None, (_last(_read(log)) for log in self._logs)))
+        return super().why_ended()
+
+    def close(self, timeout: float) -> None:
+        super().close(timeout)
+        self._folder.cleanup()
+
+
+def _read(log: Path) -> str:
+    try:
+        return log.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _last(text: str) -> str:
+    lines = text.strip().splitlines()
+    return _PREFIX.sub("", lines[-1].strip()) if lines else ""

@@ -1,25 +1,29 @@
-"""A process of this machine: for drivers that run on the login node, and for the embedded scheduler."""
+"""A process of this machine: the agent, for drivers that run on the login node, or a program that goes elsewhere."""
 
 import os
 import signal
 import subprocess
 import tempfile
+from collections.abc import Mapping, Sequence
 
-_LAST_WORDS = 4000  # bytes
+from .base import LAST_WORDS
+
+_PATIENCE = 0.2  # seconds in which a process that has closed its stdout ends
 
 
-class LocalStream:
-    """Runs a line of shell here and talks to it."""
+class ProcessStream:
+    """Runs a program here and talks to it."""
 
-    def __init__(self, line: str) -> None:
+    def __init__(self, words: Sequence[str], env: Mapping[str, str] | None = None) -> None:
         # A file and not a pipe: nobody reads it until something is wrong.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         self._process = subprocess.Popen(
-            ["/bin/bash", "-c", line],
+            words,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             bufsize=0,
+            env=env,
             start_new_session=True,  # the terminal's Ctrl-C is for the driver alone
         )
         assert self._process.stdin is not None
@@ -54,5 +58,18 @@ class LocalStream:
 
     def last_words(self) -> str:
         size = os.fstat(self._stderr.fileno()).st_size
-        self._stderr.seek(max(0, size - _LAST_WORDS))
+        self._stderr.seek(max(0, size - LAST_WORDS))
         return self._stderr.read().decode("utf-8", "replace")
+
+    def exit_code(self) -> int | None:
+        """Return the process's exit code, negative for a signal, None while it runs."""
+        try:
+            return self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def why_ended(self) -> str:
+        code = self.exit_code() or 0
+        if code < 0:
+            return f"the agent's process was killed by {signal.Signals(-code).name}"
+        return f"the agent's process ended with exit code {code}" if code else ""
