@@ -1,8 +1,13 @@
 """`concurrent.futures` for Slurm."""
 
+import logging
+
 from ._errors import (
     AgentError,
+    AuthenticationError,
     ConnectionLost,
+    HostKeyError,
+    HostUnreachable,
     InitializerError,
     JobCancelled,
     JobError,
@@ -23,13 +28,20 @@ from ._errors import (
 )
 from ._executor import LoginExecutor, SlurmExecutor, SlurmView
 from ._future import SlurmFuture
+from ._hosts import Host
 from ._remote.states import JobState
 
 __version__ = "0.1.0"
 
+logging.getLogger("slurmfutures").addHandler(logging.NullHandler())  # silent by default
+
 __all__ = [
     "AgentError",
+    "AuthenticationError",
     "ConnectionLost",
+    "Host",
+    "HostKeyError",
+    "HostUnreachable",
     "InitializerError",
     "JobCancelled",
     "JobError",

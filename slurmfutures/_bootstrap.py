@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 from ._errors import AgentError, PythonMismatch, SchedulerNotFound, SlurmFuturesError
 from ._remote import wire
-from ._transports.base import Stream
+from ._transports.base import GaveUp, Stream
 
 OLDEST_PYTHON = (3, 8)
 START_TIMEOUT = 120.0  # seconds: module loads and cold file systems are slow
@@ -223,7 +223,7 @@ class _Waiting:
     def _until_ready(self, reading: list[int], writing: list[int]) -> None:
         while time.monotonic() < self._deadline:
             if self._stop is not None and self._stop.is_set():
-                raise AgentError(f"starting the agent on {self._where} was given up")
+                raise GaveUp
             ready = select.select(reading, writing, [], _PATIENCE)
             if ready[0] or ready[1]:
                 return
@@ -241,4 +241,5 @@ class _Waiting:
                 words,
                 transient=False,
             )
-        return AgentError(f"the agent could not start on {self._where}", words)
+        why = self._stream.why_ended()
+        return AgentError(f"the agent could not start on {self._where}{f': {why}' if why else ''}", words)

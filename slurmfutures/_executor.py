@@ -31,7 +31,7 @@ from ._remote import wire
 from ._ssh import Entrance
 from ._transports.asking import ask_on_terminal
 from ._transports.base import Ask, Stream
-from ._transports.local import LocalStream
+from ._transports.process import ProcessStream
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -84,7 +84,7 @@ class _Connection:
         def connect(stop: threading.Event | None) -> Started:
             mark = new_mark()
             line = start_line(mark, work_dir, python, setup)
-            stream: Stream = LocalStream(line) if entrance is None else entrance.open(line, stop)
+            stream: Stream = ProcessStream(["/bin/bash", "-c", line]) if entrance is None else entrance.open(line, stop)
             try:
                 started = handshake(stream, mark, hello, where, python, stop)
             except BaseException:
@@ -347,7 +347,6 @@ class SlurmExecutor(_View):
                 ask=ask or ask_on_terminal,
                 accept_new_host_keys=accept_new_host_keys,
                 connect_timeout=connect_timeout,
-                heartbeat=heartbeat,
             )
         super().__init__(
             _Connection(

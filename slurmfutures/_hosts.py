@@ -8,7 +8,7 @@ import shlex
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Union
@@ -140,11 +140,11 @@ class Route:
         through = ", ".join(str(hop) for hop in self.hops[:index])
         return f"{self.hops[index].login}{f' (through {through})' if through else ''}"
 
-    def ssh_command(self, index: int = -1, options: Sequence[str] = ()) -> list[str]:
-        """Return the words of an `ssh` that goes to this hop by this route; `options` go to each ssh on the way."""
+    def ssh_command(self, options: Callable[[int], Sequence[str]], index: int = -1) -> list[str]:
+        """Return the words of an `ssh` that goes to this hop by this route; `options` gives those for each hop."""
         index = range(len(self.hops))[index]
         hop = self.hops[index]
-        words = ["ssh", *options]
+        words = ["ssh", *options(index)]
         if self.ssh_config is not None:
             words += ["-F", self.ssh_config]
         for key in hop.explicit_keys:
@@ -153,7 +153,7 @@ class Route:
             words += ["-p", str(hop.port)]
         if index and (self.given or index < len(self.hops) - 1):
             address = f"[{hop.hostname}]" if ":" in hop.hostname else hop.hostname
-            before = shlex.join([*self.ssh_command(index - 1, options), "-W", f"{address}:{hop.port}"])
+            before = shlex.join([*self.ssh_command(options, index - 1), "-W", f"{address}:{hop.port}"])
             words += ["-o", f"ProxyCommand={before.replace('%', '%%')}"]
         elif not index and hop.proxy_jump is not None:
             words += ["-o", "ProxyJump=none"]  # the user named no jumps

@@ -185,7 +185,7 @@ class Link:
         except OSError:
             data = b""
         if not data:
-            raise LinkDown("the agent has ended", started.stream.last_words())
+            raise LinkDown(started.stream.why_ended() or "the agent has ended", started.stream.last_words())
         if self._heartbeat is not None:
             self._heartbeat.heard(time.monotonic())
         for frame in self._frames(started, data):

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 import tenacity
 
-from ._errors import HostKeyError, PythonMismatch, SlurmFuturesError
+from ._errors import AuthenticationError, HostKeyError, PythonMismatch, SlurmFuturesError
 
 logger = logging.getLogger("slurmfutures.reconnect")
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 FIRST_WAIT = 0.25  # seconds, doubled with each failure
 LONGEST_WAIT = 60.0  # seconds
-_NO = (HostKeyError, PythonMismatch)
+_NO = (AuthenticationError, HostKeyError, PythonMismatch)
 _PATIENCE = 5.0  # seconds in which an attempt ends that is told to
 _JITTER = 0.25  # seconds, at most, that are added: a hundred drivers should not come back at once
 

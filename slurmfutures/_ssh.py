@@ -33,7 +33,6 @@ class Entrance:
         ask: Ask,
         accept_new_host_keys: bool,
         connect_timeout: float | None,
-        heartbeat: float,
     ) -> None:
         """Raises ValueError for hosts that cannot be understood and files that cannot be read."""
         if transport not in TRANSPORTS:
@@ -42,7 +41,6 @@ class Entrance:
         self._route = find_route(host, jump, ssh_config)
         self._accept_new_host_keys = accept_new_host_keys
         self._timeout = connect_timeout
-        self._heartbeat = heartbeat
         self._open: Callable[..., Stream]
         if transport == "paramiko":
             from ._transports import paramiko  # what it brings along takes a second to import
@@ -64,7 +62,6 @@ class Entrance:
             login_line(start),
             ask=self._ask,
             timeout=self._timeout,
-            heartbeat=self._heartbeat,
             accept_new_host_keys=self._accept_new_host_keys,
             stop=stop,
         )

@@ -39,12 +39,15 @@ class Transfers:
         name, op = head["transfer"], head["op"]
         if op in ("put", "get"):
             kind = _Put if op == "put" else _Get
-            self._running[name] = kind(name, self._post, self._send, lambda: self._running.pop(name, None))
+            self._running[name] = kind(name, self._post, self._send, lambda: self._ended(name))
         transfer = self._running.get(name)
         if transfer is not None:
             transfer.inbox.put((head, body, reply))
         elif reply is not None:
             reply({"error": "value", "message": "there is no transfer %s" % name})
+
+    def _ended(self, name: str) -> None:
+        del self._running[name]
 
     def close(self) -> None:
         """End all threads."""
@@ -60,7 +63,7 @@ class _Transfer:
         name: str,
         post: Callable[[Callable[[], None]], None],
         send: Callable[..., None],
-        over: Callable[[], object],
+        over: Callable[[], None],
     ) -> None:
         self.inbox: queue.SimpleQueue[Optional[_Message]] = queue.SimpleQueue()
         self._name = name

@@ -34,6 +34,7 @@ class Connection(Transport):
     """A transport of paramiko's that keeps what the server says when it hangs up."""
 
     farewell = ""
+    server_extensions: Mapping[str, bytes | str]
 
     def _parse_disconnect(self, message: Message) -> None:
         message.get_int()
@@ -126,6 +127,7 @@ class Conversation:
     def signed_bytes(self, algorithm: str, blob: bytes) -> bytes:
         """Return what a key signs to log in here."""
         message = Message()
+        assert self._transport.session_id is not None
         message.add_string(self._transport.session_id)
         message.add_byte(bytes([_REQUEST]))
         for text in (self._user, "ssh-connection", "publickey"):

@@ -83,11 +83,11 @@ def check_host_key(route: Route, index: int, kind: str, blob: bytes, *, accept_n
     files = (*hop.user_known_hosts, *hop.global_known_hosts)
     known = KnownHosts.read(files, hop.hostname, hop.port, hop.host_key_alias)
     verdict = known.check(blob)
-    if verdict is Verdict.UNKNOWN and hop.user_known_hosts:
-        # The configuration's "no" would even take a changed key; that is for `ssh` alone.
-        if accept_new or hop.new_host_keys in ("accept-new", "no", "off", "false"):
-            add(hop.user_known_hosts[0], known.name, kind, blob)
-            return
+    # The configuration's "no" would even take a changed key; that is for `ssh` alone.
+    accepted = accept_new or hop.new_host_keys in ("accept-new", "no", "off", "false")
+    if verdict is Verdict.UNKNOWN and accepted and hop.user_known_hosts:
+        add(hop.user_known_hosts[0], known.name, kind, blob)
+        return
     if verdict is not Verdict.KNOWN:
         raise host_key_error(route, index, known, verdict, fingerprint(kind, blob))
 
@@ -114,7 +114,7 @@ def accepting_command(route: Route, index: int) -> str:
     """Return the line of shell in which a person can look at a hop's key and accept it."""
     strict = route.hops[index].new_host_keys in ("yes", "true")
     options = ["-o", "StrictHostKeyChecking=ask"] if strict else []
-    return " ".join(map(quote, [*route.ssh_command(index, options), "true"]))
+    return " ".join(map(quote, [*route.ssh_command(lambda _: options, index), "true"]))
 
 
 _SHORT = {"ssh-ed25519": "ED25519", "ssh-rsa": "RSA", "ssh-dss": "DSA"}

@@ -6,13 +6,16 @@ which is read which of them could not go on, and why.
 """
 
 import contextlib
+import fcntl
 import os
 import re
 import select
 import shutil
 import socket
+import struct
 import sys
 import tempfile
+import termios
 import threading
 import time
 import warnings
@@ -143,7 +146,7 @@ class _Attempt:
         self._limit = sum(seconds) + _FIRST_BYTE
         display = os.environ.get("DISPLAY") or ":none"  # without one, versions before 8.4 ask nobody
         env = {**os.environ, "SSH_ASKPASS": str(program), "SSH_ASKPASS_REQUIRE": "force", "DISPLAY": display}
-        words = [*self._route.ssh_command(options=options), line]
+        words = [*self._route.ssh_command(options), line]
         self._stream = OpensshStream(words, env, self._route, self._logs, self._folder)
         return self._stream
 
@@ -153,8 +156,8 @@ class _Attempt:
         while True:
             if stop is not None and stop.is_set():
                 raise GaveUp
-            ready = select.select([stream.readable(), self._socket], [], [], _LOOK)[0]
-            if self._socket in ready:
+            ready = select.select([stream.readable(), self._socket.fileno()], [], [], _LOOK)[0]
+            if self._socket.fileno() in ready:
                 self._answer()
                 deadline = time.monotonic() + self._limit
             elif ready:
@@ -237,8 +240,9 @@ class _Attempt:
         if denied or _TOO_MANY.search(text):
             offered = denied[1].split(",") if denied else []
             nobody = next((asked.nobody for asked in self._asked.values() if asked.nobody), None)
-            reason = str(nobody) if nobody else "" if denied else "too many keys were tried: name the one by Host(..., key=...)"
-            tried = ["what ssh's configuration and its agent have", *(["what was typed"] if self._asked and not nobody else [])]
+            reason = str(nobody) if nobody else "" if denied else "it was offered too many keys"
+            typed = ["what was typed"] if self._asked and not nobody else []
+            tried = ["what ssh's configuration and its agent have", *typed]
             return AuthenticationError(where, tried, offered, reason)
         if found := _NAME.search(text):
             return HostUnreachable(
@@ -282,19 +286,12 @@ class OpensshStream(ProcessStream):
     ) -> None:
         self._logs = logs
         self._folder = folder
-        self._held = b""  # read ahead by `ended`
         super().__init__(words, env)
 
     def ended(self) -> bool:
         """Whether the other end is closed already; to be called when there is something to read."""
-        self._held = super().read(1 << 16)
-        return not self._held
-
-    def read(self, limit: int) -> bytes:
-        if self._held:
-            data, self._held = self._held, b""
-            return data
-        return super().read(limit)
+        waiting = fcntl.ioctl(self.readable(), termios.FIONREAD, bytes(struct.calcsize("i")))
+        return not any(waiting)
 
     def why_ended(self) -> str:
         code = self.exit_code()

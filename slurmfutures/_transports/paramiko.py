@@ -21,7 +21,9 @@ from .known_hosts import KnownHosts, check_host_key
 
 DEFAULT_TIMEOUT = 30.0  # seconds for one hop
 _LOOK = 0.1  # seconds between two looks at `stop`
-_WINDOW = 16 << 20  # bytes on their way to us that we have not asked for yet: 20 MB/s would not fill it in half a second
+_WINDOW = (
+    16 << 20
+)  # bytes on their way to us that we have not asked for yet: 20 MB/s would not fill it in half a second
 _MOST_PACKET = 1 << 15  # bytes; what every server takes
 _PIPE = 1 << 18  # bytes between the poller and the thread that writes
 _PATIENCE = 5.0  # seconds in which what is closed has to end
@@ -88,7 +90,7 @@ class _Attempt:
         """Return an SSH connection without a user, to be closed by `stack`."""
         end = self._reach(before, stack)
         try:
-            connection = Connection(end, default_window_size=_WINDOW)  # type: ignore[arg-type]
+            connection = Connection(end, default_window_size=_WINDOW)
         except (SSHException, OSError) as error:
             raise self._unreachable(_words(error)) from error
         stack.callback(_close, connection)
@@ -103,8 +105,8 @@ class _Attempt:
             if done.wait(_LOOK) or not connection.is_active():
                 break
         if not connection.is_active():
-            error = connection.get_exception()
-            raise self._unreachable(f"it does not talk SSH as we do: {_words(error)}{_said(connection)}") from error
+            problem = connection.get_exception()
+            raise self._unreachable(f"it does not talk SSH as we do: {_words(problem)}{_said(connection)}") from problem
         return connection
 
     def check_key(self, connection: Connection, *, accept_new: bool) -> None:
@@ -126,7 +128,11 @@ class _Attempt:
         if before is not None:
             try:
                 return before.open_channel(
-                    "direct-tcpip", (hop.hostname, hop.port), ("127.0.0.1", 0), window_size=_WINDOW, timeout=self.timeout
+                    "direct-tcpip",
+                    (hop.hostname, hop.port),
+                    ("127.0.0.1", 0),
+                    window_size=_WINDOW,
+                    timeout=self.timeout,
                 )
             except ChannelException as error:
                 gate = self._route.hops[self._index - 1]
@@ -158,7 +164,8 @@ class _Attempt:
         if isinstance(problem, HostUnreachable):
             raise problem
         raise self._unreachable(
-            f"port {hop.port} of {hop.hostname}: {_words(problem)}", "check host and port, and whether a gate is needed (jump=)"
+            f"port {hop.port} of {hop.hostname}: {_words(problem)}",
+            "check host and port, and whether a gate is needed (jump=)",
         ) from problem
 
     def _connect(self, end: socket.socket, address: object, share: float) -> None:
@@ -179,8 +186,8 @@ class _Attempt:
         with far:
             process = subprocess.Popen(
                 ["/bin/sh", "-c", f"exec {command}"],
-                stdin=far,
-                stdout=far,
+                stdin=far.fileno(),
+                stdout=far.fileno(),
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,  # the terminal's Ctrl-C is for the driver alone
             )
@@ -197,7 +204,8 @@ class _Attempt:
                 raise GaveUp
             yield
         raise self._unreachable(
-            f"it did not answer within {self.timeout:g} s", "check host and port, or allow more time by connect_timeout="
+            f"it did not answer within {self.timeout:g} s",
+            "check host and port, or allow more time by connect_timeout=",
         )
 
     def _unreachable(self, reason: str, remedy: str = "") -> HostUnreachable:

@@ -9,10 +9,12 @@ import pytest
 from slurmfutures import _errors
 from slurmfutures._errors import (
     AgentError,
+    AuthenticationError,
     CheckpointCorrupt,
     CheckpointLocked,
     ConnectionLost,
     HostKeyError,
+    HostUnreachable,
     InitializerError,
     JobCancelled,
     JobError,
@@ -47,6 +49,8 @@ DIED: dict[str, Any] = {
 EXAMPLES = [
     SlurmFuturesError("work_dir /x cannot be used: Permission denied"),
     ConnectionLost("login.example", "Connection reset by peer"),
+    HostUnreachable("me@login.example", "port 22 of login.example: Connection refused", "check host and port"),
+    AuthenticationError("me@login.example", ["publickey (~/.ssh/id)"], ["publickey", "password"]),
     HostKeyError("login.example", "ED25519 SHA256:abc"),
     HostKeyError("login.example", "ED25519 SHA256:abc", "ED25519 SHA256:def", "/home/me/.ssh/known_hosts"),
     AgentError("the agent could not start on login.example", "bash: python3: command not found\n"),
@@ -134,7 +138,15 @@ def test_a_job_that_was_cancelled_by_others_is_no_cancelled_future() -> None:
 
 def test_transient_says_whether_another_try_may_help() -> None:
     transient = {kind for kind in kinds() if kind.transient}
-    assert transient == {ConnectionLost, AgentError, CheckpointLocked, ResultLost, JobPreempted, NodeFailed}
+    assert transient == {
+        ConnectionLost,
+        HostUnreachable,
+        AgentError,
+        CheckpointLocked,
+        ResultLost,
+        JobPreempted,
+        NodeFailed,
+    }
 
 
 # ---- messages

@@ -1,5 +1,6 @@
 """Trees as streams: all of it arrives, nothing is written elsewhere, and what broke off goes on."""
 
+import hashlib
 import os
 import random
 import stat
@@ -141,7 +142,7 @@ def test_nothing_is_written_through_what_is_no_folder(tmp_path: Path, what: str)
 def record(kind: bytes, path: bytes, content: bytes = b"", mode: int = 0o644) -> bytes:
     packed = tree._RECORD.pack(kind, mode, 0, len(path), len(content)) + path + content
     if kind == b"f":
-        packed += tree.hashlib.blake2b(content, digest_size=tree.DIGEST).digest()
+        packed += hashlib.blake2b(content, digest_size=tree.DIGEST).digest()
     return packed
 
 
