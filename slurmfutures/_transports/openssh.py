@@ -296,7 +296,8 @@ class OpensshStream(ProcessStream):
     def why_ended(self) -> str:
         code = self.exit_code()
         if code in (None, 255):
-            return "; ".join(filter(None, (_last(_read(log)) for log in self._logs)))
+            said = "; ".join(filter(None, (_last(_read(log)) for log in self._logs)))
+            return said or _last(self.last_words())
         return super().why_ended()
 
     def close(self, timeout: float) -> None:
