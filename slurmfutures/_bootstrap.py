@@ -117,6 +117,8 @@ def start_line(mark: str, work_dir: str, python: str, setup: str) -> str:
 
 # The variable is not for those who come after; and a profile may have gone elsewhere.
 _ALONE = "unset SLURMFUTURES_START\ncd\n"
+_BASH = "/usr/bin/env SHLVL=1 /bin/bash"
+_CSH_LOGIN = "".join(f"if ($?tcsh == 0 && -r {file}) source {file}; " for file in ("/etc/csh.login", "~/.login"))
 
 
 def login_line(start: str) -> str:
@@ -126,12 +128,19 @@ def login_line(start: str) -> str:
     runs bash, bash runs the login shell again, as what it is by a "-" before its name, and that runs bash, which finds
     the script in a variable. All the while nothing is said that csh, fish and a POSIX shell would read differently:
     within single quotes no quote, backslash, exclamation mark or new line.
+
+    Two shells need help. A bash that sshd's variables reach reads ~/.bashrc, and so would each command that the agent
+    runs; not where SHLVL says that there is a shell around it. A csh with words to run is never a login shell, unless
+    it is a tcsh, and sources by our order what it would have read.
     """
-    again = "exec /bin/bash -c 'eval \"$SLURMFUTURES_START\"'"
-    script = (
-        f'export SLURMFUTURES_START={quote(_ALONE + start)}\nexec -a "-${{SHELL##*/}}" "$SHELL" -c {quote(again)}\n'
-    )
-    return f"exec /bin/bash -c 'eval \"$(echo {base64.b64encode(script.encode()).decode()} | base64 -d)\"'"
+    again = f"exec {_BASH} -c 'eval \"$SLURMFUTURES_START\"'"
+    script = f"""\
+export SLURMFUTURES_START={quote(_ALONE + start)}
+words={quote(again)}
+[[ ${{SHELL##*/}} == *csh ]] && words={quote(_CSH_LOGIN)}$words
+exec -a "-${{SHELL##*/}}" "$SHELL" -c "$words"
+"""
+    return f"exec {_BASH} -c 'eval \"$(echo {base64.b64encode(script.encode()).decode()} | base64 -d)\"'"
 
 
 def new_mark() -> str:

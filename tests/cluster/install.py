@@ -17,8 +17,14 @@ PACKAGES = {
     "slurmd": "slurmd",
     "sbatch": "slurm-client",
     "sacct": "slurm-client",
+    "sshd": "openssh-server",
+    "ssh": "openssh-client",
+    "zsh": "zsh",
+    "fish": "fish",
+    "csh": "csh",
+    "tcsh": "tcsh",
 }
-"""Program to Debian package. A later service, sshd for one, adds its line here."""
+"""Program to Debian package: Slurm's daemons and commands, and what a login node has."""
 
 POLICY = Path("/usr/sbin/policy-rc.d")
 SEARCH_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin", "/usr/local/sbin"))

@@ -2,7 +2,6 @@
 
 import getpass
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from tests.cluster.install import install, program
+from tests.cluster.install import program
 from tests.processes import lives
 from tests.waiting import until
 
@@ -35,7 +34,7 @@ class Sshd:
         self.folder = folder
         self.user = getpass.getuser()
         self.port = _free_port()
-        self._binary = binary or sshd()
+        self._binary = binary or program("sshd")
         self._pid_file = folder / "pid"
         key = folder / "host_key"
         make_key(key)
@@ -106,13 +105,6 @@ class Sshd:
         if self._pid_file.exists():
             self.kill_sessions()
             self.stop()
-
-
-def sshd() -> str:
-    """Return the path of sshd, after installing it where it is missing and that can be done."""
-    if shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin") is None:
-        install(["openssh-server", "openssh-client"])
-    return program("sshd")
 
 
 def make_key(path: Path, passphrase: str = "") -> None:
