@@ -207,7 +207,10 @@ class SchedulerNotFound(SlurmFuturesError):
     """There is no sbatch where the agent runs: it is no login node, or Slurm is not on the PATH there."""
 
     def __str__(self) -> str:
-        return f'{self.message}: name a login node as host, or use scheduler="local" to run the jobs without Slurm'
+        return (
+            f"{self.message}: name a login node as host, have setup= make Slurm available, "
+            'or use scheduler="local" to run the jobs without it'
+        )
 
 
 # ---- submitting, results, the checkpoint

@@ -31,14 +31,22 @@ _MOST_ROUNDS = 20  # of one server: no more factors than that
 
 
 class Connection(Transport):
-    """A transport of paramiko's that keeps what the server says when it hangs up."""
+    """A transport of paramiko's that keeps what the server says when it hangs up, or opens no channel."""
 
     farewell = ""
+    refusal = ""
     server_extensions: Mapping[str, bytes | str]
 
     def _parse_disconnect(self, message: Message) -> None:
         message.get_int()
         self.farewell = message.get_text().strip()
+
+    def _parse_channel_open_failure(self, message: Message) -> None:
+        message.get_int()
+        message.get_int()
+        self.refusal = message.get_text().strip()
+        message.rewind()
+        super()._parse_channel_open_failure(message)  # type: ignore[misc]
 
 
 class _Answer(NamedTuple):

@@ -33,6 +33,9 @@ from .process import ProcessStream
 
 DEFAULT_TIMEOUT = 30.0  # seconds for one hop
 _FIRST_BYTE = 120.0  # seconds from the login until a shell's first word: module loads are slow
+_CONFIGURED = "what ssh's configuration and its agent have"
+_GRACE = 1.0  # seconds in which ssh itself says that it was too long
+_MORE_TIME = "check host and port, or allow more time by connect_timeout="
 _LOOK = 0.1  # seconds between two looks at `stop`
 _PATIENCE = 5.0  # seconds
 _MOST_QUESTION = 1 << 16  # bytes
@@ -42,7 +45,7 @@ _OPTIONS = (
     "ControlPath=none",
     "EscapeChar=none",
     "ForwardX11=no",
-    "LogLevel=INFO",
+    "LogLevel=VERBOSE",
     "NumberOfPasswordPrompts=1",
     "PermitLocalCommand=no",
     "RemoteCommand=none",
@@ -64,6 +67,7 @@ os.write(1, answer[1:] + b"\\n")
 
 _TRUST = re.compile(r"(?:(\S+) key fingerprint is|key fingerprint is) (\S+?)\.?\s", re.DOTALL)
 _SECRET = re.compile(r"passphrase for |'s password: *$|PIN for ")
+_UNLOCKS = re.compile(r"passphrase for |PIN for |\(yes/no")  # without an answer, ssh goes on to the next key, or ends
 _ASKED_BY = re.compile(r"^\((\S+@\S+)\) |^(\S+@\S+)'s password")
 _CHANGED = re.compile(r"The fingerprint for the (\S+) key sent by the remote host is\s+(\S+?)\.?\s")
 _NOT_KNOWN = re.compile(r"No (\S+) host key is known for")
@@ -73,6 +77,7 @@ _NAME = re.compile(r"Could not resolve hostname (\S+): (.+)")
 _CONNECT = re.compile(r"connect to host (\S+) port (\d+): (.+)")
 _SLOW = re.compile(r"[Tt]imed out during banner exchange|Connection timed out|Operation timed out")
 _FORWARD = re.compile(r"open failed: (.+)")
+_CHATTER = re.compile(r"Authenticated to |Transferred: |Bytes per second: ")
 _PREFIX = re.compile(r"^(?:ssh|kex_exchange_identification|ssh_dispatch_run_fatal|client_loop): ")
 
 
@@ -133,17 +138,18 @@ class _Attempt:
         program.write_text(f'#!/bin/sh\nexec {quote(sys.executable)} -I -S -c {quote(_ASKER)} {quote(path)} "$@"\n')
         program.chmod(0o700)
 
+        self._seconds = [timeout or hop.connect_timeout or DEFAULT_TIMEOUT for hop in self._route.hops]
+
         def options(index: int) -> Sequence[str]:
-            seconds = timeout or self._route.hops[index].connect_timeout or DEFAULT_TIMEOUT
-            wanted = [*_OPTIONS, f"ConnectTimeout={max(1, round(seconds))}"]
+            # Those behind a gate would count the time in which somebody types what the gate asks.
+            seconds = max(1, round(self._seconds[0])) if index == 0 else 0
+            wanted = [*_OPTIONS, f"ConnectTimeout={seconds}"]
             if self._accept_new:
                 wanted.append("StrictHostKeyChecking=accept-new")
             if index == len(self._route.hops) - 1:
                 wanted.remove("ControlPath=none")  # one connection for all of the user's sessions, if he wants that
             return ["-T", "-E", str(self._logs[index]), *(word for option in wanted for word in ("-o", option))]
 
-        seconds = [timeout or hop.connect_timeout or DEFAULT_TIMEOUT for hop in self._route.hops]
-        self._limit = sum(seconds) + _FIRST_BYTE
         display = os.environ.get("DISPLAY") or ":none"  # without one, versions before 8.4 ask nobody
         env = {**os.environ, "SSH_ASKPASS": str(program), "SSH_ASKPASS_REQUIRE": "force", "DISPLAY": display}
         words = [*self._route.ssh_command(options), line]
@@ -152,18 +158,22 @@ class _Attempt:
 
     def wait(self, stream: "OpensshStream", stop: threading.Event | None) -> None:
         """Answer questions until the other side says something. Raises what stands in the way of that."""
-        deadline = time.monotonic() + self._limit
+        begun, at = time.monotonic(), self._at()
         while True:
             if stop is not None and stop.is_set():
                 raise GaveUp
+            if at != (at := self._at()):
+                begun = time.monotonic()
             ready = select.select([stream.readable(), self._socket.fileno()], [], [], _LOOK)[0]
             if self._socket.fileno() in ready:
                 self._answer()
-                deadline = time.monotonic() + self._limit
+                begun = time.monotonic()
             elif ready:
                 break
-            if time.monotonic() > deadline:
-                raise HostUnreachable(self._route.describe(), f"nothing came from it within {self._limit:.0f} s")
+            limit = _FIRST_BYTE if at is None else self._seconds[at] + _GRACE
+            if time.monotonic() > begun + limit:
+                where = self._route.describe(-1 if at is None else at)
+                raise HostUnreachable(where, f"it did not answer within {limit:g} s", _MORE_TIME)
         if stream.ended():
             error = self._error(stream)
             if error is not None:
@@ -171,6 +181,13 @@ class _Attempt:
         for question, answer in self._answers.items():
             self._secrets.keep(question, answer)
         self._socket.close()
+
+    def _at(self) -> int | None:
+        """Return the first hop that has not let us in yet; None where all have, or where a master connection serves."""
+        texts = [_read(log) for log in self._logs]
+        if len(texts) > 1 and not self._logs[0].exists():
+            return None
+        return next((index for index, text in enumerate(texts) if "Authenticated to " not in text), None)
 
     def close(self) -> None:
         self._socket.close()
@@ -195,6 +212,8 @@ class _Attempt:
                 answer = self._answer_to(kind, question)
                 if answer is not None:
                     end.sendall(b"+" + answer.encode())
+                elif not _UNLOCKS.search(question):  # ssh would go on with an empty answer
+                    raise self._nobody(question)
 
     def _answer_to(self, kind: str, question: str) -> str | None:
         if kind == "none":  # nothing to answer: touch the key
@@ -217,6 +236,13 @@ class _Attempt:
         return answer
 
     # ---- errors
+
+    def _nobody(self, question: str) -> AuthenticationError:
+        at = self._at()
+        where = self._route.describe(-1 if at is None else at)
+        nobody = next(asked.nobody for asked in self._asked.values() if asked.nobody)
+        offered = ["keyboard-interactive" if question.startswith("(") else "password"]
+        return AuthenticationError(where, [_CONFIGURED], offered, str(nobody))
 
     def _error(self, stream: "OpensshStream") -> SlurmFuturesError | None:
         """Return why there is no way in; None where there is one, and it is the shell that ended."""
@@ -242,7 +268,7 @@ class _Attempt:
             nobody = next((asked.nobody for asked in self._asked.values() if asked.nobody), None)
             reason = str(nobody) if nobody else "" if denied else "it was offered too many keys"
             typed = ["what was typed"] if self._asked and not nobody else []
-            tried = ["what ssh's configuration and its agent have", *typed]
+            tried = [_CONFIGURED, *typed]
             return AuthenticationError(where, tried, offered, reason)
         if found := _NAME.search(text):
             return HostUnreachable(
@@ -251,12 +277,10 @@ class _Attempt:
         if found := _CONNECT.search(text):
             remedy = "check host and port, and whether a gate is needed (jump=)"
             if _SLOW.search(found[3]):
-                remedy = "check host and port, or allow more time by connect_timeout="
+                remedy = _MORE_TIME
             return HostUnreachable(where, f"port {found[2]} of {found[1]}: {found[3]}", remedy)
         if _SLOW.search(text):
-            return HostUnreachable(
-                where, "it did not answer in time", "check host and port, or allow more time by connect_timeout="
-            )
+            return HostUnreachable(where, f"it did not answer within {self._seconds[index]:g} s", _MORE_TIME)
         if (found := _FORWARD.search(text)) and index < len(self._logs) - 1:
             return HostUnreachable(self._route.describe(index + 1), f"{hop} says: {found[1]}")
         return None
@@ -313,5 +337,5 @@ def _read(log: Path) -> str:
 
 
 def _last(text: str) -> str:
-    lines = text.strip().splitlines()
-    return _PREFIX.sub("", lines[-1].strip()) if lines else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not _CHATTER.match(line)]
+    return _PREFIX.sub("", lines[-1]) if lines else ""

@@ -97,7 +97,7 @@ class _Attempt:
         connection.daemon = True
         connection.name = f"slurmfutures-ssh-{self._index}"
         connection.set_log_channel("slurmfutures.paramiko")
-        connection.banner_timeout = connection.handshake_timeout = self.timeout
+        connection.banner_timeout = connection.handshake_timeout = 2 * self.timeout  # ours ends first, and says more
         self._prefer(connection)
         done = threading.Event()
         connection.start_client(event=done)
@@ -136,7 +136,7 @@ class _Attempt:
                 )
             except ChannelException as error:
                 gate = self._route.hops[self._index - 1]
-                raise self._unreachable(f"{gate} says: {error.text or _words(error)}") from error
+                raise self._unreachable(f"{gate} says: {before.refusal or error.text}") from error
             except (SSHException, EOFError, OSError) as error:
                 raise self._unreachable(_words(error)) from error
         return self._by_command(hop.proxy_command, stack) if hop.proxy_command else self._directly(hop, stack)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from slurmfutures import SlurmExecutor
+from slurmfutures import ConnectionLost, SlurmExecutor
 from tests.far.relay import Relay
 from tests.far.sshd import Farm, far_options
 from tests.processes import lives
@@ -46,6 +46,15 @@ def until_connected_again(executor: SlurmExecutor, agent: int) -> None:
 def until_lost(executors: Sequence[SlurmExecutor]) -> None:
     """Return when all of them know that they have no connection."""
     until(lambda: not any(executor._connection.poller.link.connected for executor in executors))
+
+
+def gave_up(executor: SlurmExecutor) -> bool:
+    """Whether it takes no more calls, as there will be no connection."""
+    try:
+        executor._connection.poller.check()
+    except ConnectionLost:
+        return True
+    return False
 
 
 class Here:

@@ -130,19 +130,28 @@ class Farm:
         self.gates = [Sshd(folder / f"gate{number}", authorized) for number in (1, 2)]
         self.known_hosts = folder / "known_hosts"
         self.know(*(daemon.known_host() for daemon in (self.login, *self.gates)))
-        self.config = folder / "config"
+        self.config = self.write_config(folder / "config", keys=[self.key])
+
+    def write_config(self, path: Path, *first: str, keys: Sequence[Path] = ()) -> Path:
+        """Write an ssh configuration that knows these hosts; what the lines of `first` say holds everywhere."""
         hosts = {"sf-login": self.login, "sf-gate1": self.gates[0], "sf-gate2": self.gates[1]}
         blocks = [f"Host {name}\n    HostName 127.0.0.1\n    Port {daemon.port}\n" for name, daemon in hosts.items()]
         behind = (
             f"Host sf-behind\n    HostName 127.0.0.1\n    Port {self.login.port}\n    ProxyJump sf-gate1,sf-gate2\n"
         )
-        proxy = f"ssh -F {self.config} -W %h:%p sf-gate1"
+        proxy = f"ssh -F {path} -W %h:%p sf-gate1"
         proxied = f"Host sf-proxy\n    HostName 127.0.0.1\n    Port {self.login.port}\n    ProxyCommand {proxy}\n"
-        everywhere = (
-            f"Host *\n    User {self.login.user}\n    IdentityFile {self.key}\n    IdentitiesOnly yes\n"
-            f"    IdentityAgent none\n    UserKnownHostsFile {self.known_hosts}\n    GlobalKnownHostsFile none\n"
-        )
-        self.config.write_text("".join([*blocks, behind, proxied, everywhere]))
+        everywhere = [
+            f"User {self.login.user}",
+            *(f"IdentityFile {key}" for key in keys or [Path("none")]),
+            "IdentitiesOnly yes",
+            "IdentityAgent none",
+            f"UserKnownHostsFile {self.known_hosts}",
+            "GlobalKnownHostsFile none",
+        ]
+        rest = "".join(f"    {line}\n" for line in everywhere)
+        path.write_text("".join([*(f"{line}\n" for line in first), *blocks, behind, proxied, "Host *\n", rest]))
+        return path
 
     def know(self, *lines: str) -> None:
         """Add to known_hosts."""

@@ -33,7 +33,7 @@ class User:
         _run("useradd", *words, "--shell", program(shell), "--password", hashed, self.name)
 
     def write_profiles(self, always: str, login: str) -> None:
-        """Have the shell run a line whenever it starts, and another one as a login shell; both in words of any shell."""
+        """Have the shell run some lines whenever it starts, and others as a login shell only."""
         for name, line in zip(PROFILES[self.shell], (always, login), strict=True):
             if name is not None:
                 path = self.home / name

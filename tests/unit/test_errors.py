@@ -214,8 +214,8 @@ def test_transient_says_whether_another_try_may_help() -> None:
         (
             SchedulerNotFound("sbatch was not found on vm"),
             (
-                "sbatch was not found on vm: name a login node as host, "
-                'or use scheduler="local" to run the jobs without Slurm'
+                "sbatch was not found on vm: name a login node as host, have setup= make Slurm available, "
+                'or use scheduler="local" to run the jobs without it'
             ),
         ),
     ],
