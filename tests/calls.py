@@ -2,6 +2,7 @@
 """Functions that tests have called somewhere else. Light: every job imports it, whatever runs there."""
 
 import ctypes
+import hashlib
 import itertools
 import os
 import signal
@@ -289,3 +290,15 @@ def lock() -> Any:
 
 def numbers() -> Iterator[int]:
     yield from range(3)
+
+
+# ---- much
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def noise(size: int) -> bytes:
+    """Return bytes that are always the same, and that no compression makes less."""
+    return hashlib.shake_128(b"noise").digest(size)

@@ -29,6 +29,7 @@ class Succession:
         self._mark = mark
         self._lock: Optional[int] = None
         self._before = ""  # the machine of the predecessor
+        self._process = 0, ""  # its number and mark, if it is on this machine
 
     def claim(self) -> bool:
         """Become the agent of the session; False where another one has still to go: then `wait` for that."""
@@ -49,7 +50,10 @@ class Succession:
     def wait(self) -> None:
         """Return when the predecessor is gone, or has had time enough. For a thread of its own."""
         end = time.monotonic() + PATIENCE
-        while not self._try() and time.monotonic() < end:
+        while not self._try():
+            if time.monotonic() > end:
+                self._tell_predecessor(signal.SIGKILL)
+                break
             time.sleep(POLL)
 
     def is_ours(self) -> bool:
@@ -86,10 +90,20 @@ class Succession:
             with open(self._path, "rb") as file:
                 words = json.loads(file.read().decode())
             self._before = words["host"]
-            if end and self._before == os.uname().nodename and words["mark"] in _command_line(str(words["pid"])):
-                os.kill(words["pid"], signal.SIGTERM)
+            if self._before == os.uname().nodename:
+                self._process = int(words["pid"]), str(words["mark"])
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # there was none, or on another machine it sees by itself that it is not the one any more
+            return  # there was none
+        if end:
+            self._tell_predecessor(signal.SIGTERM)
+            self._tell_predecessor(signal.SIGCONT)  # it may have been stopped
+
+    def _tell_predecessor(self, number: int) -> None:
+        """Send a signal; on another machine it sees by itself that it is not the one any more."""
+        process, mark = self._process
+        if mark and mark in _command_line(str(process)):
+            with contextlib.suppress(OSError):
+                os.kill(process, number)
 
     def may_be_submitting(self, name: str) -> Optional[bool]:
         """Whether a command of the predecessor that submits a job of this name still runs; None if nobody can say."""

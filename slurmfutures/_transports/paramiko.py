@@ -267,7 +267,10 @@ class ParamikoStream:
         ended = self._channel.eof_received or self._channel.closed  # before the last look at what there is
         self._listen()
         if self._channel.recv_ready():
-            return self._channel.recv(limit)
+            try:
+                return self._channel.recv(limit)
+            except (EOFError, SSHException) as error:  # it says over there that there is room again
+                raise ConnectionAbortedError from error
         if ended:
             return b""
         raise BlockingIOError
