@@ -57,7 +57,7 @@ class Agent:
     def __init__(self, hello: Mapping[str, Any], code: str) -> None:
         self._code = code
         self._selector = selectors.DefaultSelector()
-        self._reader = wire.Reader()
+        self._reader = wire.Reader(self._place)
         self._sync = bytes.fromhex(hello["sync"])
         self._outbox = outbox.Outbox()
         self._unsent: wire.Buffer = b""  # what is left of an envelope
@@ -311,6 +311,9 @@ class Agent:
             else:
                 self._message(frame.head, frame.body)
 
+    def _place(self, head: Any) -> Optional[wire.Sink]:
+        return self._batches.incoming(self._login) if head is not None and head["op"] == "submit" else None
+
     def _message(self, head: Mapping[str, Any], body: wire.Body) -> None:
         op = head["op"]
         if op == "function":
@@ -344,7 +347,7 @@ class Agent:
 
         try:
             if op == "submit":
-                self._batches.submit(head["spec"], body, reply)
+                self._batches.submit(head["spec"], head.get("body", body), reply)
             elif op == "attach":
                 reply(self._batches.attach(head["batch"], head["wanted"]))
             elif op == "cancel":

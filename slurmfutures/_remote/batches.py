@@ -5,14 +5,16 @@ All of it runs in the agent's loop, except what is given to a lane: scheduler co
 
 import contextlib
 import functools
+import itertools
 import os
 import time
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from . import outbox, payload, publish, script, spool, watch, wire
 from .batch import Batch, Part, Range, collect_logs, ranges
 from .death import explain
+from .incoming import Incoming
 from .lane import Lane
 from .scheduler import Ending, Held, Limits, Outcome, Refused, Request, Row, Scheduler, Submitted
 from .states import TERMINAL, JobState
@@ -79,6 +81,7 @@ class Batches:
         self._waiting = waiting
         self._succession = succession
         self._storing = Lane("store", post)
+        self._numbers = itertools.count()
         self._submitting = Lane("submit", post)
         self._asking = Lane("ask", post)
         self._acting = Lane("act", post)
@@ -104,7 +107,11 @@ class Batches:
 
     # ---- what the client asks for
 
-    def submit(self, spec: Mapping[str, Any], calls: wire.Buffer, reply: Callable[..., None]) -> None:
+    def incoming(self, folder: str) -> Incoming:
+        """Return where the calls of a large batch can be written while they arrive; `folder` is on the same disk."""
+        return Incoming(os.path.join(folder, "incoming-%d" % next(self._numbers)), self._storing)
+
+    def submit(self, spec: Mapping[str, Any], calls: Union[wire.Buffer, Incoming], reply: Callable[..., None]) -> None:
         """Store a batch and queue it for submission; the reply says that it is stored.
 
         Raises OSError where it cannot be. A batch that is there already was sent by a client whose connection was lost
@@ -112,10 +119,12 @@ class Batches:
         """
         wanted = set(range(spec["tasks"])).difference(spec["skip"])
         if self._resume(spec["batch"], wanted) is not None:
+            if isinstance(calls, Incoming):
+                calls.drop()
             reply(self.attach(spec["batch"], ranges(sorted(wanted))))
             return
         batch = Batch(spec, spool.Batch(self._place.work_dir, spec["batch"]))
-        if len(calls) <= LARGE:
+        if not isinstance(calls, Incoming) and len(calls) <= LARGE:
             self._store(batch, calls)
             self._batches[batch.id] = batch
             reply({})
@@ -130,7 +139,7 @@ class Batches:
 
         self._storing.do(lambda: self._store(batch, calls), then)
 
-    def _store(self, batch: Batch, calls: wire.Buffer) -> None:
+    def _store(self, batch: Batch, calls: Union[wire.Buffer, Incoming]) -> None:
         spec, folder = batch.spec, batch.folder
         text = script.render(
             batch=batch.id,

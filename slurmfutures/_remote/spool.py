@@ -19,9 +19,10 @@ import os
 import shutil
 import time
 import zlib
-from typing import Any, Callable, Iterator, List, NamedTuple, Optional
+from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Union
 
 from . import payload
+from .incoming import Incoming
 from .publish import FINAL, PARTIAL, publish
 from .wire import Buffer
 
@@ -63,11 +64,14 @@ class Batch:
         self.script = os.path.join(self.path, "script.sh")
         self._parts = os.path.join(self.path, "parts.jsonl")
 
-    def create(self, spec: Any, script: str, calls: Buffer) -> None:
+    def create(self, spec: Any, script: str, calls: Union[Buffer, Incoming]) -> None:
         """Write the batch; batch.json comes last and says that the rest is whole. Raises OSError, leaving nothing."""
         os.makedirs(self.path, 0o700, exist_ok=True)
         try:
-            publish(self.path, "calls", [calls])
+            if isinstance(calls, Incoming):
+                calls.move_to(os.path.join(self.path, "calls"))
+            else:
+                publish(self.path, "calls", [calls])
             publish(self.path, "script.sh", [script.encode()])
             publish(self.path, "batch.json", [json.dumps(spec).encode()])
         except OSError:

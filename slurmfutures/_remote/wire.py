@@ -15,7 +15,7 @@ in one piece. Whatever stands between two envelopes is skipped.
 
 import json
 import struct
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Union
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Protocol, Sequence, Union
 
 PROTOCOL = 2
 
@@ -63,37 +63,84 @@ def packed(kind: int, parts: Sequence[Buffer]) -> List[Buffer]:
     return [prefix + b"".join(parts)] if size <= _SMALL else [prefix, *parts]
 
 
+class Sink(Protocol):
+    """Takes the body of a large frame while it arrives."""
+
+    def write(self, data: Buffer) -> None: ...
+
+    def drop(self) -> None:
+        """The rest will not come."""
+
+
+Place = Callable[[Any], Optional[Sink]]
+
+
 class _Growing:
     """A large frame that is not all there yet."""
 
-    def __init__(self, start: Buffer) -> None:
+    def __init__(self, start: Buffer, place: Place) -> None:
         if len(start) < PREFIX.size:
             raise WireError("a large frame that begins with less than a prefix")
         self._kind, self._head, body = PREFIX.unpack_from(start)
         if not MESSAGE <= self._kind <= RESULTS or self._head > _MAX_HEAD:
             raise WireError("not a frame: %r" % bytes(start[:40]))
-        self._data = bytearray(PREFIX.size + self._head + body)
+        self._place = place
+        self._body = body
+        self._data = bytearray(PREFIX.size + self._head)
         self._at = 0
+        self._words: Any = None
+        self._sink: Optional[Sink] = None
+        self._left: int = len(self._data) + body
 
     def fill(self, data: memoryview) -> int:
         """Take as much of `data` as belongs to the frame; return how much that is."""
-        used = min(len(data), len(self._data) - self._at)
+        used = min(len(data), self._left)
+        self._left -= used
+        rest = data[:used]
+        start = PREFIX.size + self._head
+        if self._at < start:
+            rest = self._keep(rest, start)
+            if self._at == start:
+                self._words = _parse(self._data[PREFIX.size :])
+                self._sink = self._place(self._words)
+                if self._sink is None:
+                    whole = bytearray(start + self._body)
+                    whole[:start] = self._data
+                    self._data = whole
+        if rest and self._sink is not None:
+            self._sink.write(rest)
+        elif rest:
+            self._keep(rest, len(self._data))
+        return used
+
+    def _keep(self, data: memoryview, end: int) -> memoryview:
+        """Copy what goes before `end`; return what is left of `data`."""
+        used = min(len(data), end - self._at)
         self._data[self._at : self._at + used] = data[:used]
         self._at += used
-        return used
+        return data[used:]
 
     def frame(self) -> Optional[Frame]:
         """Return the frame if it is all there."""
-        if self._at < len(self._data):
+        if self._left:
             return None
-        start = PREFIX.size + self._head
-        return Frame(self._kind, _parse(self._data[PREFIX.size : start]), memoryview(self._data)[start:])
+        if self._sink is not None:
+            return Frame(self._kind, {**self._words, "body": self._sink}, b"")
+        return Frame(self._kind, self._words, memoryview(self._data)[PREFIX.size + self._head :])
+
+    def drop(self) -> None:
+        if self._sink is not None:
+            self._sink.drop()
 
 
 class Reader:
-    """Turns received bytes into frames; keeps what is not whole yet."""
+    """Turns received bytes into frames; keeps what is not whole yet.
 
-    def __init__(self) -> None:
+    `place` is given the head of a large frame and may return what takes its body: then that is "body" in the head.
+    """
+
+    def __init__(self, place: Place = lambda head: None) -> None:
+        self._place = place
         self._buffer = bytearray()
         self._growing: Optional[_Growing] = None
         self._lanes: Dict[int, _Growing] = {}
@@ -122,7 +169,7 @@ class Reader:
                 end = start + head_length + body_length
                 if len(buffer) < end:
                     if end - at > _LARGE:
-                        self._growing = _Growing(buffer[at : at + PREFIX.size])
+                        self._growing = _Growing(buffer[at : at + PREFIX.size], self._place)
                         at += self._growing.fill(memoryview(buffer[at:]))
                     break
                 head = _parse(buffer[start : start + head_length]) if head_length else None
@@ -139,11 +186,13 @@ class Reader:
 
     def _piece(self, lane: int, piece: bytes) -> Optional[Frame]:
         if not piece:
-            self._lanes.pop(lane, None)
+            dropped = self._lanes.pop(lane, None)
+            if dropped is not None:
+                dropped.drop()
             return None
         growing = self._lanes.get(lane)
         if growing is None:
-            growing = self._lanes[lane] = _Growing(piece)
+            growing = self._lanes[lane] = _Growing(piece, self._place)
         if growing.fill(memoryview(piece)) < len(piece):
             raise WireError("a piece of a frame is longer than what was left of it")
         frame = growing.frame()

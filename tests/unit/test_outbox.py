@@ -114,3 +114,43 @@ def test_what_is_cleared_is_told() -> None:
     outbox.add(wire.message({"op": "small"}))
     outbox.clear()
     assert (frames(outbox), source.told, outbox.waiting) == ([], [False], 0)
+
+
+class Kept:
+    """Takes the body of a frame."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.dropped = False
+
+    def write(self, data: wire.Buffer) -> None:
+        self.data += bytes(data)
+
+    def drop(self) -> None:
+        self.dropped = True
+
+
+@pytest.mark.parametrize("size", [1, 1000, 1 << 20])
+def test_a_large_body_can_go_elsewhere_while_it_arrives(size: int) -> None:
+    outbox, kept = Outbox(), Kept()
+    body = random.Random(size).randbytes(LARGE if size > 1 else wire.PIECE + 100)
+    outbox.add(wire.message({"op": "large"}, body))
+    outbox.add(wire.message({"op": "other"}, body))
+    reader = wire.Reader(lambda head: kept if head["op"] == "large" else None)
+    found = {}
+    while outbox:
+        found.update({frame.head["op"]: frame for frame in reader.feed(bytes(outbox.take(size)))})
+    assert found["large"].head["body"] is kept
+    assert found["large"].body == b""
+    assert kept.data == body
+    assert bytes(found["other"].body) == body
+    assert not kept.dropped
+
+
+def test_a_body_that_goes_elsewhere_is_dropped_with_its_frame() -> None:
+    outbox, kept = Outbox(), Kept()
+    outbox.add([*wire.stretched({"op": "large"}, [], LARGE), Source(LARGE, 200 * wire.PIECE)])
+    reader = wire.Reader(lambda head: kept)
+    while outbox:
+        assert list(reader.feed(bytes(outbox.take(10_000)))) == []
+    assert kept.dropped
