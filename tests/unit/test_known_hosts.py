@@ -1,0 +1,113 @@
+"""Keys that hosts are known by."""
+
+import base64
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from slurmfutures import HostKeyError
+from slurmfutures._hosts import Hop, Host, Route
+from slurmfutures._transports.known_hosts import KnownHosts, Verdict, add, check_host_key, fingerprint
+
+ONE, TWO = b"key one", b"key two"
+
+
+def line(names: str, blob: bytes = ONE, kind: str = "ssh-ed25519", marker: str = "") -> str:
+    return " ".join(filter(None, (marker, names, kind, base64.b64encode(blob).decode(), "a comment"))) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "port", "verdict"),
+    [
+        ("", "login", 22, Verdict.UNKNOWN),
+        (line("login"), "login", 22, Verdict.KNOWN),
+        (line("LOGIN,10.0.0.1"), "Login", 22, Verdict.KNOWN),
+        (line("login", TWO), "login", 22, Verdict.CHANGED),
+        (line("login", TWO) + line("login"), "login", 22, Verdict.KNOWN),
+        (line("[login]:2222"), "login", 2222, Verdict.KNOWN),
+        (line("[login]:2222", TWO), "login", 2222, Verdict.CHANGED),
+        (line("[login]:2222"), "login", 22, Verdict.UNKNOWN),
+        (line("login"), "login", 2222, Verdict.KNOWN),
+        (line("login", TWO), "login", 2222, Verdict.UNKNOWN),
+        (line("*.example.org"), "a.example.org", 22, Verdict.KNOWN),
+        (line("*.example.org,!b.example.org"), "b.example.org", 22, Verdict.UNKNOWN),
+        (line("log?n"), "login", 22, Verdict.KNOWN),
+        (line("login") + line("*", marker="@revoked"), "login", 22, Verdict.REVOKED),
+        (line("elsewhere", marker="@revoked"), "login", 22, Verdict.REVOKED),
+        (line("login", marker="@cert-authority"), "login", 22, Verdict.UNKNOWN),
+        ("# a comment\n\nlogin ssh-ed25519 !!!\nlogin\n" + line("login"), "login", 22, Verdict.KNOWN),
+    ],
+)
+def test_verdicts(text: str, name: str, port: int, verdict: Verdict, tmp_path: Path) -> None:
+    path = tmp_path / "known_hosts"
+    path.write_text(text)
+    known = KnownHosts.read([str(path), str(tmp_path / "missing")], name, port)
+    assert known.check(ONE) is verdict
+
+
+def test_hashed_names(tmp_path: Path) -> None:
+    path = tmp_path / "known_hosts"
+    path.write_text(line("login.example.org") + line("[login.example.org]:2222", TWO))
+    subprocess.run(["ssh-keygen", "-q", "-H", "-f", path], check=False, capture_output=True)
+    if "|1|" not in path.read_text():
+        pytest.skip("ssh-keygen hashes no keys that are none")
+    assert "login" not in path.read_text()
+    assert KnownHosts.read([str(path)], "login.example.org", 22).check(ONE) is Verdict.KNOWN
+
+
+def test_an_alias_replaces_name_and_port(tmp_path: Path) -> None:
+    path = tmp_path / "known_hosts"
+    path.write_text(line("the-cluster"))
+    assert KnownHosts.read([str(path)], "login7", 2222, "the-cluster").check(ONE) is Verdict.KNOWN
+
+
+def route(path: Path, new_host_keys: str = "ask", port: int = 2222) -> Route:
+    hop = Hop(Host("login"), "login", port, "me", user_known_hosts=(str(path),), new_host_keys=new_host_keys)
+    return Route((hop,))
+
+
+@pytest.mark.parametrize("ending", ["", "\n"])
+def test_a_new_key_is_added_where_that_is_wanted(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / "ssh/known_hosts"
+    with pytest.raises(HostKeyError, match="is not in"):
+        check_host_key(route(path), 0, "ssh-ed25519", ONE, accept_new=False)
+    assert not path.exists()
+    check_host_key(route(path), 0, "ssh-ed25519", ONE, accept_new=True)
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.write_text(path.read_text().rstrip("\n") + ending)
+    check_host_key(route(path, port=2223), 0, "ssh-ed25519", TWO, accept_new=True)
+    for port, blob in ((2222, ONE), (2223, TWO)):
+        check_host_key(route(path, port=port), 0, "ssh-ed25519", blob, accept_new=False)
+
+
+@pytest.mark.parametrize(("setting", "taken"), [("accept-new", True), ("no", True), ("yes", False), ("ask", False)])
+def test_the_configuration_may_want_it(tmp_path: Path, setting: str, taken: bool) -> None:
+    path = tmp_path / "known_hosts"
+    if taken:
+        check_host_key(route(path, setting), 0, "ssh-ed25519", ONE, accept_new=False)
+    else:
+        with pytest.raises(HostKeyError) as caught:
+            check_host_key(route(path, setting), 0, "ssh-ed25519", ONE, accept_new=False)
+        assert ("StrictHostKeyChecking=ask" in caught.value.command) == (setting == "yes")
+
+
+@pytest.mark.parametrize("setting", ["no", "ask", "accept-new"])
+def test_a_changed_key_is_never_taken(tmp_path: Path, setting: str) -> None:
+    path = tmp_path / "known_hosts"
+    add(str(path), "[login]:2222", "ssh-ed25519", TWO)
+    before = path.read_text()
+    with pytest.raises(HostKeyError, match="has changed") as caught:
+        check_host_key(route(path, setting), 0, "ssh-ed25519", ONE, accept_new=True)
+    assert caught.value.command == f"ssh-keygen -R '[login]:2222' -f {path}"
+    assert caught.value.expected == fingerprint("ssh-ed25519", TWO)
+    assert path.read_text() == before
+
+
+def test_fingerprints_are_those_of_ssh_keygen(tmp_path: Path) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
+    said = subprocess.run(["ssh-keygen", "-l", "-f", tmp_path / "key"], capture_output=True, text=True, check=True)
+    kind, data = (tmp_path / "key.pub").read_text().split()[:2]
+    name, digest = fingerprint(kind, base64.b64decode(data)).split()
+    assert digest in said.stdout
+    assert f"({name})" in said.stdout
