@@ -1,6 +1,7 @@
 """What all tests share: a place to work in, a real Slurm where a test asks for one, and nothing left behind."""
 
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -16,6 +17,12 @@ pytest_plugins = ["tests.fix_executors", "tests.fix_far", "tests.fix_gate"]
 
 START = "python tests/cluster up"
 SECONDS_TO_END = 15  # for what was told to end at a test's end; a job cancelled while it runs has KillWait
+
+
+def pytest_configure() -> None:
+    """Have Ctrl-C work: a shell that starts the tests in the background has it ignored, by all their children too."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def must_have_slurm() -> bool:

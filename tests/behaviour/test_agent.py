@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -28,6 +29,8 @@ def agent_of(executor: AnyExecutor) -> int:
 
 # ---- an agent that dies
 
+ENDED = "the agent has ended|the agent's process was killed by SIGKILL"  # it may not have been reaped yet
+
 
 @pytest.fixture
 def pending(local: SlurmExecutor, gate: Gate) -> list[Future[Any]]:
@@ -53,10 +56,10 @@ def test_an_agent_that_is_killed_fails_all_that_is_pending(
         lambda: local.run("true"),
     ]
     for submit in submits:
-        with pytest.raises(AgentError, match="the agent has ended"):
+        with pytest.raises(AgentError, match=ENDED):
             submit()
     local.shutdown()
-    assert "the agent has ended" in caplog.text
+    assert re.search(ENDED, caplog.text)
 
 
 def test_a_future_of_a_dead_agent_answers_all_questions(local: SlurmExecutor, pending: list[Future[Any]]) -> None:

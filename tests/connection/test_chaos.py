@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from slurmfutures import SlurmExecutor
+from slurmfutures import SlurmExecutor, _poller
 from tests import calls
 from tests.connection.lines import agent_of, until_connected_again
 from tests.far.relay import Relay, Sent
@@ -82,8 +82,9 @@ class Bench:
 
 @pytest.mark.parametrize("transport", ["paramiko", "openssh"])
 def test_a_sweep_survives_cuts_at_any_byte(
-    transport: str, farm: Farm, relay: Relay, opener: Opener, tmp_path: Path
+    transport: str, farm: Farm, relay: Relay, opener: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(_poller, "MOST_WAIT", 0.5)  # what keeps breaking is waited for, up to a minute
     host = f"{farm.login.user}@127.0.0.1:{relay.port}"
     executor = opener.root("slurm", host=host, **far_options(farm, transport))
     bench = Bench(executor, relay, tmp_path)
