@@ -21,9 +21,7 @@ from .known_hosts import KnownHosts, check_host_key
 
 DEFAULT_TIMEOUT = 30.0  # seconds for one hop
 _LOOK = 0.1  # seconds between two looks at `stop`
-_WINDOW = (
-    16 << 20
-)  # bytes on their way to us that we have not asked for yet: 20 MB/s would not fill it in half a second
+_WINDOW = 16 << 20  # bytes on their way to us that we have not asked for: 20 MB/s do not fill it in half a second
 _MOST_PACKET = 1 << 15  # bytes; what every server takes
 _PIPE = 1 << 18  # bytes between the poller and the thread that writes
 _PATIENCE = 5.0  # seconds in which what is closed has to end
@@ -152,13 +150,12 @@ class _Attempt:
         problem: Exception | None = None
         for number, (family, kind, protocol, _, address) in enumerate(addresses):
             end = socket.socket(family, kind, protocol)
+            stack.callback(end.close)
             try:
                 self._connect(end, address, 1 / (len(addresses) - number))
             except (OSError, HostUnreachable) as error:
-                end.close()
                 problem = error
                 continue
-            stack.callback(end.close)
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return end
         if isinstance(problem, HostUnreachable):

@@ -49,7 +49,8 @@ def bare(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, farm: Farm)
     """A login node whose sessions find neither Slurm nor our Python until the login shell has said where they are."""
     folder = tmp_path_factory.mktemp("bare")
     (folder / "banner").write_text("Authorized users only!\n" * 100)
-    with closing(Sshd(folder / "sshd", farm.key.with_suffix(".pub"), lines=[f"Banner {folder}/banner"])) as sshd:
+    lines = [f"Banner {folder}/banner"]
+    with closing(Sshd(folder / "sshd", farm.key.with_suffix(".pub"), env={}, lines=lines)) as sshd:
         farm.know(sshd.known_host())
         yield sshd
 
