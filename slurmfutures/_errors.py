@@ -23,15 +23,17 @@
          ├─ NodeFailed               its node failed
          └─ JobCancelled             it was cancelled, but not through its future
     RemoteTraceback                  the cause of an exception that a function raised over there
-    SlurmFuturesWarning              a warning: something may take for ever
+    SlurmFuturesWarning              a warning: something may take for ever, or soon fail
 
 The first line of a message says what, where, why, and what to do; what a program printed last follows it. `transient`
 tells whether the same thing may well work at another time.
 """
 
+import contextlib
 import pickle
 import re
 import signal as signals
+import warnings
 from collections.abc import Iterable, Mapping
 from concurrent.futures import BrokenExecutor
 from typing import Any, ClassVar
@@ -66,7 +68,15 @@ def _rebuild(kind: "type[SlurmFuturesError]", fields: Mapping[str, Any]) -> "Slu
 
 
 class SlurmFuturesWarning(UserWarning):
-    """Nothing failed, but something may take for ever, such as a job that waits for what will not come."""
+    """Nothing failed yet, but something may take for ever, or fail soon: a job that waits for what will not come, a
+    connection that needs somebody to type a code, a `work_dir` with little room left.
+    """
+
+
+def give_warning(text: str) -> None:
+    """Warn from a thread in which nobody could catch it, if the user made warnings errors."""
+    with contextlib.suppress(SlurmFuturesWarning):
+        warnings.warn(SlurmFuturesWarning(text), stacklevel=2)
 
 
 class RemoteTraceback(Exception):

@@ -13,7 +13,6 @@ import os
 import selectors
 import threading
 import time
-import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -29,8 +28,8 @@ from ._errors import (
     JobError,
     ResultLost,
     SlurmFuturesError,
-    SlurmFuturesWarning,
     SubmitError,
+    give_warning,
     job_error,
 )
 from ._future import SlurmFuture
@@ -48,6 +47,7 @@ OFFLINE_TIMEOUT = 5.0  # seconds in which a lost connection may come back for th
 REPLY_TIMEOUT = 60.0  # seconds
 STEADY = 10.0  # seconds after which a connection was a good one: the next one is tried for at once when it breaks
 MOST_WAIT = 60.0  # seconds before a connection is tried for anew where the ones before broke soon
+LOW_SPACE = 100 << 20  # bytes of room in work_dir below which the user is warned
 _AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 
 _pollers: "weakref.WeakSet[Poller]" = weakref.WeakSet()
@@ -134,6 +134,7 @@ class Poller:
         self._thread = threading.Thread(target=self._run, name="slurmfutures-poller", daemon=True)
         _pollers.add(self)
         self._thread.start()
+        self._see_space()
 
     # ---- any thread
 
@@ -379,6 +380,7 @@ class Poller:
         logger.info("connected to %s again", self._where)
         self._since = time.monotonic()
         self.greeting = found.greeting
+        self._see_space()
         self.link.connect(found)
         self._watch_link()
         for batch in list(self._active.values()):
@@ -408,6 +410,15 @@ class Poller:
             batch.submitted(job, [range(*ends) for ends in tasks])
         if head["submitted"]:
             self._submitted(batch)
+
+    def _see_space(self) -> None:
+        """Say so where there is little room left for batches and results."""
+        free = self.greeting["free"]
+        if free < LOW_SPACE:
+            where = f"work_dir {self.greeting['work_dir']} on {self.greeting['host']}"
+            text = f"{where} has {free / 1e6:.1f} MB of room left: make room, or name another folder by work_dir="
+            logger.warning("%s", text)
+            give_warning(text)
 
     # ---- batches on their way out
 
@@ -592,9 +603,7 @@ class Poller:
         text = f"{batch.name}: {head['message']}"
         logger.warning("batch %s %s: %s", batch.id, head["kind"], text)
         if head["kind"] == "stuck":
-            # Where the user made warnings errors: there is nobody here to raise one to.
-            with contextlib.suppress(SlurmFuturesWarning):
-                warnings.warn(SlurmFuturesWarning(text), stacklevel=1)
+            give_warning(text)
 
     # ---- futures
 

@@ -1,14 +1,12 @@
 """The way to a login node: by which transport, through which hosts, and who is asked for what only a person knows."""
 
-import contextlib
 import logging
 import os
 import threading
-import warnings
 from collections.abc import Callable, Sequence
 
 from ._bootstrap import login_line
-from ._errors import SlurmFuturesWarning
+from ._errors import give_warning
 from ._hosts import Host, find_route
 from ._transports.base import Ask, NobodyToAsk, Stream
 
@@ -75,8 +73,7 @@ class Entrance:
         if self._lost and self._asked_in is None:
             text = f"the connection to {self.where} was lost, and another one needs you: {host} asks {prompt.strip()!r}"
             logger.warning("%s", text)
-            with contextlib.suppress(SlurmFuturesWarning):  # where the user made warnings errors
-                warnings.warn(SlurmFuturesWarning(text), stacklevel=1)
+            give_warning(text)
             self._asked_in = self._attempt
         elif self._lost and self._asked_in != self._attempt:
             raise NobodyToAsk(f"you were asked once since the connection to {self.where} was lost")

@@ -18,13 +18,12 @@ import tempfile
 import termios
 import threading
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 
-from .._errors import AuthenticationError, HostKeyError, HostUnreachable, SlurmFuturesError, SlurmFuturesWarning
+from .._errors import AuthenticationError, HostKeyError, HostUnreachable, SlurmFuturesError, give_warning
 from .._hosts import Route
 from .asking import Asked, Secrets
 from .base import Ask, GaveUp
@@ -217,7 +216,7 @@ class _Attempt:
 
     def _answer_to(self, kind: str, question: str) -> str | None:
         if kind == "none":  # nothing to answer: touch the key
-            warnings.warn(SlurmFuturesWarning(question.strip()), stacklevel=1)
+            give_warning(question.strip())
             return ""
         if "(yes/no" in question:
             found = _TRUST.search(question)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from slurmfutures import SlurmExecutor, SubmitError
+from slurmfutures import SlurmExecutor, SlurmFuturesWarning, SubmitError
 from tests import calls
 from tests.cluster import Cluster
 from tests.connection.lines import agent_of, until_connected_again, until_lost
@@ -126,6 +126,11 @@ def test_a_quiet_connection_is_kept(open_far: Open, relay: Relay) -> None:
 
 
 # ---- no room
+
+
+def test_little_room_in_work_dir_is_told_before_anything_is_submitted(open_far: Open, small_disk: Path) -> None:
+    with pytest.warns(SlurmFuturesWarning, match=r"small.* has 1\.0 MB of room left: make room, or name another"):
+        open_far(work_dir=small_disk / "small")
 
 
 def test_a_full_work_dir_fails_what_needs_room_and_nothing_else(open_far: Open, small_disk: Path) -> None:
