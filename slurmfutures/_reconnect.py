@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 import tenacity
 
-from ._errors import AuthenticationError, HostKeyError, PythonMismatch, SlurmFuturesError
+from ._errors import AuthenticationError, HostKeyError, PythonMismatch, SlurmFuturesError, give_warning
 
 logger = logging.getLogger("slurmfutures.reconnect")
 
@@ -15,13 +15,17 @@ T = TypeVar("T")
 
 FIRST_WAIT = 0.25  # seconds, doubled with each failure
 LONGEST_WAIT = 60.0  # seconds
-_NO = (AuthenticationError, HostKeyError, PythonMismatch)
+_NO = (AuthenticationError, PythonMismatch)
 _PATIENCE = 5.0  # seconds in which an attempt ends that is told to
 _JITTER = 0.25  # seconds, at most, that are added: a hundred drivers should not come back at once
 
 
 def _may_work_later(error: BaseException) -> bool:
-    """Whether what has worked before, and does not now, may work again: not where somebody said no."""
+    """Whether what has worked before, and does not now, may work again: not where somebody said no.
+
+    A host key that is not known is no such word: one name may stand for several login nodes, some networks answer in
+    place of others, and the user can accept a key while this tries on.
+    """
     return isinstance(error, SlurmFuturesError) and not isinstance(error, _NO)
 
 
@@ -43,6 +47,7 @@ class Reconnect(Generic[T]):
         self._wake = wake
         self._stop = threading.Event()
         self._wait = wait
+        self._told = False  # that a host's key stands in the way
         self._outcome: T | BaseException | None = None  # written before `wake` is called, read after it
         stop = tenacity.stop_when_event_set(self._stop)
         self._retrying = tenacity.Retrying(
@@ -68,6 +73,9 @@ class Reconnect(Generic[T]):
         error = state.outcome.exception() if state.outcome else None
         wait = state.next_action.sleep if state.next_action else 0.0
         logger.info("not connected, next try in %.1f s: %s", wait, error)
+        if isinstance(error, HostKeyError) and not self._told:
+            self._told = True
+            give_warning(f"the connection was lost, and another one is not made until this is settled: {error}")
 
     def take(self) -> T | BaseException | None:
         """Return what was connected or why that will not be, None while it is tried."""

@@ -99,6 +99,25 @@ def test_the_daemon_is_restarted(open_far: Open, daemon: Sshd, gate: Gate) -> No
     assert late.result(DEADLINE) == 9
 
 
+@pytest.mark.filterwarnings("always::slurmfutures.SlurmFuturesWarning")
+def test_a_host_key_that_is_not_known_any_more_is_waited_for(
+    open_far: Open, farm: Farm, relay: Relay, gate: Gate, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    known = tmp_path / "known_hosts"
+    known.write_text(farm.login.known_host(relay.port))
+    config = farm.write_config(tmp_path / "config", f"UserKnownHostsFile {known}", keys=[farm.key])
+    executor = open_far(ssh_config=config)
+    future = executor.submit(calls.pass_gate, gate.folder, "done")
+    gate.wait()
+    known.write_text("")
+    relay.cut()
+    until(lambda: "is not in" in "".join(str(warning.message) for warning in recwarn))
+    assert not future.done()
+    gate.open()
+    known.write_text(farm.login.known_host(relay.port))
+    assert future.result(DEADLINE) == "done"
+
+
 # ---- silence
 
 

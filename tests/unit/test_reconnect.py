@@ -4,7 +4,14 @@ import threading
 
 import pytest
 
-from slurmfutures._errors import AgentError, HostKeyError, PythonMismatch, SchedulerNotFound
+from slurmfutures._errors import (
+    AgentError,
+    AuthenticationError,
+    HostKeyError,
+    PythonMismatch,
+    SchedulerNotFound,
+    SlurmFuturesWarning,
+)
 from slurmfutures._reconnect import Reconnect
 from tests.waiting import DEADLINE, until
 
@@ -35,7 +42,20 @@ def test_it_goes_on_until_it_works() -> None:
     assert place.tries == 3
 
 
-@pytest.mark.parametrize("error", [PythonMismatch("no"), HostKeyError("host", "SHA256:x"), ValueError("a bug")])
+@pytest.mark.filterwarnings("always::slurmfutures.SlurmFuturesWarning")
+def test_a_host_key_that_is_not_known_is_told_once_and_may_be_accepted_meanwhile(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    place = Place(*[HostKeyError("host", "SHA256:x", command="ssh host")] * 3)
+    reconnect = place.reconnect()
+    assert place.woken.wait(DEADLINE)
+    assert reconnect.take() == "connected"
+    (warning,) = recwarn
+    assert warning.category is SlurmFuturesWarning
+    assert "connect once with `ssh host`" in str(warning.message)
+
+
+@pytest.mark.parametrize("error", [PythonMismatch("no"), AuthenticationError("host"), ValueError("a bug")])
 def test_what_will_be_no_better_is_not_tried_again(error: Exception) -> None:
     place = Place(error)
     reconnect = place.reconnect()
