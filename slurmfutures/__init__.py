@@ -65,3 +65,6 @@ __all__ = [
     "SlurmView",
     "SubmitError",
 ]
+
+for _name in __all__:  # tracebacks and help say where to import it from
+    globals()[_name].__module__ = __name__
