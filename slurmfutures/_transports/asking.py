@@ -11,7 +11,7 @@ from .base import Ask, NobodyToAsk
 
 def ask_on_terminal(host: str, prompt: str, echo: bool) -> str:
     """Ask the person at the terminal, or in the notebook. Raises NobodyToAsk where there is neither."""
-    question = f"{host}: {prompt.rstrip()} "
+    question = f"{host}: {prompt.strip()} "
     if _in_notebook():
         return input(question) if echo else getpass.getpass(question)
     try:
