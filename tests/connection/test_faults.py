@@ -148,7 +148,7 @@ def test_a_quiet_connection_is_kept(open_far: Open, relay: Relay) -> None:
 
 
 def test_little_room_in_work_dir_is_told_before_anything_is_submitted(open_far: Open, small_disk: Path) -> None:
-    with pytest.warns(SlurmFuturesWarning, match=r"small.* has 1\.0 MB of room left: make room, or name another"):
+    with pytest.warns(SlurmFuturesWarning, match=r"small.* has 0\.\d MB of room left: make room, or name another"):
         open_far(work_dir=small_disk / "small")
 
 
