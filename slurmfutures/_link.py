@@ -189,6 +189,11 @@ class Link:
         if self._heartbeat is not None:
             self._heartbeat.heard(time.monotonic())
         for frame in self._frames(started, data):
+            if frame.kind == wire.GOT:
+                with self._lock:
+                    self._outbox.acknowledged(frame.head)
+                    self._write()
+                continue
             if frame.kind != wire.MESSAGE or frame.head["op"] != "reply":
                 yield frame
                 continue
@@ -197,6 +202,9 @@ class Link:
                 self._sent.discard(frame.head["id"])
             if request is not None:
                 request.reply.set_result(Reply(frame.head, frame.body))
+        pieces = started.reader.take_pieces()
+        if pieces:
+            self.send(wire.got(pieces))
 
     def _frames(self, started: Started, data: bytes) -> Iterator[wire.Frame]:
         try:

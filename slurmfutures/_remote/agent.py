@@ -308,8 +308,14 @@ class Agent:
         for frame in self._reader.feed(data):
             if frame.kind == wire.CALLS:
                 self._hub.calls(frame.body)
+            elif frame.kind == wire.GOT:
+                self._outbox.acknowledged(frame.head)
+                self._flush()
             else:
                 self._message(frame.head, frame.body)
+        pieces = self._reader.take_pieces()
+        if pieces:
+            self._transmit(wire.got(pieces))
 
     def _place(self, head: Any) -> Optional[wire.Sink]:
         return self._batches.incoming(self._login) if head is not None and head["op"] == "submit" else None

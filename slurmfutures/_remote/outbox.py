@@ -1,7 +1,7 @@
 """What waits to be written to a stream: small frames first, pieces of large ones in turn behind them.
 
 A frame is large if it does not fit into a piece. Frames of one key keep their order, whatever their size; those
-without a key may pass each other.
+without a key may pass each other. No more pieces are on their way than the window lets.
 """
 
 import itertools
@@ -9,6 +9,7 @@ from collections import OrderedDict, deque
 from typing import Any, Deque, Hashable, List, Optional, Protocol, Sequence, Union
 
 from . import wire
+from .window import Window
 
 
 class Source(Protocol):
@@ -69,16 +70,21 @@ class _Lane:
 
 
 class Outbox:
-    """Not locked: its owner says who may call it."""
+    """Not locked: its owner says who may call it. True while there is something that may be written."""
 
     def __init__(self) -> None:
+        self._window = Window()
         self._now: Deque[memoryview] = deque()
         self.waiting = 0  # bytes in `_now`
         self._lanes: OrderedDict[Hashable, _Lane] = OrderedDict()
         self._numbers = itertools.count(1)
 
     def __bool__(self) -> bool:
-        return bool(self._now or self._lanes)
+        return bool(self._now or (self._lanes and self._window.room()))
+
+    def acknowledged(self, pieces: int) -> None:
+        """The other side has so many pieces more: there may be something to write again."""
+        self._window.acknowledged(pieces)
 
     @property
     def lanes(self) -> int:
@@ -100,9 +106,9 @@ class Outbox:
         lane.frames.append(_Large(buffers, size))
 
     def take(self, limit: int) -> wire.Buffer:
-        """Return the next bytes to be written, `limit` at most, nothing where nothing waits."""
+        """Return the next bytes to be written, `limit` at most, nothing where nothing may be."""
         while not self._now:
-            if not self._lanes:
+            if not self:
                 return b""
             self._next_piece()
         first = self._now[0]
@@ -120,7 +126,8 @@ class Outbox:
         return b"".join(parts)
 
     def clear(self) -> None:
-        """Drop everything."""
+        """Drop everything, for the sake of another stream or because there is none any more."""
+        self._window = Window()
         self._now.clear()
         self.waiting = 0
         lanes, self._lanes = self._lanes, OrderedDict()
@@ -152,7 +159,9 @@ class Outbox:
             parts = frame.piece()
         except (OSError, ValueError):
             parts, good = [], False
-        self._push(wire.PREFIX.pack(wire.PART, lane.number, sum(map(len, parts))))
+        size = sum(map(len, parts))
+        self._window.sent(size)
+        self._push(wire.PREFIX.pack(wire.PART, lane.number, size))
         for part in parts:
             self._push(part)
         if good is None and not frame.left:

@@ -6,7 +6,8 @@ records packed by `payload`.
 
 A large frame travels in pieces, so that others can pass it: a PART has the number of a lane in place of a head's
 length, and its body is the next piece of the frame that the lane carries. A PART without a body says that the rest
-of that frame will not come.
+of that frame will not come. Each PART is acknowledged, so that the sender knows how many are on their way: a GOT has
+a count of them in place of a head's length, and no body.
 
 What the agent writes goes through a pipe that whatever a login shell has left in the background may write to as well.
 So it travels in envelopes: eight bytes that were made up for this connection, a length, and no more than a pipe takes
@@ -17,15 +18,16 @@ import json
 import struct
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Protocol, Sequence, Union
 
-PROTOCOL = 2
+PROTOCOL = 3
 
 MESSAGE = 1
 CALLS = 2
 RESULTS = 3
 PART = 4
+GOT = 5
 
 PREFIX = struct.Struct(">BIQ")
-PIECE = 1 << 18  # bytes of a large frame that travel in one go
+PIECE = 1 << 16  # bytes of a large frame that travel in one go
 _LARGE = 1 << 20  # bytes of a frame for which it is given a buffer of its own
 _MAX_HEAD = 1 << 28
 _SMALL = 1 << 16  # bytes of records that are joined into one buffer
@@ -61,6 +63,11 @@ def packed(kind: int, parts: Sequence[Buffer]) -> List[Buffer]:
     size = sum(map(len, parts))
     prefix = PREFIX.pack(kind, 0, size)
     return [prefix + b"".join(parts)] if size <= _SMALL else [prefix, *parts]
+
+
+def got(pieces: int) -> List[Buffer]:
+    """Return a frame that acknowledges so many pieces."""
+    return [PREFIX.pack(GOT, pieces, 0)]
 
 
 class Sink(Protocol):
@@ -134,15 +141,17 @@ class _Growing:
 
 
 class Reader:
-    """Turns received bytes into frames; keeps what is not whole yet.
+    """Turns received bytes into frames; keeps what is not whole yet, and counts pieces that are to be acknowledged.
 
-    `place` is given the head of a large frame and may return what takes its body: then that is "body" in the head.
+    The count of a GOT is the head of its frame. `place` is given the head of a large frame and may return what takes
+    its body: then that is "body" in the head.
     """
 
     def __init__(self, place: Place = lambda head: None) -> None:
         self._place = place
         self._buffer = bytearray()
         self._growing: Optional[_Growing] = None
+        self._pieces = 0
         self._lanes: Dict[int, _Growing] = {}
 
     def feed(self, data: Buffer) -> Iterator[Frame]:
@@ -161,8 +170,9 @@ class Reader:
         try:
             while len(buffer) - at >= PREFIX.size:
                 kind, head_length, body_length = PREFIX.unpack_from(buffer, at)
-                if kind == PART:
-                    lane, head_length = head_length, 0
+                number = head_length
+                if kind in (PART, GOT):
+                    head_length = 0
                 elif not MESSAGE <= kind <= RESULTS or head_length > _MAX_HEAD:
                     raise WireError("not a frame: %r" % bytes(buffer[at : at + 40]))
                 start = at + PREFIX.size
@@ -176,13 +186,21 @@ class Reader:
                 body = bytes(memoryview(buffer)[start + head_length : end])
                 at = end
                 if kind == PART:
-                    frame = self._piece(lane, body)
+                    self._pieces += 1
+                    frame = self._piece(number, body)
                     if frame is not None:
                         yield frame
+                elif kind == GOT:
+                    yield Frame(GOT, number, b"")
                 else:
                     yield Frame(kind, head, body)
         finally:
             del buffer[:at]
+
+    def take_pieces(self) -> int:
+        """Return how many pieces have come since this was last asked."""
+        pieces, self._pieces = self._pieces, 0
+        return pieces
 
     def _piece(self, lane: int, piece: bytes) -> Optional[Frame]:
         if not piece:

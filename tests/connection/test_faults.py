@@ -177,6 +177,47 @@ def test_a_work_dir_that_is_full_while_it_connects_again_is_waited_for(
     assert future.result(DEADLINE) == "done"
 
 
+# ---- large ones, on a slow line
+
+RATE = 1e6  # bytes a second
+SLOW_SIZE = 3 << 20
+MOST_BEFORE = 1 << 20  # bytes of something large that may go ahead of something small
+
+
+@pytest.fixture
+def open_slow(open_far: Open, farm: Farm) -> Iterator[tuple[Relay, SlurmExecutor]]:
+    """An executor behind a slow line."""
+    with closing(Relay(farm.login.port, RATE)) as slow:
+        farm.know(farm.login.known_host(slow.port))
+        executor = open_far(host=f"{farm.login.user}@127.0.0.1:{slow.port}")
+        executor.login.submit(calls.square, 2).result(DEADLINE)
+        yield slow, executor
+        executor.shutdown()
+
+
+def test_calls_pass_a_large_argument(open_slow: tuple[Relay, SlurmExecutor]) -> None:
+    relay, executor = open_slow
+    before = relay.sent().up
+    data = os.urandom(SLOW_SIZE)
+    future = executor.submit(calls.digest, data)
+    until(lambda: relay.sent().up > before + SLOW_SIZE // 4)
+    sent = relay.sent().up
+    assert executor.login.submit(calls.square, 3).result(DEADLINE) == 9
+    assert relay.sent().up < sent + MOST_BEFORE
+    assert future.result(DEADLINE) == calls.digest(data)
+
+
+def test_results_pass_a_large_one(open_slow: tuple[Relay, SlurmExecutor]) -> None:
+    relay, executor = open_slow
+    before = relay.sent().down
+    future = executor.submit(calls.noise, SLOW_SIZE)
+    until(lambda: relay.sent().down > before + SLOW_SIZE // 4)
+    sent = relay.sent().down
+    assert executor.login.submit(calls.square, 3).result(DEADLINE) == 9
+    assert relay.sent().down < sent + MOST_BEFORE
+    assert future.result(DEADLINE) == calls.noise(SLOW_SIZE)
+
+
 # ---- large ones, cut in the middle
 
 SIZE = 30 << 20

@@ -1,6 +1,6 @@
 """A TCP relay that delays, stalls, cuts and refuses, in a process of its own.
 
-    with closing(Relay(port_of_sshd)) as relay:
+    with closing(Relay(port_of_sshd)) as relay:  # rate=1e6: so many bytes a second each way
         relay.set(delay=0.05)       # each way, in seconds
         relay.cut()                 # all connections, now
         relay.cut_after(up=1000)    # the present or next connection, when so many bytes in all have gone that way
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 CHUNK = 1 << 18
 MOST_QUEUED = 64 << 20  # bytes on their way in one direction
+BUFFER = 1 << 16  # bytes that a slow line holds by itself
 UP, DOWN = 0, 1  # to the server, to the client
 
 
@@ -35,9 +36,10 @@ class Sent(NamedTuple):
 class Relay:
     """The handle of a relay's process; each method returns when what it says is done."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, rate: float | None = None) -> None:
+        words = [str(target)] if rate is None else [str(target), str(rate)]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(target)],
+            [sys.executable, "-m", __name__, *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=Path(__file__).parents[2],
@@ -92,6 +94,7 @@ class _Way:
         self.ended = False  # the source has nothing more
         self.shut = False
         self.blocked = False  # what is due waits for room at the target
+        self.free_at = 0.0  # when a slow line has passed on what it was given
 
 
 class _Connection:
@@ -101,8 +104,10 @@ class _Connection:
 
 
 class _Process:
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, rate: float | None = None) -> None:
         self._target = target
+        self._rate = rate
+        self._most = MOST_QUEUED if rate is None else BUFFER
         self._delay = 0.0
         self._stalled = False
         self._refusing = False
@@ -117,6 +122,8 @@ class _Process:
 
     def _listen(self, port: int) -> socket.socket:
         listener = socket.create_server(("127.0.0.1", port))
+        if self._rate is not None:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
         self._selector.register(listener, selectors.EVENT_READ, listener)
         return listener
 
@@ -158,9 +165,13 @@ class _Process:
 
     def _accept(self) -> None:
         client, _ = self._listener.accept()
+        server = socket.socket()
+        if self._rate is not None:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
         try:
-            server = socket.create_connection(("127.0.0.1", self._target))
+            server.connect(("127.0.0.1", self._target))
         except OSError:
+            server.close()
             client.close()
             return
         connection = self._latest = _Connection(client, server)
@@ -175,17 +186,20 @@ class _Process:
         if connection not in self._connections:
             return
         way = connection.ways[connection.sockets.index(end)]
-        if way.ended or way.queued > MOST_QUEUED:
+        if way.ended or way.queued > self._most:
             return
         try:
-            data = end.recv(CHUNK)
+            data = end.recv(CHUNK if self._rate is None else BUFFER // 8)
         except BlockingIOError:
             return
         except OSError:
             self._reset(connection)
             return
         if data:
-            way.queue.append((time.monotonic() + self._delay, memoryview(data)))
+            at = time.monotonic()
+            if self._rate is not None:
+                at = way.free_at = max(at, way.free_at) + len(data) / self._rate
+            way.queue.append((at + self._delay, memoryview(data)))
             way.queued += len(data)
         else:
             way.ended = True
@@ -233,7 +247,7 @@ class _Process:
             out_of = connection.ways[connection.sockets.index(end)]
             into.blocked = bool(into.queue) and into.queue[0][0] <= now and not self._stalled
             events = (selectors.EVENT_WRITE if into.blocked else 0) | (
-                selectors.EVENT_READ if not out_of.ended and out_of.queued <= MOST_QUEUED else 0
+                selectors.EVENT_READ if not out_of.ended and out_of.queued <= self._most else 0
             )
             self._watch(end, events, connection)
 
@@ -262,4 +276,4 @@ class _Process:
 
 
 if __name__ == "__main__":
-    _Process(int(sys.argv[1])).serve()
+    _Process(int(sys.argv[1]), *map(float, sys.argv[2:])).serve()

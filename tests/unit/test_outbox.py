@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from slurmfutures._remote import wire
+from slurmfutures._remote import window, wire
 from slurmfutures._remote.outbox import Outbox
 
 LARGE = 5 * wire.PIECE + 3
@@ -16,6 +16,7 @@ def frames(outbox: Outbox, size: int = 10_000, begun: wire.Buffer = b"") -> list
     found = list(reader.feed(begun))
     while outbox:
         found.extend(reader.feed(bytes(outbox.take(size))))
+        outbox.acknowledged(reader.take_pieces())
     return found
 
 
@@ -42,6 +43,33 @@ def test_a_small_frame_passes_large_ones() -> None:
     begun = outbox.take(100)
     outbox.add(wire.message({"op": "small"}))
     assert names(frames(outbox, begun=begun)) == ["small", "large", "larger"]
+
+
+def test_no_more_pieces_are_written_than_are_let_and_small_frames_still_pass() -> None:
+    outbox, reader = Outbox(), wire.Reader()
+    outbox.add(wire.message({"op": "large"}, bytes(100 * wire.PIECE)))
+    written = 0
+    while outbox:
+        data = bytes(outbox.take(10_000))
+        written += len(data)
+        assert list(reader.feed(data)) == []
+    assert window.FIRST <= written <= window.FIRST + 2 * wire.PIECE
+    assert (outbox.take(1), outbox.lanes) == (b"", 1)
+    outbox.add(wire.message({"op": "small"}))
+    assert [frame.head["op"] for frame in reader.feed(bytes(outbox.take(1000)))] == ["small"]
+    assert not outbox
+    outbox.acknowledged(reader.take_pieces())
+    assert outbox
+
+
+def test_acknowledgements_of_an_earlier_stream_do_no_harm() -> None:
+    outbox = Outbox()
+    outbox.add(wire.message({"op": "large"}, bytes(LARGE)))
+    outbox.take(1)
+    outbox.clear()
+    outbox.acknowledged(3)
+    outbox.add(wire.message({"op": "large"}, bytes(LARGE)))
+    assert names(frames(outbox)) == ["large"]
 
 
 def test_large_frames_share_the_way() -> None:
@@ -140,6 +168,7 @@ def test_a_large_body_can_go_elsewhere_while_it_arrives(size: int) -> None:
     found = {}
     while outbox:
         found.update({frame.head["op"]: frame for frame in reader.feed(bytes(outbox.take(size)))})
+        outbox.acknowledged(reader.take_pieces())
     assert found["large"].head["body"] is kept
     assert found["large"].body == b""
     assert kept.data == body
@@ -149,8 +178,9 @@ def test_a_large_body_can_go_elsewhere_while_it_arrives(size: int) -> None:
 
 def test_a_body_that_goes_elsewhere_is_dropped_with_its_frame() -> None:
     outbox, kept = Outbox(), Kept()
-    outbox.add([*wire.stretched({"op": "large"}, [], LARGE), Source(LARGE, 200 * wire.PIECE)])
+    outbox.add([*wire.stretched({"op": "large"}, [], LARGE), Source(LARGE, 50 * wire.PIECE)])
     reader = wire.Reader(lambda head: kept)
     while outbox:
         assert list(reader.feed(bytes(outbox.take(10_000)))) == []
+        outbox.acknowledged(reader.take_pieces())
     assert kept.dropped

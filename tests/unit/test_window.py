@@ -1,0 +1,92 @@
+"""The window lets small things pass large ones soon, and keeps the line busy. On lines whose time is simulated."""
+
+from collections import deque
+
+import pytest
+
+from slurmfutures._remote.window import FIRST, LEAST, MOST, TARGET, Window
+from slurmfutures._remote.wire import PIECE
+
+
+class Line:
+    """Passes pieces on one after the other, `rate` bytes a second, and tells of each `round_trip` seconds later."""
+
+    def __init__(self, rate: float, round_trip: float) -> None:
+        self.now = 0.0
+        self.rate = rate
+        self.round_trip = round_trip
+        self.window = Window(lambda: self.now)
+        self._free_at = 0.0
+        self._told: deque[float] = deque()
+        self.passed = 0
+
+    def wait_behind(self) -> float:
+        """Return the seconds that something small would wait now."""
+        return max(0.0, self._free_at - self.now)
+
+    def run(self, seconds: float, pause: float = 0.0) -> list[float]:
+        """Send as much as is let, in pieces with a pause between them; return how long others would have waited."""
+        end, waits, next_at = self.now + seconds, [], self.now
+        while self.now < end:
+            while self.window.room() and self.now >= next_at:
+                self.window.sent(PIECE)
+                self._free_at = max(self._free_at, self.now) + PIECE / self.rate
+                self._told.append(self._free_at + self.round_trip)
+                waits.append(self.wait_behind())
+                next_at = self.now + pause
+            upcoming = [at for at in (self._told[0] if self._told else None, next_at if pause else None) if at]
+            self.now = max(self.now, min(upcoming, default=end))
+            while self._told and self._told[0] <= self.now:
+                self._told.popleft()
+                self.passed += PIECE
+                self.window.acknowledged(1)
+        return waits
+
+
+RATES = [3e5, 2e6, 2e7, 2e8]  # bytes a second
+ROUND_TRIPS = [0.0005, 0.02, 0.1, 0.3]  # seconds
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("round_trip", ROUND_TRIPS)
+def test_small_things_wait_little_and_the_line_is_busy(rate: float, round_trip: float) -> None:
+    line = Line(rate, round_trip)
+    line.run(20.0)
+    before = line.passed
+    waits = line.run(20.0)
+    assert line.passed - before > 0.85 * 20 * min(rate, MOST / round_trip)
+    assert max(waits) < 2 * TARGET + (LEAST + PIECE) / rate
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_it_begins_small_and_doubles(rate: float) -> None:
+    line = Line(rate, 0.1)
+    first = line.run(0.05)
+    assert sum(1 for _ in first) * PIECE <= FIRST + PIECE
+    line.run(1.0)
+    assert max(line.run(1.0)) < 4 * TARGET + (LEAST + PIECE) / rate
+
+
+def test_a_line_that_becomes_slow_is_noticed() -> None:
+    line = Line(2e7, 0.02)
+    line.run(10.0)
+    line.rate = 1e6
+    line.run(5.0)
+    assert max(line.run(5.0)) < 2 * TARGET + (LEAST + PIECE) / line.rate
+
+
+def test_a_stall_does_not_slow_it_for_good() -> None:
+    line = Line(2e7, 0.1)
+    line.run(10.0)
+    line.now += 1.0
+    line.run(5.0)
+    before = line.passed
+    line.run(5.0)
+    assert line.passed - before > 0.8 * 5 * line.rate
+
+
+def test_it_does_not_grow_while_it_is_not_full() -> None:
+    line = Line(2e8, 0.001)
+    line.run(5.0, pause=0.01)
+    line.rate = 1e6
+    assert max(line.run(0.5)) < 2.5 * FIRST / line.rate
