@@ -39,10 +39,10 @@ class _Large:
         )
         self.left = size
 
-    def piece(self) -> List[wire.Buffer]:
-        """Return the next piece, as buffers. Raises what a source raises."""
+    def piece(self, most: int) -> List[wire.Buffer]:
+        """Return the next piece, of `most` bytes at most, as buffers. Raises what a source raises."""
         parts: List[wire.Buffer] = []
-        room = min(wire.PIECE, self.left)
+        room = min(most, self.left)
         while room:
             first = self._buffers[0]
             if isinstance(first, memoryview):
@@ -156,7 +156,7 @@ class Outbox:
         frame = lane.frames[0]
         good: Optional[bool] = None
         try:
-            parts = frame.piece()
+            parts = frame.piece(self._window.piece())
         except (OSError, ValueError):
             parts, good = [], False
         size = sum(map(len, parts))

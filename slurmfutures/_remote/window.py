@@ -11,8 +11,11 @@ import time
 from typing import Callable, Deque, Tuple
 
 FIRST = 1 << 18  # bytes
-LEAST = 1 << 17  # bytes: two pieces
+LEAST = 1 << 17  # bytes
 MOST = 1 << 26  # bytes
+SHARES = 4  # pieces in a window, unless they would be smaller, or larger, than this
+SMALL_PIECE = 1 << 16  # bytes
+LARGE_PIECE = 1 << 18  # bytes
 TARGET = 0.1  # seconds that something small may wait behind what is large, beside the line's own time
 
 
@@ -30,6 +33,10 @@ class Window:
     def room(self) -> bool:
         """Whether another piece may be sent."""
         return self._out < self._size
+
+    def piece(self) -> int:
+        """Return the most bytes that the next piece may have: few on a slow line, many where each costs more."""
+        return int(min(max(self._size / SHARES, SMALL_PIECE), LARGE_PIECE))
 
     def sent(self, size: int) -> None:
         self._pieces.append((self._clock(), size))

@@ -33,6 +33,7 @@ BENCHMARKS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "ssh-sweep": ssh.sweep,
     "ssh-argument": ssh.large_argument,
     "ssh-files": ssh.files,
+    "ssh-passing": ssh.passing,
     "ssh-reconnect": ssh.reconnect,
 }
 

@@ -254,6 +254,38 @@ def files(bench: Bench) -> Iterator[Row]:
             yield Row(f"{FILES:,} files of 1 KB by put {where}, against tar | ssh tar", "s", samples, others, goal=1.5)
 
 
+SLOW = 2e6  # bytes a second
+PASSED_BY = 3 * SLOW  # bytes
+
+
+def passing(bench: Bench) -> Iterator[Row]:
+    """One call on the login node on a slow line: alone, while a large argument goes up, while a large result comes."""
+    with ExitStack() as stack:
+        farm = stack.enter_context(closing(Farm(bench.folder / "farm", cluster_environment(_slurm_s_variables()))))
+        relay = stack.enter_context(closing(Relay(farm.login.port, SLOW)))
+        farm.know(farm.login.known_host(relay.port))
+        executor = stack.enter_context(Laptop(bench, farm, relay).executor())
+        _warm(executor)
+
+        def once() -> float:
+            return 1000 * timed(executor.login.submit(no_op).result)
+
+        yield Row("one call on a line of 2 MB/s", "ms", [once() for _ in range(50)])
+        for what, submit, way in (
+            ("a large argument", lambda: executor.submit(len, os.urandom(int(PASSED_BY))), 0),
+            ("a large result", lambda: executor.submit(os.urandom, int(PASSED_BY)), 1),
+        ):
+            before = relay.sent()[way]
+            future = submit()
+            while relay.sent()[way] < before + PASSED_BY / 10:
+                time.sleep(0.01)
+            samples = []
+            while relay.sent()[way] < before + 0.9 * PASSED_BY:
+                samples.append(once())
+            future.result()
+            yield Row(f"the same behind {what}", "ms", samples)
+
+
 # ---- broken
 
 

@@ -4,8 +4,7 @@ from collections import deque
 
 import pytest
 
-from slurmfutures._remote.window import FIRST, LEAST, MOST, TARGET, Window
-from slurmfutures._remote.wire import PIECE
+from slurmfutures._remote.window import FIRST, LARGE_PIECE, LEAST, MOST, SMALL_PIECE, TARGET, Window
 
 
 class Line:
@@ -17,8 +16,8 @@ class Line:
         self.round_trip = round_trip
         self.window = Window(lambda: self.now)
         self._free_at = 0.0
-        self._told: deque[float] = deque()
-        self.passed = 0
+        self._told: deque[tuple[float, int]] = deque()
+        self.sent = self.passed = 0  # bytes
 
     def wait_behind(self) -> float:
         """Return the seconds that something small would wait now."""
@@ -29,16 +28,17 @@ class Line:
         end, waits, next_at = self.now + seconds, [], self.now
         while self.now < end:
             while self.window.room() and self.now >= next_at:
-                self.window.sent(PIECE)
-                self._free_at = max(self._free_at, self.now) + PIECE / self.rate
-                self._told.append(self._free_at + self.round_trip)
+                size = self.window.piece()
+                self.window.sent(size)
+                self.sent += size
+                self._free_at = max(self._free_at, self.now) + size / self.rate
+                self._told.append((self._free_at + self.round_trip, size))
                 waits.append(self.wait_behind())
                 next_at = self.now + pause
-            upcoming = [at for at in (self._told[0] if self._told else None, next_at if pause else None) if at]
+            upcoming = [at for at in (self._told[0][0] if self._told else None, next_at if pause else None) if at]
             self.now = max(self.now, min(upcoming, default=end))
-            while self._told and self._told[0] <= self.now:
-                self._told.popleft()
-                self.passed += PIECE
+            while self._told and self._told[0][0] <= self.now:
+                self.passed += self._told.popleft()[1]
                 self.window.acknowledged(1)
         return waits
 
@@ -55,16 +55,16 @@ def test_small_things_wait_little_and_the_line_is_busy(rate: float, round_trip: 
     before = line.passed
     waits = line.run(20.0)
     assert line.passed - before > 0.85 * 20 * min(rate, MOST / round_trip)
-    assert max(waits) < 2 * TARGET + (LEAST + PIECE) / rate
+    assert max(waits) < 2 * TARGET + (LEAST + SMALL_PIECE) / rate
 
 
 @pytest.mark.parametrize("rate", RATES)
 def test_it_begins_small_and_doubles(rate: float) -> None:
     line = Line(rate, 0.1)
-    first = line.run(0.05)
-    assert sum(1 for _ in first) * PIECE <= FIRST + PIECE
+    line.run(0.05)
+    assert line.sent <= FIRST + SMALL_PIECE
     line.run(1.0)
-    assert max(line.run(1.0)) < 4 * TARGET + (LEAST + PIECE) / rate
+    assert max(line.run(1.0)) < 4 * TARGET + (LEAST + SMALL_PIECE) / rate
 
 
 def test_a_line_that_becomes_slow_is_noticed() -> None:
@@ -72,7 +72,7 @@ def test_a_line_that_becomes_slow_is_noticed() -> None:
     line.run(10.0)
     line.rate = 1e6
     line.run(5.0)
-    assert max(line.run(5.0)) < 2 * TARGET + (LEAST + PIECE) / line.rate
+    assert max(line.run(5.0)) < 2 * TARGET + (LEAST + SMALL_PIECE) / line.rate
 
 
 def test_a_stall_does_not_slow_it_for_good() -> None:
@@ -90,3 +90,10 @@ def test_it_does_not_grow_while_it_is_not_full() -> None:
     line.run(5.0, pause=0.01)
     line.rate = 1e6
     assert max(line.run(0.5)) < 2.5 * FIRST / line.rate
+
+
+def test_pieces_are_small_on_a_slow_line_and_large_on_a_fast_one() -> None:
+    slow, fast = Line(3e5, 0.02), Line(2e8, 0.02)
+    for line in (slow, fast):
+        line.run(10.0)
+    assert (slow.window.piece(), fast.window.piece()) == (SMALL_PIECE, LARGE_PIECE)
