@@ -19,6 +19,7 @@ PACKAGES = {
     "sacct": "slurm-client",
     "sshd": "openssh-server",
     "ssh": "openssh-client",
+    "openssl": "openssl",
     "zsh": "zsh",
     "fish": "fish",
     "csh": "csh",

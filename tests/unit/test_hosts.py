@@ -1,6 +1,7 @@
 """Hosts as users write them, and what the ssh configuration makes of them."""
 
 import getpass
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,12 +98,14 @@ Host loop2
 """
 
 
-@pytest.fixture(params=["ssh", "paramiko"])
+@pytest.fixture(params=[pytest.param("ssh", marks=pytest.mark.ssh), "paramiko"])
 def config(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A configuration, read by the system's ssh and by paramiko: both find the same in it."""
     if request.param == "paramiko":
         read: Callable[..., object] = _hosts._ask_paramiko
         monkeypatch.setattr(_hosts, "_ask_ssh", read)
+    else:
+        assert shutil.which("ssh")
     path = tmp_path / "config"
     path.write_text(CONFIG.format(folder=tmp_path))
     return str(path)
@@ -158,6 +161,7 @@ def test_jumps_in_a_circle_are_told(config: str) -> None:
         find_route("loop", ssh_config=config)
 
 
+@pytest.mark.ssh
 def test_a_configuration_that_is_wrong_is_told(tmp_path: Path) -> None:
     (tmp_path / "config").write_text("Host *\n    NoSuchOption yes\n")
     with pytest.raises(ValueError, match=r"ssh cannot use its configuration for 'login', it says: .*config"):

@@ -46,14 +46,25 @@ def test_verdicts(text: str, name: str, port: int, verdict: Verdict, tmp_path: P
     assert known.check(ONE) is verdict
 
 
+def make_key(path: Path) -> tuple[str, bytes]:
+    """Return type and public part of a new key."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
+    kind, data = path.with_suffix(".pub").read_text().split()[:2]
+    return kind, base64.b64decode(data)
+
+
+@pytest.mark.ssh
 def test_hashed_names(tmp_path: Path) -> None:
     path = tmp_path / "known_hosts"
-    path.write_text(line("login.example.org") + line("[login.example.org]:2222", TWO))
-    subprocess.run(["ssh-keygen", "-q", "-H", "-f", path], check=False, capture_output=True)
-    if "|1|" not in path.read_text():
-        pytest.skip("ssh-keygen hashes no keys that are none")
+    (kind, one), (_, two) = make_key(tmp_path / "one"), make_key(tmp_path / "two")
+    path.write_text(line("login.example.org", one, kind) + line("[login.example.org]:2222", two, kind))
+    subprocess.run(["ssh-keygen", "-q", "-H", "-f", path], check=True, capture_output=True)
     assert "login" not in path.read_text()
-    assert KnownHosts.read([str(path)], "login.example.org", 22).check(ONE) is Verdict.KNOWN
+    for port, known, other in ((22, one, two), (2222, two, b"")):
+        found = KnownHosts.read([str(path)], "login.example.org", port)
+        assert found.check(known) is Verdict.KNOWN
+        assert found.check(other) is Verdict.CHANGED
+    assert KnownHosts.read([str(path)], "elsewhere", 22).check(one) is Verdict.UNKNOWN
 
 
 def test_an_alias_replaces_name_and_port(tmp_path: Path) -> None:
@@ -104,10 +115,10 @@ def test_a_changed_key_is_never_taken(tmp_path: Path, setting: str) -> None:
     assert path.read_text() == before
 
 
+@pytest.mark.ssh
 def test_fingerprints_are_those_of_ssh_keygen(tmp_path: Path) -> None:
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
+    kind, blob = make_key(tmp_path / "key")
     said = subprocess.run(["ssh-keygen", "-l", "-f", tmp_path / "key"], capture_output=True, text=True, check=True)
-    kind, data = (tmp_path / "key.pub").read_text().split()[:2]
-    name, digest = fingerprint(kind, base64.b64decode(data)).split()
+    name, digest = fingerprint(kind, blob).split()
     assert digest in said.stdout
     assert f"({name})" in said.stdout
