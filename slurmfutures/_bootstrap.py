@@ -40,8 +40,9 @@ _NOT_FOUND = re.compile(
 )
 PACKAGE = "slurmfutures_remote"  # its name over there, so that it cannot be mistaken for an installed slurmfutures
 
-# Also read by Pythons too old for the agent: they must get as far as telling their version.
+# Also read by Pythons too old for the agent: they must get as far as telling their version. `ps` shows its beginning.
 _LOADER = """\
+# slurmfutures: submits and watches the jobs of its user, and ends with the connection
 import os, sys
 mark, work, digest, package = sys.argv[1:5]
 home = os.path.join(os.path.abspath(os.path.expanduser(work)), "code")

@@ -195,27 +195,20 @@ def open_slow(open_far: Open, farm: Farm) -> Iterator[tuple[Relay, SlurmExecutor
         executor.shutdown()
 
 
-def test_calls_pass_a_large_argument(open_slow: tuple[Relay, SlurmExecutor]) -> None:
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_a_small_call_passes_what_is_large(open_slow: tuple[Relay, SlurmExecutor], way: str) -> None:
     relay, executor = open_slow
-    before = relay.sent().up
-    data = os.urandom(SLOW_SIZE)
-    future = executor.submit(calls.digest, data)
-    until(lambda: relay.sent().up > before + SLOW_SIZE // 4)
-    sent = relay.sent().up
-    assert executor.login.submit(calls.square, 3).result(DEADLINE) == 9
-    assert relay.sent().up < sent + MOST_BEFORE
-    assert future.result(DEADLINE) == calls.digest(data)
 
+    def sent() -> int:
+        return int(getattr(relay.sent(), way))
 
-def test_results_pass_a_large_one(open_slow: tuple[Relay, SlurmExecutor]) -> None:
-    relay, executor = open_slow
-    before = relay.sent().down
-    future = executor.submit(calls.noise, SLOW_SIZE)
-    until(lambda: relay.sent().down > before + SLOW_SIZE // 4)
-    sent = relay.sent().down
+    begin, noise = sent(), calls.noise(SLOW_SIZE)
+    future = executor.submit(calls.digest, noise) if way == "up" else executor.submit(calls.noise, SLOW_SIZE)
+    until(lambda: sent() > begin + SLOW_SIZE // 4)
+    before = sent()
     assert executor.login.submit(calls.square, 3).result(DEADLINE) == 9
-    assert relay.sent().down < sent + MOST_BEFORE
-    assert future.result(DEADLINE) == calls.noise(SLOW_SIZE)
+    assert sent() < before + MOST_BEFORE
+    assert future.result(DEADLINE) == (calls.digest(noise) if way == "up" else noise)
 
 
 # ---- large ones, cut in the middle
