@@ -31,13 +31,14 @@ Content = Union[wire.Buffer, Source]
 
 
 class _Large:
-    """A frame on its way in pieces."""
+    """A frame on its way in pieces; `held` of its bytes are in memory."""
 
     def __init__(self, buffers: Sequence[Content], size: int) -> None:
         self._buffers: Deque[Any] = deque(
             memoryview(buffer) if isinstance(buffer, (bytes, bytearray, memoryview)) else buffer for buffer in buffers
         )
         self.left = size
+        self.held = sum(len(buffer) for buffer in self._buffers if isinstance(buffer, memoryview))
 
     def piece(self, most: int) -> List[wire.Buffer]:
         """Return the next piece, of `most` bytes at most, as buffers. Raises what a source raises."""
@@ -47,6 +48,7 @@ class _Large:
             first = self._buffers[0]
             if isinstance(first, memoryview):
                 part: wire.Buffer = first[:room]
+                self.held -= len(part)
                 self._buffers[0] = first[len(part) :]
                 if len(part) == len(first):
                     self._buffers.popleft()
@@ -64,8 +66,9 @@ class _Large:
 
 
 class _Lane:
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, *, counts: bool) -> None:
         self.number = number
+        self.counts = counts  # for `Outbox.waiting`
         self.frames: Deque[_Large] = deque()
 
 
@@ -75,7 +78,7 @@ class Outbox:
     def __init__(self) -> None:
         self._window = Window()
         self._now: Deque[memoryview] = deque()
-        self.waiting = 0  # bytes in `_now`
+        self.waiting = 0  # bytes that are held for frames without a key, and for what is written next
         self._lanes: OrderedDict[Hashable, _Lane] = OrderedDict()
         self._numbers = itertools.count(1)
 
@@ -98,12 +101,14 @@ class Outbox:
             for buffer in buffers:
                 self._push(buffer)
             return
-        if key is None:
-            key = object()
-        lane = self._lanes.get(key)
+        name = object() if key is None else key
+        lane = self._lanes.get(name)
         if lane is None:
-            lane = self._lanes[key] = _Lane(next(self._numbers) & 0xFFFFFFFF)
-        lane.frames.append(_Large(buffers, size))
+            lane = self._lanes[name] = _Lane(next(self._numbers) & 0xFFFFFFFF, counts=key is None)
+        frame = _Large(buffers, size)
+        lane.frames.append(frame)
+        if lane.counts:
+            self.waiting += frame.held
 
     def take(self, limit: int) -> wire.Buffer:
         """Return the next bytes to be written, `limit` at most, nothing where nothing may be."""
@@ -154,11 +159,14 @@ class Outbox:
         key, lane = next(iter(self._lanes.items()))
         self._lanes.move_to_end(key)
         frame = lane.frames[0]
+        held = frame.held
         good: Optional[bool] = None
         try:
             parts = frame.piece(self._window.piece())
         except (OSError, ValueError):
-            parts, good = [], False
+            parts, good, frame.held = [], False, 0
+        if lane.counts:
+            self.waiting -= held - frame.held
         size = sum(map(len, parts))
         self._window.sent(size)
         self._push(wire.PREFIX.pack(wire.PART, lane.number, size))

@@ -62,6 +62,18 @@ def test_no_more_pieces_are_written_than_are_let_and_small_frames_still_pass() -
     assert outbox
 
 
+def test_what_waits_in_memory_is_counted_unless_somebody_else_bounds_it() -> None:
+    outbox = Outbox()
+    outbox.add(wire.message({"op": "transfer"}, bytes(LARGE)), 7)
+    outbox.add([*wire.stretched({"op": "file"}, [], LARGE), Source(LARGE, 1 << 40)])
+    assert outbox.waiting < 1000
+    outbox.add(wire.message({"op": "results"}, bytes(LARGE)))
+    assert LARGE <= outbox.waiting < LARGE + 1000
+    outbox.add([*wire.stretched({"op": "broken"}, [b"x"], LARGE), Source(LARGE, 1)])
+    assert len(frames(outbox)) == 3
+    assert outbox.waiting == 0
+
+
 def test_acknowledgements_of_an_earlier_stream_do_no_harm() -> None:
     outbox = Outbox()
     outbox.add(wire.message({"op": "large"}, bytes(LARGE)))
