@@ -230,7 +230,7 @@ def test_the_demo_on_slurm(cluster: object, tmp_path: Path, capsys: pytest.Captu
     assert _cli.main(["demo", *arguments]) == 0
     out = capsys.readouterr().out
     assert "each, on Slurm" in out
-    assert re.search(r"8 calls in job \d+ on (n\d|\d nodes)", out)
+    assert re.search(r"8 calls in jobs? [\d, ]+ on (n\d|\d nodes)", out)
 
 
 @pytest.mark.parametrize(

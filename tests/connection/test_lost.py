@@ -11,6 +11,7 @@ from tests.cluster import Cluster
 from tests.connection.lines import Line, agent_of, until_connected_again
 from tests.fix_gate import Gate
 from tests.slurm import work
+from tests.slurm.queue import together
 from tests.slurm.shadow import Shadow
 from tests.waiting import DEADLINE, until
 
@@ -50,7 +51,7 @@ def test_calls_run_once_however_often_it_breaks(executor: SlurmExecutor, line: L
 
 def test_what_was_submitted_meanwhile_is_one_batch(executor: SlurmExecutor, line: Line) -> None:
     line.down()
-    futures = [executor.submit(calls.square, number) for number in range(50)]
+    futures = together(executor, calls.square, [(number,) for number in range(50)])
     assert not any(future.done() for future in futures)
     line.up()
     assert [future.result(DEADLINE) for future in futures] == [number**2 for number in range(50)]
