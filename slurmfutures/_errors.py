@@ -74,7 +74,7 @@ class SlurmFuturesWarning(UserWarning):
 
 
 def give_warning(text: str) -> None:
-    """Warn from a thread in which nobody could catch it, if the user made warnings errors."""
+    """Warn, and go on where the user made warnings errors: what it is about has not failed."""
     with contextlib.suppress(SlurmFuturesWarning):
         warnings.warn(SlurmFuturesWarning(text), stacklevel=2)
 

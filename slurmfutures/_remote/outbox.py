@@ -9,7 +9,7 @@ from collections import OrderedDict, deque
 from typing import Any, Deque, Hashable, List, Optional, Protocol, Sequence, Union
 
 from . import wire
-from .window import Window
+from .window import SMALL_PIECE, Window
 
 
 class Source(Protocol):
@@ -97,7 +97,7 @@ class Outbox:
     def add(self, buffers: Sequence[Content], key: Hashable = None, *, bulk: bool = False) -> None:
         """Have a frame written; one of `bulk` waits for its turn like a large one."""
         size = sum(map(len, buffers))
-        if size <= wire.PIECE + wire.PREFIX.size and not bulk and (key is None or key not in self._lanes):
+        if size <= SMALL_PIECE + wire.PREFIX.size and not bulk and (key is None or key not in self._lanes):
             for buffer in buffers:
                 self._push(buffer)
             return

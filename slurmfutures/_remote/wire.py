@@ -27,7 +27,6 @@ PART = 4
 GOT = 5
 
 PREFIX = struct.Struct(">BIQ")
-PIECE = 1 << 16  # bytes; a frame that has more travels in pieces
 _LARGE = 1 << 20  # bytes of a frame for which it is given a buffer of its own
 _MAX_HEAD = 1 << 28
 _SMALL = 1 << 16  # bytes of records that are joined into one buffer

@@ -4,10 +4,11 @@ import random
 
 import pytest
 
-from slurmfutures._remote import window, wire
+from slurmfutures._remote import wire
 from slurmfutures._remote.outbox import Outbox
+from slurmfutures._remote.window import FIRST, SMALL_PIECE
 
-LARGE = 5 * wire.PIECE + 3
+LARGE = 5 * SMALL_PIECE + 3
 
 
 def frames(outbox: Outbox, size: int = 10_000, begun: wire.Buffer = b"") -> list[wire.Frame]:
@@ -28,7 +29,7 @@ def names(found: list[wire.Frame]) -> list[str]:
 def test_everything_arrives_as_it_was(size: int) -> None:
     outbox = Outbox()
     chosen = random.Random(size)
-    sent = {str(n): chosen.randbytes(chosen.choice([0, 10, 3000, wire.PIECE, LARGE // size + 1])) for n in range(20)}
+    sent = {str(n): chosen.randbytes(chosen.choice([0, 10, 3000, SMALL_PIECE, LARGE // size + 1])) for n in range(20)}
     for name, body in sent.items():
         outbox.add(wire.message({"op": name}, body))
     assert {frame.head["op"]: bytes(frame.body) for frame in frames(outbox, size)} == sent
@@ -47,13 +48,13 @@ def test_a_small_frame_passes_large_ones() -> None:
 
 def test_no_more_pieces_are_written_than_are_let_and_small_frames_still_pass() -> None:
     outbox, reader = Outbox(), wire.Reader()
-    outbox.add(wire.message({"op": "large"}, bytes(100 * wire.PIECE)))
+    outbox.add(wire.message({"op": "large"}, bytes(100 * SMALL_PIECE)))
     written = 0
     while outbox:
         data = bytes(outbox.take(10_000))
         written += len(data)
         assert list(reader.feed(data)) == []
-    assert window.FIRST <= written <= window.FIRST + 2 * wire.PIECE
+    assert FIRST <= written <= FIRST + 2 * SMALL_PIECE
     assert (outbox.take(1), outbox.lanes) == (b"", 1)
     outbox.add(wire.message({"op": "small"}))
     assert [frame.head["op"] for frame in reader.feed(bytes(outbox.take(1000)))] == ["small"]
@@ -190,7 +191,7 @@ def test_a_large_body_can_go_elsewhere_while_it_arrives(size: int) -> None:
 
 def test_a_body_that_goes_elsewhere_is_dropped_with_its_frame() -> None:
     outbox, kept = Outbox(), Kept()
-    outbox.add([*wire.stretched({"op": "large"}, [], LARGE), Source(LARGE, 50 * wire.PIECE)])
+    outbox.add([*wire.stretched({"op": "large"}, [], LARGE), Source(LARGE, 50 * SMALL_PIECE)])
     reader = wire.Reader(lambda head: kept)
     while outbox:
         assert list(reader.feed(bytes(outbox.take(10_000)))) == []

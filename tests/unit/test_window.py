@@ -1,19 +1,26 @@
 """The window lets small things pass large ones soon, and keeps the line busy. On lines whose time is simulated."""
 
+import random
 from collections import deque
 
 import pytest
 
-from slurmfutures._remote.window import FIRST, LARGE_PIECE, LEAST, MOST, SMALL_PIECE, TARGET, Window
+from slurmfutures._remote.window import AGAIN, FIRST, LARGE_PIECE, LEAST, MOST, SMALL_PIECE, TARGET, Window
 
 
 class Line:
-    """Passes pieces on one after the other, `rate` bytes a second, and tells of each `round_trip` seconds later."""
+    """Passes pieces on one after the other, `rate` bytes a second, and tells of each `round_trip` seconds later.
 
-    def __init__(self, rate: float, round_trip: float) -> None:
+    What receives runs for a twentieth of a second at a time, and then not for up to `pauses` seconds.
+    """
+
+    def __init__(self, rate: float, round_trip: float, pauses: float = 0.0) -> None:
         self.now = 0.0
         self.rate = rate
         self.round_trip = round_trip
+        self._pauses = pauses
+        self._chosen = random.Random(1)
+        self._pause = (0.0, 0.0)  # from when to when
         self.window = Window(lambda: self.now)
         self._free_at = 0.0
         self._told: deque[tuple[float, int]] = deque()
@@ -22,6 +29,13 @@ class Line:
     def wait_behind(self) -> float:
         """Return the seconds that something small would wait now."""
         return max(0.0, self._free_at - self.now)
+
+    def _runs_at(self, time: float) -> float:
+        """Return when the receiver runs, at this time or later."""
+        while self._pauses and time >= self._pause[1]:
+            begin = self._pause[1] + 0.05
+            self._pause = begin, begin + self._chosen.uniform(0, self._pauses)
+        return self._pause[1] if self._pause[0] <= time < self._pause[1] else time
 
     def run(self, seconds: float, pause: float = 0.0) -> list[float]:
         """Send as much as is let, in pieces with a pause between them; return how long others would have waited."""
@@ -32,7 +46,7 @@ class Line:
                 self.window.sent(size)
                 self.sent += size
                 self._free_at = max(self._free_at, self.now) + size / self.rate
-                self._told.append((self._free_at + self.round_trip, size))
+                self._told.append((self._runs_at(self._free_at + self.round_trip), size))
                 waits.append(self.wait_behind())
                 next_at = self.now + pause
             upcoming = [at for at in (self._told[0][0] if self._told else None, next_at if pause else None) if at]
@@ -73,6 +87,35 @@ def test_a_line_that_becomes_slow_is_noticed() -> None:
     line.rate = 1e6
     line.run(5.0)
     assert max(line.run(5.0)) < 2 * TARGET + (LEAST + SMALL_PIECE) / line.rate
+
+
+@pytest.mark.parametrize("rate", [2e6, 2e7])
+def test_a_way_that_becomes_longer_is_not_taken_for_a_full_one(rate: float) -> None:
+    line = Line(rate, 0.02)
+    line.run(20.0)
+    line.round_trip = 0.3
+    line.run(2 * AGAIN)
+    before = line.passed
+    waits = line.run(20.0)
+    assert line.passed - before > 0.8 * 20 * rate
+    assert max(waits) < 2 * TARGET + (LEAST + SMALL_PIECE) / rate
+
+
+def test_a_receiver_that_is_late_now_and_then_is_not_taken_for_a_full_line() -> None:
+    line = Line(2e7, 0.02, pauses=0.2)
+    line.run(20.0)
+    before = line.passed
+    line.run(60.0)
+    assert line.passed - before > 0.5 * 60 * line.rate
+
+
+def test_what_small_things_wait_does_not_grow_in_a_long_transfer() -> None:
+    line = Line(2e6, 0.02)
+    line.run(20 * AGAIN)
+    before = line.passed
+    waits = line.run(2 * AGAIN)
+    assert max(waits) < 4 * TARGET + (LEAST + SMALL_PIECE) / line.rate  # it began anew in between
+    assert line.passed - before > 0.9 * 2 * AGAIN * line.rate
 
 
 def test_a_stall_does_not_slow_it_for_good() -> None:
