@@ -10,6 +10,7 @@ from tests import calls
 from tests.fix_executors import AnyExecutor, OpenJobs
 from tests.fix_gate import Gate
 from tests.processes import lives
+from tests.slurm.queue import together
 from tests.waiting import DEADLINE, until
 
 
@@ -87,7 +88,7 @@ def test_cancelling_one_call_leaves_the_others_alone(executor: AnyExecutor, gate
 
 
 def test_cancelling_one_task_of_an_array_leaves_the_others_alone(jobs: SlurmExecutor, gate: Gate) -> None:
-    futures = [jobs.submit(calls.pass_gate, gate.folder, number) for number in range(2)]
+    futures = together(jobs, calls.pass_gate, [(gate.folder, number) for number in range(2)])
     gate.wait(2)
     first, second = (future.job_id or "" for future in futures)
     assert first.partition("_")[0] == second.partition("_")[0]
