@@ -22,6 +22,7 @@ from slurmfutures import (
 from tests import calls
 from tests.fix_executors import HERE, OpenJobs
 from tests.fix_gate import Gate
+from tests.slurm.queue import together
 from tests.waiting import DEADLINE, until
 
 
@@ -329,7 +330,7 @@ def test_a_number_of_workers_is_one_at_least(name: str, number: Any) -> None:
 
 def test_files_go_when_nobody_refers_to_the_batch(open_jobs: OpenJobs, tmp_path: Path) -> None:
     executor = open_jobs(work_dir=tmp_path / "work")
-    futures = [executor.submit(calls.square, number) for number in range(3)]
+    futures = together(executor, calls.square, [(number,) for number in range(3)])
     assert [future.result(DEADLINE) for future in futures] == [0, 1, 4]
     assert len(folders(tmp_path / "work")) == 1
     del futures
