@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests import cluster as slurm_cluster
 from tests.cluster import Cluster
@@ -16,6 +17,9 @@ from tests.cluster import Cluster
 pytest_plugins = ["tests.fix_executors", "tests.fix_far", "tests.fix_gate"]
 
 START = "python tests/cluster up"
+# A busy machine is no slow test, and the folder that the tests run in may be another one next time.
+settings.register_profile("tests", deadline=None, database=None)
+settings.load_profile("tests")
 SECONDS_TO_END = 15  # for what was told to end at a test's end; a job cancelled while it runs has KillWait
 
 

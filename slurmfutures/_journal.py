@@ -1,0 +1,521 @@
+"""The checkpoint's file: records that are only ever added, each behind its length and its checksum.
+
+A header names the format, the file and who has it open; records follow. Each begins with eight bytes that were made up
+for this file, so that whole ones are found behind a damaged one. What was being written when the machine or the driver
+went down is the end of the file: it is cut off when the file is opened. Damage anywhere else is an error.
+
+    OPENED   a driver has opened it, and where its jobs are
+    BATCH    calls that are about to be sent: which, by their keys; on disk before anything is sent
+    PART     a part of a batch has become a job
+    RESULT   a call's pickled result
+    FAILED   a call has raised, died, or was cancelled: it runs again when it is asked for
+    CLOSED   a batch has nothing left on the cluster that is wanted
+
+The file is locked by the one beside it, "<name>.lock". A lock ends with its process, however that ends.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import socket
+import struct
+import zlib
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import filelock
+
+from ._errors import CheckpointCorrupt, CheckpointLocked, SlurmFuturesError, give_warning
+from ._remote import wire
+
+VERSION = 1
+KEY_SIZE = 20  # bytes of a call's key
+NO_KEY = bytes(KEY_SIZE)  # of a call that cannot be remembered
+
+OPENED, BATCH, PART, RESULT, FAILED, CLOSED = range(1, 7)
+
+_MAGIC = b"SFJOURNL"
+_HEADER = struct.Struct(">8sH8s12s226s")  # magic, version, sync, the file's id, who has it open
+_RECORD = struct.Struct(">8sBQI")  # sync, kind, length of the body, crc32 of the two and the body
+_SUMMED = struct.Struct(">BQ")
+_BATCH = struct.Struct(">III")  # length of the JSON, tasks, calls
+_CALL = struct.Struct(">20s12sI")  # key, batch, number in the batch
+_CHUNK = 1 << 20
+_COMPACT_FROM = 1 << 20  # bytes that are dead and half of all, from which on the file is written anew
+
+
+class Batch:
+    """What is known of a batch: its calls' keys, its jobs, and which of its calls have no end yet."""
+
+    def __init__(self, words: Mapping[str, Any], firsts: Sequence[int], keys: Sequence[bytes]) -> None:
+        self.words = words  # "batch", "name", "time", "spool", "scheduler"
+        self.firsts = firsts  # the first call of each task
+        self.keys = keys
+        self.open = {call for call, key in enumerate(keys) if key != NO_KEY}
+        self.parts: list[Mapping[str, Any]] = []
+        self.failed = False
+        self.closed = False
+
+    @property
+    def id(self) -> str:
+        return str(self.words["batch"])
+
+
+class Failure(NamedTuple):
+    batch: str
+    call: int
+    words: Mapping[str, Any]  # "said", "kind", "job", "time"
+
+
+class Contents:
+    """What the records up to here say. Whoever holds it guards it."""
+
+    def __init__(self) -> None:
+        self.opened: Mapping[str, Any] = {}  # by the last driver
+        self.batches: dict[str, Batch] = {}
+        self.finished: dict[bytes, tuple[int, int]] = {}  # key: offset and length of the pickled result
+        self.flying: dict[bytes, tuple[str, int]] = {}  # key: batch and number of the attempt that has no end yet
+        self.failures: dict[bytes, Failure] = {}  # key: the last one, of calls that are not finished
+        self.dead = 0  # bytes of records that say nothing any more
+        self._sizes: dict[str, int] = {}  # bytes of a batch's records
+
+    def take(self, kind: int, body: bytes, offset: int) -> None:
+        """Take a record in; its body is at `offset`. Raises ValueError where it makes no sense."""
+        size = _RECORD.size + len(body)
+        if kind == RESULT:
+            self.finish(body[:KEY_SIZE], offset + KEY_SIZE, len(body) - KEY_SIZE)
+        elif kind == FAILED:
+            key, batch, call = _CALL.unpack_from(body)
+            self.fail(key, batch.decode(), call, json.loads(body[_CALL.size :]))
+            self.dead += size  # nearly: the last one of a call is kept for those who ask
+        elif kind == BATCH:
+            found = _unpack_batch(body)
+            self._sizes[found.id] = size
+            self.begin(found)
+        elif kind == PART:
+            words = json.loads(body)
+            if words["batch"] in self.batches:
+                self.batches[words["batch"]].parts.append(words)
+                self._sizes[words["batch"]] += size
+        elif kind == CLOSED:
+            self.dead += size + self._sizes.pop(body.decode(), 0)
+            self.close(body.decode())
+        elif kind == OPENED:
+            self.dead += size
+            self.opened = json.loads(body)
+        else:
+            raise ValueError(f"a record of the unknown kind {kind}")
+
+    def begin(self, batch: Batch) -> None:
+        self.batches[batch.id] = batch
+        for call in batch.open:
+            self.flying[batch.keys[call]] = batch.id, call
+            self.failures.pop(batch.keys[call], None)
+
+    def finish(self, key: bytes, offset: int, length: int) -> None:
+        self.finished[key] = offset, length
+        self.failures.pop(key, None)
+        self._land(key, self.flying.pop(key, None))
+
+    def fail(self, key: bytes, batch: str, call: int, words: Mapping[str, Any]) -> None:
+        if batch in self.batches:
+            self.batches[batch].failed = True
+        self._land(key, (batch, call))
+        if self.flying.get(key) == (batch, call):
+            del self.flying[key]
+        if key not in self.finished and key not in self.flying:
+            self.failures[key] = Failure(batch, call, words)
+
+    def _land(self, key: bytes, place: tuple[str, int] | None) -> None:
+        if place is not None and place[0] in self.batches:
+            self.batches[place[0]].open.discard(place[1])
+
+    def close(self, batch: str) -> None:
+        found = self.batches.get(batch)
+        if found is not None:
+            found.closed = True
+            found.keys, found.firsts = (), ()
+            for key in [key for key, (other, _) in self.flying.items() if other == batch] if found.open else ():
+                del self.flying[key]
+            found.open = set()
+
+
+class Scan:
+    """Reads a checkpoint once, whoever has it open. Raises OSError, or CheckpointCorrupt where it is none."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.contents = Contents()
+        self.problem: CheckpointCorrupt | None = None  # damage in the middle
+        self.lost = 0  # bytes of damage that were passed over, at the end of the file or before
+        with open(path, "rb", _CHUNK) as file:
+            self.size = os.fstat(file.fileno()).st_size
+            self.id, self.sync, self.owner = self._read_header(file.read(_HEADER.size))
+            self.end = _HEADER.size  # of the last record that is whole
+            self._read_records(file)
+        self.torn = self.size - self.end if self.problem is None else 0
+
+    def _read_header(self, header: bytes) -> tuple[str, bytes, str]:
+        if len(header) < _HEADER.size:
+            if header[: len(_MAGIC)] != _MAGIC[: len(header)]:
+                raise CheckpointCorrupt(self.path, "it is no checkpoint")
+            return "", b"", ""
+        magic, version, sync, name, by = _HEADER.unpack(header)
+        if magic != _MAGIC:
+            raise CheckpointCorrupt(self.path, "it is no checkpoint")
+        if version > VERSION:
+            raise CheckpointCorrupt(
+                self.path, f"it is of format {version}, and this slurmfutures reads up to {VERSION}: use a newer one"
+            )
+        return name.decode(), sync, by.decode(errors="replace").strip(" \0")
+
+    def _read_records(self, file: Any) -> None:
+        at, damage = self.end, None
+        while at < self.size:
+            file.seek(at)
+            size = self._read_record(file, at)
+            if size:
+                at += size
+                if damage is None:
+                    self.end = at
+                continue
+            found = self._find(file, at + 1)
+            if found is None:
+                self.lost += self.size - at
+                break
+            damage = at if damage is None else damage
+            self.lost += found - at
+            at = found
+        if damage is not None:
+            self.problem = self._damage(damage)
+
+    def _damage(self, offset: int) -> CheckpointCorrupt:
+        results, calls = len(self.contents.finished), len(self.contents.flying)
+        saved = f"{results} results and {calls} calls under way can be saved by: slurmfutures repair {self.path}"
+        return CheckpointCorrupt(self.path, "it is damaged", offset, saved)
+
+    def _read_record(self, file: Any, at: int) -> int:
+        """Take in the record here; return its size, 0 where there is no whole one."""
+        head = file.read(_RECORD.size)
+        if len(head) < _RECORD.size:
+            return 0
+        length: int
+        sync, kind, length, checksum = _RECORD.unpack(head)
+        if sync != self.sync or length > self.size - at - _RECORD.size:
+            return 0
+        body = file.read(length)
+        if len(body) < length or zlib.crc32(body, zlib.crc32(_SUMMED.pack(kind, length))) != checksum:
+            return 0
+        try:
+            self.contents.take(kind, body, at + _RECORD.size)
+        except (ValueError, KeyError, struct.error) as error:
+            raise CheckpointCorrupt(self.path, f"a record makes no sense ({error})", offset=at) from error
+        return _RECORD.size + length
+
+    def _find(self, file: Any, at: int) -> int | None:
+        """Return where the next whole record begins."""
+        while at < self.size:
+            file.seek(at)
+            data = file.read(_CHUNK + len(self.sync))
+            place = data.find(self.sync)
+            if place < 0:
+                at += _CHUNK
+                continue
+            at += place
+            file.seek(at)
+            if self._is_whole(file, at):
+                return at
+            at += 1
+        return None
+
+    def _is_whole(self, file: Any, at: int) -> bool:
+        head = file.read(_RECORD.size)
+        if len(head) < _RECORD.size:
+            return False
+        _, kind, length, checksum = _RECORD.unpack(head)
+        if length > self.size - at - _RECORD.size:
+            return False
+        found = int(zlib.crc32(file.read(length), zlib.crc32(_SUMMED.pack(kind, length))))
+        return found == int(checksum)
+
+
+class Journal:
+    """A checkpoint that is open for writing, and locked. One thread at a time: `Checkpoint` has the lock for that."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open the file, made if missing, and take in what it says.
+
+        Raises CheckpointLocked, CheckpointCorrupt, SlurmFuturesError where it cannot be read or written.
+        """
+        self.path = os.path.realpath(os.path.expanduser(os.fspath(path)))
+        self._file = -1
+        self._dirty = False
+        self._lock = _acquire(self.path)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path + ".new")  # somebody was ended while it was written anew
+            if not os.path.exists(self.path) or os.path.getsize(self.path) < _HEADER.size:
+                self._create()
+            scan = Scan(self.path)
+            self.id, self._sync, self.contents = scan.id, scan.sync, scan.contents
+            if scan.problem is not None:
+                raise scan.problem
+            self._file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            self._end = scan.end
+            if scan.torn:
+                os.ftruncate(self._file, scan.end)
+                give_warning(
+                    f"the checkpoint {self.path} ended in the middle of a record, as it does where a machine goes "
+                    f"down: its last {scan.torn} bytes were dropped, and what they would have said is found anew"
+                )
+            if self.contents.dead > max(_COMPACT_FROM, self._end // 2):
+                self._compact()
+            self._write_owner(f"process {os.getpid()} on {socket.gethostname()}")
+        except OSError as error:
+            self.close()
+            raise SlurmFuturesError(f"the checkpoint {self.path} cannot be used: {error.strerror or error}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _create(self) -> None:
+        """Make an empty file, whole from the moment it has its name."""
+        if os.path.exists(self.path):
+            with open(self.path, "rb") as file:
+                start = file.read(len(_MAGIC))
+            if start != _MAGIC[: len(start)]:
+                raise CheckpointCorrupt(self.path, "it is no checkpoint")
+        header = _HEADER.pack(_MAGIC, VERSION, secrets.token_bytes(8), secrets.token_hex(6).encode(), b"")
+        with open(self.path + ".new", "xb", opener=_private) as file:
+            file.write(header)
+            file.flush()
+            os.fsync(file.fileno())
+        _put_in_place(self.path)
+
+    def _write_owner(self, text: str) -> None:
+        os.pwrite(self._file, text.encode()[:226].ljust(226), _HEADER.size - 226)
+
+    def _compact(self) -> None:
+        """Write the file anew without what says nothing any more."""
+        self.contents, self._end = _write_anew(self.path, self._file, self.contents)
+        os.close(self._file)
+        self._file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+
+    def append(self, records: Iterable[tuple[int, Sequence[wire.Buffer]]]) -> list[int]:
+        """Add records; return where their bodies are. Raises OSError, and then none of them is there."""
+        buffers: list[wire.Buffer] = []
+        places = []
+        at = self._end
+        for kind, body in records:
+            packed = _packed(self._sync, kind, body)
+            buffers += packed
+            places.append(at + _RECORD.size)
+            at += sum(map(len, packed))
+        try:
+            written = self._end
+            for data in _joined(buffers):
+                view = memoryview(data)
+                while view:
+                    count = os.pwrite(self._file, view, written)
+                    view, written = view[count:], written + count
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, self._end)
+            raise
+        self._end = at
+        self._dirty = True
+        return places
+
+    def sync(self) -> None:
+        """Return when all records are on disk. Raises OSError."""
+        if self._dirty:
+            os.fsync(self._file)
+            self._dirty = False
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return what lies there. Raises OSError where the file is shorter now."""
+        return _read(self._file, offset, length)
+
+    def close(self) -> None:
+        """Let go of the file and of its lock."""
+        if self._file >= 0:
+            with contextlib.suppress(OSError):
+                self._write_owner("")
+            with contextlib.suppress(OSError):
+                self.sync()
+            os.close(self._file)
+            self._file = -1
+        self._lock.release()
+
+
+def repair(path: str | os.PathLike[str]) -> tuple[Scan, str]:
+    """Write a damaged checkpoint anew from the records that are whole; return what was found, and where the old one is.
+
+    That is "" where there is no damage. Raises CheckpointLocked, OSError, and CheckpointCorrupt where it is none.
+    """
+    path = os.path.realpath(os.path.expanduser(os.fspath(path)))
+    lock = _acquire(path)
+    try:
+        scan = Scan(path)
+        if scan.problem is None:
+            return scan, ""
+        kept = path + ".damaged"
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(kept)
+            os.link(path, kept)
+            _write_anew(path, file, scan.contents)
+        finally:
+            os.close(file)
+        return scan, kept
+    finally:
+        lock.release()
+
+
+def _acquire(path: str) -> filelock.BaseFileLock:
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):  # the lock would make it
+        raise SlurmFuturesError(f"the checkpoint {path} cannot be used: there is no folder {folder}")
+    # Not of a thread: it is taken and released by different ones.
+    lock = filelock.FileLock(path + ".lock", timeout=0, mode=0o600, thread_local=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise CheckpointLocked(path, owner(path)) from None
+    except (OSError, NotImplementedError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise SlurmFuturesError(f"the checkpoint {path} cannot be used: {path}.lock cannot be locked: {why}") from error
+    return lock
+
+
+def _write_anew(path: str, source: int, contents: Contents) -> tuple[Contents, int]:
+    """Write what `contents` says, read from `source`, to a new file at `path`; return the same of that, and its size.
+
+    It has its name when it is all there, and on disk.
+    """
+    new, end = Contents(), _HEADER.size
+    header = _read(source, 0, _HEADER.size)
+    sync = _HEADER.unpack(header)[2]
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path + ".new")
+    with open(path + ".new", "xb", opener=_private) as file:
+        file.write(header)
+        for kind, body in _live(contents, source):
+            for buffer in _packed(sync, kind, [body]):
+                file.write(buffer)
+            new.take(kind, body, end + _RECORD.size)
+            end += _RECORD.size + len(body)
+        file.flush()
+        os.fsync(file.fileno())
+    _put_in_place(path)
+    return new, end
+
+
+def _put_in_place(path: str) -> None:
+    os.replace(path + ".new", path)
+    folder = os.open(os.path.dirname(path), os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _live(contents: Contents, source: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the records that say the same as all that there were."""
+    if contents.opened:
+        yield OPENED, dumps(contents.opened)
+    for batch in contents.batches.values():
+        if not batch.closed:
+            yield BATCH, pack_batch(batch.words, batch.firsts, batch.keys)
+            for words in batch.parts:
+                yield PART, dumps(words)
+    for key, place in contents.finished.items():
+        yield RESULT, key + _read(source, *place)
+    for key, failure in contents.failures.items():
+        yield FAILED, pack_failure(key, *failure)
+    # Calls of batches that are still there, whose ends are said by nothing above.
+    for batch in contents.batches.values():
+        for call, key in enumerate(batch.keys):
+            said = key in contents.failures and contents.failures[key][:2] == (batch.id, call)
+            if key != NO_KEY and call not in batch.open and key not in contents.finished and not said:
+                yield FAILED, pack_failure(key, batch.id, call, {})
+
+
+def _packed(sync: bytes, kind: int, body: Sequence[wire.Buffer]) -> list[wire.Buffer]:
+    length = sum(map(len, body))
+    checksum = zlib.crc32(_SUMMED.pack(kind, length))
+    for buffer in body:
+        checksum = zlib.crc32(buffer, checksum)
+    return [_RECORD.pack(sync, kind, length, checksum), *body]
+
+
+def _read(file: int, offset: int, length: int) -> bytes:
+    data = os.pread(file, length, offset)
+    while len(data) < length:
+        more = os.pread(file, length - len(data), offset + len(data))
+        if not more:
+            raise OSError(errno.EIO, "the file is shorter than it was")
+        data += more
+    return data
+
+
+def owner(path: str) -> str:
+    """Return who has a checkpoint open, "process 123 on host", "" where nobody says so."""
+    try:
+        with open(path, "rb") as file:
+            header = file.read(_HEADER.size)
+        by: bytes = _HEADER.unpack(header)[4]
+        return by.decode(errors="replace").strip(" \0")
+    except (OSError, struct.error):
+        return ""
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _joined(buffers: Sequence[wire.Buffer]) -> Iterator[wire.Buffer]:
+    """Yield the same bytes in fewer pieces: what is small is joined, what is large is not copied."""
+    small: list[wire.Buffer] = []
+    for buffer in buffers:
+        if len(buffer) < _CHUNK:
+            small.append(buffer)
+            continue
+        yield b"".join(small)
+        small = []
+        yield buffer
+    yield b"".join(small)
+
+
+def dumps(words: Mapping[str, Any]) -> bytes:
+    return json.dumps(dict(words)).encode()
+
+
+def pack_batch(words: Mapping[str, Any], firsts: Sequence[int], keys: Sequence[bytes]) -> bytes:
+    text = dumps(words)
+    numbers = array("I", firsts)
+    if struct.pack("=H", 1) != struct.pack(">H", 1):
+        numbers.byteswap()
+    return b"".join((_BATCH.pack(len(text), len(firsts), len(keys)), text, numbers.tobytes(), *keys))
+
+
+def _unpack_batch(body: bytes) -> Batch:
+    length, tasks, calls = _BATCH.unpack_from(body)
+    at = _BATCH.size
+    words = json.loads(body[at : at + length])
+    at += length
+    numbers = array("I", body[at : at + 4 * tasks])
+    if struct.pack("=H", 1) != struct.pack(">H", 1):
+        numbers.byteswap()
+    at += 4 * tasks
+    if len(body) != at + KEY_SIZE * calls:
+        raise ValueError("a batch with fewer keys than calls")
+    return Batch(words, numbers, [body[place : place + KEY_SIZE] for place in range(at, len(body), KEY_SIZE)])
+
+
+def pack_failure(key: bytes, batch: str, call: int, words: Mapping[str, Any]) -> bytes:
+    return _CALL.pack(key, batch.encode(), call) + dumps(words)
