@@ -56,7 +56,7 @@ class Batch:
         self.keys = keys
         self.open = {call for call, key in enumerate(keys) if key != NO_KEY}
         self.parts: list[Mapping[str, Any]] = []
-        self.failed = False
+        self.failed = bool(words.get("failed"))
         self.closed = False
 
     @property
@@ -430,19 +430,14 @@ def _live(contents: Contents, source: int) -> Iterator[tuple[int, bytes]]:
         yield OPENED, dumps(contents.opened)
     for batch in contents.batches.values():
         if not batch.closed:
-            yield BATCH, pack_batch(batch.words, batch.firsts, batch.keys)
+            keys = [key if call in batch.open else NO_KEY for call, key in enumerate(batch.keys)]
+            yield BATCH, pack_batch({**batch.words, "failed": batch.failed}, batch.firsts, keys)
             for words in batch.parts:
                 yield PART, dumps(words)
     for key, place in contents.finished.items():
         yield RESULT, key + _read(source, *place)
     for key, failure in contents.failures.items():
         yield FAILED, pack_failure(key, *failure)
-    # Calls of batches that are still there, whose ends are said by nothing above.
-    for batch in contents.batches.values():
-        for call, key in enumerate(batch.keys):
-            said = key in contents.failures and contents.failures[key][:2] == (batch.id, call)
-            if key != NO_KEY and call not in batch.open and key not in contents.finished and not said:
-                yield FAILED, pack_failure(key, batch.id, call, {})
 
 
 def _packed(sync: bytes, kind: int, body: Sequence[wire.Buffer]) -> list[wire.Buffer]:

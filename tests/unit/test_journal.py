@@ -28,11 +28,12 @@ def key(number: int) -> bytes:
 
 def told(contents: Contents) -> Any:
     """What a journal says, to be compared."""
-    batches = {
-        name: (dict(it.words), list(it.firsts), list(it.keys), set(it.open), list(it.parts), it.failed)
-        for name, it in contents.batches.items()
-        if not it.closed
-    }
+    batches = {}
+    for name, it in contents.batches.items():
+        if not it.closed:
+            keys = [key if call in it.open else NO_KEY for call, key in enumerate(it.keys)]
+            words = {word: said for word, said in it.words.items() if word != "failed"}
+            batches[name] = words, list(it.firsts), keys, list(it.parts), it.failed
     failures = {key: (it.batch, it.call, dict(it.words)) for key, it in contents.failures.items()}
     lengths = {key: length for key, (_, length) in contents.finished.items()}
     return batches, lengths, dict(contents.flying), failures
