@@ -5,6 +5,8 @@ import logging
 from ._errors import (
     AgentError,
     AuthenticationError,
+    CheckpointCorrupt,
+    CheckpointLocked,
     ConnectionLost,
     HostKeyError,
     HostUnreachable,
@@ -38,6 +40,8 @@ logging.getLogger("slurmfutures").addHandler(logging.NullHandler())  # silent by
 __all__ = [
     "AgentError",
     "AuthenticationError",
+    "CheckpointCorrupt",
+    "CheckpointLocked",
     "ConnectionLost",
     "Host",
     "HostKeyError",

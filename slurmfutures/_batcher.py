@@ -32,6 +32,15 @@ class Control(NamedTuple):
     hurry: Callable[["Batch"], None]
 
 
+class Claim(NamedTuple):
+    """What a call takes that was sent by an earlier driver, should it have to be sent again."""
+
+    spec: Spec
+    name: str
+    function: bytes
+    arguments: bytes
+
+
 class Batch:
     """Calls that are submitted together, and what is known of their jobs.
 
@@ -52,30 +61,71 @@ class Batch:
         self.calls: list[tuple[int, bytes]] = []
         self.firsts: list[int] = []
         self.futures: list[SlurmFuture[Any] | None] = []
+        self.keys: list[bytes] = []  # of the calls, where there is a checkpoint
         self.unresolved = 0
         self.failed = False  # some call's files are worth keeping
         self.stored = False  # the agent has it on disk
         self.unwanted: set[int] = set()  # tasks to be cancelled once it is stored
         self.cancelling: set[int] = set()  # tasks whose cancellation the agent has not confirmed yet
+        # Of a batch that an earlier driver has sent; the poller's lock guards the next three.
+        self.restored = False
+        self.attached = False  # and the agent has found it
+        self.unclaimed: set[int] = set()  # calls that nobody has asked for yet
+        self.claims: dict[int, Claim] = {}  # until it is attached
+        self.unsaved = False  # some result could not be written into the checkpoint
         self.lock = threading.Lock()  # guards _parts, _states, _kept; the poller writes, any thread reads
         self._control = control
         self._parts: list[tuple[str, list[range]]] = []
         self._states: dict[int, JobState] = {}
         self._kept: dict[str, list[str]] | None = None  # logs, after the batch's files went
 
-    def add(self, function: bytes, name: str, arguments: Sequence[bytes], now: float) -> list[SlurmFuture[Any]]:
+    @classmethod
+    def restore(
+        cls, batch_id: str, spec: Spec, control: Control, firsts: Sequence[int], keys: Sequence[bytes], opened: set[int]
+    ) -> "Batch":
+        """Return a batch that an earlier driver has sent, of which the calls `opened` have no end yet."""
+        batch = cls(spec, control, 0.0)
+        batch.id = batch_id
+        batch.hurried = batch.stored = batch.restored = True
+        batch.firsts = list(firsts)
+        batch.keys = list(keys)
+        batch.futures = [SlurmFuture[Any](batch, call) if call in opened else None for call in range(len(keys))]
+        batch.unresolved = len(opened)
+        batch.unclaimed = set(opened)
+        return batch
+
+    def add(
+        self, function: bytes, name: str, arguments: Sequence[bytes], now: float, keys: Sequence[bytes] = ()
+    ) -> list[SlurmFuture[Any]]:
         """Add one task of one call or more. The batcher's lock is held."""
+        first = len(self.futures)
+        futures = [SlurmFuture[Any](self, first + offset) for offset in range(len(arguments))]
+        self._add(function, name, arguments, now, keys, futures)
+        return futures
+
+    def adopt(self, claim: Claim, future: SlurmFuture[Any], key: bytes, now: float) -> None:
+        """Add a call whose future belonged to a batch that is gone. The batcher's lock is held."""
+        future._place = self, len(self.futures)
+        self._add(claim.function, claim.name, [claim.arguments], now, [key], [future])
+
+    def _add(
+        self,
+        function: bytes,
+        name: str,
+        arguments: Sequence[bytes],
+        now: float,
+        keys: Sequence[bytes],
+        futures: Sequence[SlurmFuture[Any]],
+    ) -> None:
         number = self.functions.setdefault(function, len(self.functions))
         self.name = self.name or name
-        first = len(self.futures)
-        self.firsts.append(first)
+        self.firsts.append(len(self.futures))
         self.calls.extend((number, argument) for argument in arguments)
         self.size += sum(map(len, arguments))
         self.latest = now
-        futures = [SlurmFuture[Any](self, first + offset) for offset in range(len(arguments))]
         self.futures.extend(futures)
+        self.keys.extend(keys)
         self.unresolved += len(futures)
-        return futures
 
     def packed(self) -> list[bytes]:
         """Return the file that holds this batch; the calls are kept nowhere else from now on."""

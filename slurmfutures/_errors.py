@@ -262,14 +262,21 @@ class CheckpointLocked(SlurmFuturesError):
 
 
 class CheckpointCorrupt(SlurmFuturesError):
-    """The checkpoint is no checkpoint of ours, or damaged beyond its end. Move it away to begin anew."""
+    """The checkpoint is no checkpoint of ours, or damaged before its end, from the byte `offset` on.
 
-    _fields = ("path", "reason")
+    `saved` is what can be saved of a damaged one, and by which command. An end that was torn off is no damage.
+    """
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"the checkpoint {path} cannot be used, {reason}: move it away to begin anew")
+    _fields = ("path", "reason", "offset", "saved")
+
+    def __init__(self, path: str, reason: str, offset: int | None = None, saved: str = "") -> None:
+        where = f" at byte {offset}" if offset is not None else ""
+        remedy = saved or "move it away to begin anew"
+        super().__init__(f"the checkpoint {path} cannot be used, {reason}{where}: {remedy}")
         self.path = path
         self.reason = reason
+        self.offset = offset
+        self.saved = saved
 
 
 class ResultLost(SlurmFuturesError):

@@ -15,11 +15,13 @@ from itertools import islice
 from numbers import Real
 from pathlib import Path
 from shlex import quote
+from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 from . import _files
-from ._batcher import Spec
+from ._batcher import Claim, Spec
 from ._bootstrap import Started, handshake, new_mark, start_line
+from ._checkpoint import Checkpoint, CheckpointKey
 from ._errors import PayloadError, PythonMismatch
 from ._future import SlurmFuture
 from ._hosts import Host
@@ -33,6 +35,9 @@ from ._transports.asking import ask_on_terminal
 from ._transports.base import Ask, Stream
 from ._transports.process import ProcessStream
 
+_Call = tuple[tuple[Any, ...], Mapping[str, Any]]  # arguments by position, and by keyword
+_NO_KEYWORDS: Mapping[str, Any] = {}
+
 T = TypeVar("T")
 P = ParamSpec("P")
 
@@ -41,7 +46,8 @@ _SLICE = 256  # calls of a map that are added at once
 _SILENCE = 300.0  # seconds, at least, of silence after which the agent gives the driver up
 # What is ours among the keywords, for suggestions beside sbatch's options.
 _KEYWORDS = """host jump transport ssh_config ask accept_new_host_keys connect_timeout heartbeat reconnect_timeout
-    scheduler work_dir python setup max_workers login_workers initializer initargs""".split()
+    scheduler work_dir python setup max_workers login_workers checkpoint
+    checkpoint_key initializer initargs""".split()
 
 
 class _Connection:
@@ -59,6 +65,7 @@ class _Connection:
         login_workers: int,
         heartbeat: float | None,
         reconnect_timeout: float | None,
+        checkpoint: Checkpoint | None,
     ) -> None:
         """`entrance` is None where the login node is this machine."""
         here, where = entrance is None, entrance.where if entrance is not None else "this machine"
@@ -76,7 +83,8 @@ class _Connection:
             "max_workers": max_workers,
             "login_workers": login_workers,
             "path": path,
-            "session": uuid.uuid4().hex[:12],
+            # One checkpoint is one driver: the agent of one that was killed makes way for that of the next.
+            "session": checkpoint.id if checkpoint is not None else uuid.uuid4().hex[:12],
             "silence": None if heartbeat is None else max(_SILENCE, 10 * heartbeat),
         }
         cwd = os.getcwd() if here else None
@@ -101,6 +109,7 @@ class _Connection:
             heartbeat=heartbeat,
             reconnects=not here or scheduler != "local",  # whose jobs end with the agent
             reconnect_timeout=reconnect_timeout,
+            checkpoint=checkpoint,
         )
 
     @property
@@ -160,9 +169,20 @@ class _View(Executor):
         self._connection = connection
         self._closed = False
 
-    def _add(self, function: bytes, name: str, tasks: Sequence[Sequence[bytes]]) -> list[SlurmFuture[Any]]:
-        """Add tasks of already pickled calls; return the futures of all calls in order."""
+    def _add(
+        self, function: bytes, name: str, tasks: Sequence[Sequence[bytes]], keys: Sequence[Sequence[bytes]] | None
+    ) -> list[SlurmFuture[Any]]:
+        """Add tasks of already pickled calls, with the calls' keys; return the futures of all calls in order."""
         raise NotImplementedError
+
+    def _claim(self, key: bytes, function: bytes, name: str, arguments: bytes) -> SlurmFuture[Any] | None:
+        """Return the future of a call that an earlier driver has sent, None for any other."""
+        raise NotImplementedError
+
+    @property
+    def _checkpoint(self) -> Checkpoint | None:
+        """What remembers this view's calls."""
+        return None
 
     def _pending(self) -> list[SlurmFuture[Any]]:
         raise NotImplementedError
@@ -181,10 +201,9 @@ class _View(Executor):
         self._check_open()
         try:
             function = self._connection.pickle(fn)
-            arguments = self._connection.pickle_arguments(args, kwargs, name_of(fn))
         except (PayloadError, PythonMismatch) as error:
             return _failed(error)
-        return self._add(function, name_of(fn), [[arguments]])[0]
+        return self._schedule(fn, function, [[(args, kwargs)]])[0]
 
     def map(
         self,
@@ -208,7 +227,8 @@ class _View(Executor):
             raise ValueError("buffersize must be None or > 0")
         self._check_open()
         end = None if timeout is None else time.monotonic() + timeout
-        chunks = _chunks(zip(*iterables), chunksize)  # noqa: B905 - as short as the shortest, as in the standard library
+        calls = ((args, _NO_KEYWORDS) for args in zip(*iterables))  # noqa: B905 - as short as the shortest, as in the standard library
+        chunks = _chunks(calls, chunksize)
         function: bytes | BaseException
         try:
             function = self._connection.pickle(fn)
@@ -216,37 +236,67 @@ class _View(Executor):
             function = error
         futures: deque[SlurmFuture[Any]] = deque()
         for group in _groups(islice(chunks, buffersize) if buffersize else chunks, _SLICE):
-            futures.extend(self._map_tasks(function, name_of(fn), group))
+            futures.extend(self._schedule(fn, function, group))
 
         def more() -> None:
             view = this()
             if view is not None and (chunk := next(chunks, None)) is not None:
                 view._check_open()
-                futures.extend(view._map_tasks(function, name_of(fn), [chunk]))
+                futures.extend(view._schedule(fn, function, [chunk]))
 
         this = weakref.ref(self)
-        return _results(futures, end, chunksize, more if buffersize else None)
+        return _results(futures, end, chunksize, more if buffersize else None, keep=self._checkpoint is not None)
 
-    def _map_tasks(
-        self, function: bytes | BaseException, name: str, chunks: Sequence[Sequence[tuple[Any, ...]]]
+    def _schedule(
+        self, fn: Callable[..., Any], function: bytes | BaseException, chunks: Sequence[Sequence[_Call]]
     ) -> list[SlurmFuture[Any]]:
+        """Schedule calls, each chunk as one task; return the futures of all in order.
+
+        What cannot be pickled fails alone, and what the checkpoint remembers is not sent.
+        """
         if isinstance(function, BaseException):
             return [_failed(function) for chunk in chunks for _ in chunk]
-        pickle = self._connection.pickle_arguments
-        try:
-            return self._add(function, name, [[pickle(args, {}, name) for args in chunk] for chunk in chunks])
-        except (PayloadError, PythonMismatch):
-            return self._map_one_by_one(function, name, [args for chunk in chunks for args in chunk])
-
-    def _map_one_by_one(self, function: bytes, name: str, calls: Sequence[tuple[Any, ...]]) -> list[SlurmFuture[Any]]:
-        """Add calls of which some cannot be pickled: those fail, the others do not."""
-        futures: list[SlurmFuture[Any]] = []
-        for args in calls:
-            try:
-                futures += self._add(function, name, [[self._connection.pickle_arguments(args, {}, name)]])
-            except (PayloadError, PythonMismatch) as error:
-                futures.append(_failed(error))
-        return futures
+        name, checkpoint = name_of(fn), self._checkpoint
+        digest = checkpoint.digest_of(fn, function) if checkpoint is not None else None
+        found: list[SlurmFuture[Any] | None] = []
+        tasks: list[list[bytes]] = []
+        keys: list[list[bytes]] = []
+        for chunk in chunks:
+            task: list[bytes] = []
+            task_keys: list[bytes] = []
+            for args, kwargs in chunk:
+                key = b""
+                if checkpoint is not None:
+                    key = checkpoint.key_of(fn, digest, args, kwargs)
+                    future = checkpoint.recall(key)
+                    if future is not None:
+                        found.append(future)
+                        continue
+                try:
+                    arguments = self._connection.pickle_arguments(args, kwargs, name)
+                except (PayloadError, PythonMismatch) as error:
+                    if checkpoint is not None:
+                        checkpoint.give_back(key)
+                    found.append(_failed(error))
+                    continue
+                if checkpoint is not None:
+                    future = self._claim(key, function, name, arguments)
+                    if future is not None:
+                        found.append(future)
+                        continue
+                    task_keys.append(key)
+                task.append(arguments)
+                found.append(None)
+            if task:
+                tasks.append(task)
+                keys.append(task_keys)
+        if not tasks:
+            return [future for future in found if future is not None]
+        added = self._add(function, name, tasks, keys if checkpoint is not None else None)
+        if len(added) == len(found):
+            return added
+        rest = iter(added)
+        return [next(rest) if future is None else future for future in found]
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; wait for those under way, unless `wait` is false; cancel those not begun, if asked."""
@@ -261,8 +311,38 @@ class _View(Executor):
     def _wait(self) -> None:
         wait(self._pending())
 
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Wait for all calls; where an exception leaves the block, cancel them."""
+        if kind is not None:
+            self._leave()
+        self.shutdown()
 
-class SlurmExecutor(_View):
+    def _leave(self) -> None:
+        for future in self._pending():
+            future.cancel()
+
+
+class _Jobs(_View):
+    """A view whose calls are jobs, and remembered where there is a checkpoint."""
+
+    _spec: Spec
+
+    @property
+    def _checkpoint(self) -> Checkpoint | None:
+        return self._connection.poller.checkpoint
+
+    def _claim(self, key: bytes, function: bytes, name: str, arguments: bytes) -> SlurmFuture[Any] | None:
+        poller = self._connection.poller
+        assert poller.checkpoint is not None
+        place = poller.checkpoint.flying(key)
+        if place is None:
+            return None
+        return poller.claim(key, place, Claim(self._spec, _job_name(name), function, arguments))
+
+
+class SlurmExecutor(_Jobs):
     """A `concurrent.futures.Executor` whose calls are Slurm jobs.
 
     :param host: the login node, "user@host:port" or an alias of ~/.ssh/config, or a `Host`; None is this machine.
@@ -284,6 +364,12 @@ class SlurmExecutor(_View):
     :param max_workers: how many array tasks may run at once; None leaves that to the scheduler, or, for "local", is
         the number of cores.
     :param login_workers: how many calls of `login` may run at once.
+    :param checkpoint: a file on this machine, made if missing, in which calls and their results are kept. The same
+        script started again goes on: what has a result has it at once, what is queued or running is waited for, what
+        raised or died runs again. A call is known by its function's name and code, its arguments, and which repeat of
+        the same call it is. Calls of `login` are not kept.
+    :param checkpoint_key: called as `checkpoint_key(function, args, kwargs)`, returns what a call is to be known by
+        instead: text, numbers, or whatever else compares by what it holds. None: it is not kept.
     :param initializer: called with `initargs` once in each job's process, before its first call.
     :param sbatch: any long option of sbatch, "-" written "_": `time="01:00:00"`, `mem="4G"`, `cpus_per_task=2`.
 
@@ -314,6 +400,8 @@ class SlurmExecutor(_View):
         setup: str = "",
         max_workers: int | None = None,
         login_workers: int = 2,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_key: CheckpointKey | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         **sbatch: Any,
@@ -332,6 +420,10 @@ class SlurmExecutor(_View):
                 raise ValueError(f"{name} must be a number of seconds greater than 0, not {seconds!r}")
         if host is None and jump is not None:
             raise TypeError(f"jump={jump!r} needs a host to jump to")
+        if checkpoint_key is not None and checkpoint is None:
+            raise TypeError("checkpoint_key needs a checkpoint: name a file by checkpoint=")
+        if checkpoint_key is not None and not callable(checkpoint_key):
+            raise TypeError(f"checkpoint_key must be a callable, not {checkpoint_key!r}")
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
         self._sbatch = sbatch
@@ -348,6 +440,7 @@ class SlurmExecutor(_View):
                 accept_new_host_keys=accept_new_host_keys,
                 connect_timeout=connect_timeout,
             )
+        journal = Checkpoint(checkpoint, checkpoint_key) if checkpoint is not None else None
         super().__init__(
             _Connection(
                 entrance,
@@ -359,6 +452,7 @@ class SlurmExecutor(_View):
                 login_workers=login_workers,
                 heartbeat=None if host is None else heartbeat,
                 reconnect_timeout=reconnect_timeout,
+                checkpoint=journal,
             )
         )
         try:
@@ -370,8 +464,10 @@ class SlurmExecutor(_View):
         # Not joined: what is pending is still done. The poller holds no reference to the executor.
         weakref.finalize(self, self._connection.poller.stop).atexit = False
 
-    def _add(self, function: bytes, name: str, tasks: Sequence[Sequence[bytes]]) -> list[SlurmFuture[Any]]:
-        return self._connection.poller.submit(self._spec, _job_name(name), function, tasks)
+    def _add(
+        self, function: bytes, name: str, tasks: Sequence[Sequence[bytes]], keys: Sequence[Sequence[bytes]] | None
+    ) -> list[SlurmFuture[Any]]:
+        return self._connection.poller.submit(self._spec, _job_name(name), function, tasks, keys)
 
     def _pending(self) -> list[SlurmFuture[Any]]:
         return self._connection.poller.pending()
@@ -480,13 +576,30 @@ class SlurmExecutor(_View):
         if wait:
             poller.join()
 
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Wait for all calls. Where an exception leaves the block, cancel them, or leave them to the next start.
+
+        The latter is done where there is a checkpoint. A second Ctrl-C ends the waiting for either.
+        """
+        poller = self._connection.poller
+        try:
+            if kind is not None:
+                self._closed = True
+                poller.give_up()
+            self.shutdown()
+        except KeyboardInterrupt:
+            poller.abandon()
+            raise
+
     def __repr__(self) -> str:
         greeting = self._connection.greeting
         state = "closed" if self._closed else f"{len(self._pending())} calls pending"
         return f"<{type(self).__name__} {greeting['scheduler']} on {greeting['host']}: {state}>"
 
 
-class SlurmView(_View):
+class SlurmView(_Jobs):
     """The same executor with other sbatch options: made by `SlurmExecutor.with_options`."""
 
     def __init__(self, root: SlurmExecutor, sbatch: Mapping[str, Any]) -> None:
@@ -496,11 +609,20 @@ class SlurmView(_View):
         self._spec = _make_spec(sbatch, root._initializer)
         self._own: weakref.WeakSet[SlurmFuture[Any]] = weakref.WeakSet()
 
-    def _add(self, function: bytes, name: str, tasks: Sequence[Sequence[bytes]]) -> list[SlurmFuture[Any]]:
+    def _add(
+        self, function: bytes, name: str, tasks: Sequence[Sequence[bytes]], keys: Sequence[Sequence[bytes]] | None
+    ) -> list[SlurmFuture[Any]]:
         self._root._check_open()
-        futures = self._connection.poller.submit(self._spec, _job_name(name), function, tasks)
+        futures = self._connection.poller.submit(self._spec, _job_name(name), function, tasks, keys)
         self._own.update(futures)
         return futures
+
+    def _claim(self, key: bytes, function: bytes, name: str, arguments: bytes) -> SlurmFuture[Any] | None:
+        self._root._check_open()
+        future = super()._claim(key, function, name, arguments)
+        if future is not None:
+            self._own.add(future)
+        return future
 
     def _pending(self) -> list[SlurmFuture[Any]]:
         return [future for future in list(self._own) if not future.done()]
@@ -521,7 +643,9 @@ class LoginExecutor(_View):
         super().__init__(root._connection)
         self._root = root
 
-    def _add(self, function: bytes, name: str, tasks: Sequence[Sequence[bytes]]) -> list[SlurmFuture[Any]]:
+    def _add(
+        self, function: bytes, name: str, tasks: Sequence[Sequence[bytes]], keys: Sequence[Sequence[bytes]] | None
+    ) -> list[SlurmFuture[Any]]:
         self._root._check_open()
         return self._connection.poller.login.submit(function, [argument for task in tasks for argument in task])
 
@@ -570,30 +694,38 @@ class _Nowhere:
         pass
 
 
-def _chunks(arguments: Iterator[tuple[Any, ...]], size: int) -> Iterator[list[tuple[Any, ...]]]:
-    while chunk := list(islice(arguments, size)):
+def _chunks(calls: Iterator[_Call], size: int) -> Iterator[list[_Call]]:
+    while chunk := list(islice(calls, size)):
         yield chunk
 
 
-def _groups(chunks: Iterator[list[tuple[Any, ...]]], size: int) -> Iterator[list[list[tuple[Any, ...]]]]:
+def _groups(chunks: Iterator[list[_Call]], size: int) -> Iterator[list[list[_Call]]]:
     while group := list(islice(chunks, size)):
         yield group
 
 
 def _results(
-    futures: deque[SlurmFuture[Any]], end: float | None, chunksize: int, more: Callable[[], None] | None
+    futures: deque[SlurmFuture[Any]], end: float | None, chunksize: int, more: Callable[[], None] | None, *, keep: bool
 ) -> Iterator[Any]:
-    """Yield results in order; `more` schedules one more chunk, for each that is begun to be yielded."""
+    """Yield results in order; `more` schedules one more chunk, for each that is begun to be yielded.
+
+    What is left is cancelled, unless an exception ends the iteration and it is to be kept for the next start.
+    """
     yielded = 0
     try:
         while futures:
             if more is not None and yielded % chunksize == 0:
                 more()
             yielded += 1
-            yield _result_or_cancel(futures.popleft(), None if end is None else end - time.monotonic())
+            timeout = None if end is None else end - time.monotonic()
+            yield futures.popleft().result(timeout) if keep else _result_or_cancel(futures.popleft(), timeout)
+    except (GeneratorExit, TimeoutError):
+        keep = False
+        raise
     finally:
-        for future in futures:
-            future.cancel()
+        if not keep:
+            for future in futures:
+                future.cancel()
 
 
 def _result_or_cancel(future: SlurmFuture[Any], timeout: float | None) -> Any:

@@ -39,8 +39,7 @@ class SlurmFuture(Future[T]):
 
     def __init__(self, owner: Owner, call: int) -> None:
         super().__init__()
-        self._owner = owner
-        self._call = call
+        self._place = owner, call  # one attribute: it may be given to another batch while somebody reads it
 
     def __await__(self) -> Generator[Any, None, T]:
         return asyncio.wrap_future(self).__await__()
@@ -48,7 +47,8 @@ class SlurmFuture(Future[T]):
     @property
     def job_id(self) -> str | None:
         """Slurm's id of the call's job, "123" or "123_7" for an array task; None before it is submitted."""
-        return self._owner.job_id(self._call)
+        owner, call = self._place
+        return owner.job_id(call)
 
     @property
     def state(self) -> JobState:
@@ -58,7 +58,8 @@ class SlurmFuture(Future[T]):
         if state in (_CANCELLED, _CANCELLED_AND_NOTIFIED):
             return JobState.CANCELLED
         if state in (_PENDING, _RUNNING):
-            known = self._owner.state(self._call)
+            owner, call = self._place
+            known = owner.state(call)
             return JobState.RUNNING if state == _RUNNING and known == JobState.PENDING else known
         if error is None:
             return JobState.COMPLETED
@@ -68,11 +69,13 @@ class SlurmFuture(Future[T]):
 
     def stdout(self) -> str:
         """Return what the call's job has printed so far. The calls of one array task share their job's output."""
-        return self._owner.log(self._call, "out")
+        owner, call = self._place
+        return owner.log(call, "out")
 
     def stderr(self) -> str:
         """Return what the call's job has written to its stderr so far."""
-        return self._owner.log(self._call, "err")
+        owner, call = self._place
+        return owner.log(call, "err")
 
     def cancel(self) -> bool:
         """Cancel the call, running or not; False only if it is over.
@@ -93,17 +96,18 @@ class SlurmFuture(Future[T]):
         try:
             self._invoke_callbacks()  # type: ignore[attr-defined]
         finally:  # a callback may raise SystemExit
-            self._owner.cancel(self._call)
+            owner, call = self._place
+            owner.cancel(call)
         return True
 
     def result(self, timeout: float | None = None) -> T:
         """Return the call's value, or raise what it raised; `timeout` is in seconds."""
         if not self.done():
-            self._owner.hurry()
+            self._place[0].hurry()
         return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what the call raised, or None; `timeout` is in seconds."""
         if not self.done():
-            self._owner.hurry()
+            self._place[0].hurry()
         return super().exception(timeout)

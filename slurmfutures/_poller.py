@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import selectors
+import sys
 import threading
 import time
 import weakref
@@ -19,8 +20,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
-from ._batcher import Batch, Batcher, Control, Spec
+from ._batcher import Batch, Batcher, Claim, Control, Spec
 from ._bootstrap import Started
+from ._checkpoint import Checkpoint
 from ._errors import (
     AgentError,
     ConnectionLost,
@@ -55,10 +57,16 @@ _exiting = False
 
 
 def _at_exit() -> None:
-    """Wait for what is pending when the interpreter exits, as the standard library's executors do."""
+    """Wait for what is pending when the interpreter exits, as the standard library's executors do.
+
+    Not where Ctrl-C has ended the program: that leaves an executor as it leaves its `with` block.
+    """
     global _exiting
     _exiting = True
+    interrupted = not hasattr(sys, "ps1") and getattr(sys, "last_type", None) is KeyboardInterrupt
     for poller in list(_pollers):
+        if interrupted:
+            poller.give_up()
         poller.stop()
     for poller in list(_pollers):
         poller.join()
@@ -80,10 +88,13 @@ class Poller:
         heartbeat: float | None,
         reconnects: bool,
         reconnect_timeout: float | None,
+        checkpoint: Checkpoint | None,
     ) -> None:
         """`connect(stop)` starts an agent at `where`, and again when its connection is lost, if `reconnects`.
 
         `common(greeting)` is what every batch is submitted with. `heartbeat` and `reconnect_timeout` are in seconds.
+
+        The poller closes `checkpoint` at its end, or where it cannot begin.
         """
         self._wake_out, self._wake_in = os.pipe()
         os.set_blocking(self._wake_out, False)
@@ -92,9 +103,18 @@ class Poller:
         # Guards these three; reentrant for the sake of finalizers. After the end the descriptors are somebody else's.
         self._pipe_lock = threading.RLock()
         self.link = Link(self._wake, heartbeat)
+        self.checkpoint = checkpoint
         try:
             started = connect(None)
+            try:
+                if checkpoint is not None:
+                    self._open(checkpoint, started.greeting, where)
+            except BaseException:
+                started.stream.close(1.0)
+                raise
         except BaseException:
+            if checkpoint is not None:
+                checkpoint.close()
             os.close(self._wake_out)
             os.close(self._wake_in)
             raise
@@ -110,18 +130,23 @@ class Poller:
         self._reconnects = reconnects
         self._reconnect_timeout = reconnect_timeout
         self._control = Control(self._cancel, self._log, self._hurry)
-        # Guards _batcher, _broken, _stopping and _listeners; any thread takes it, briefly. Reentrant, as the collection
-        # of an executor may call `stop` in the middle of anything.
+        # Guards _batcher, _broken, _stopping, _leaving and _listeners, and what batches say of claims; any thread takes
+        # it, briefly. Reentrant, as the collection of an executor may call `stop` in the middle of anything.
         self._lock = threading.RLock()
         self._batcher = Batcher()
         self._broken: BaseException | None = None
         self._stopping = False
+        self._leaving = False
         self._listeners: dict[str, Callable[[Mapping[str, Any] | None, wire.Body], None]] = {}  # by transfer
         # Appended to by any thread, also from finalizers, and so without a lock; emptied by the poller's thread.
         self._cancels: deque[tuple[Batch, int]] = deque()
         self._collected: deque[tuple[str, bool]] = deque()
         # The poller's thread only.
         self._active: dict[str, Batch] = {}
+        self._epoch: float = started.greeting["now"]  # when this driver began, by work_dir's clock
+        self._done_with: list[tuple[str, bool]] = []  # batches of earlier drivers, and whether their files may go
+        if checkpoint is not None:
+            self._restore(checkpoint)
         self._over: weakref.WeakValueDictionary[str, Batch] = weakref.WeakValueDictionary()
         self._frames: deque[wire.Frame] = deque()  # received and not yet looked at
         self._dead: SlurmFuturesError | None = None  # why there will be no connection any more
@@ -136,23 +161,66 @@ class Poller:
         self._thread.start()
         self._see_space()
 
+    @staticmethod
+    def _open(checkpoint: Checkpoint, greeting: Mapping[str, Any], where: str) -> None:
+        checkpoint.check_place(greeting, where)
+        try:
+            checkpoint.opened({"where": where, "work_dir": greeting["work_dir"]})
+        except OSError as error:
+            raise SlurmFuturesError(
+                f"the checkpoint {checkpoint.path} cannot be written: {error.strerror}; make room, or name another file"
+            ) from error
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """Take up the batches that earlier drivers have left."""
+        for found in checkpoint.unfinished():
+            if not found.open:
+                self._done_with.append((found.id, not found.failed))
+                continue
+            spec = Spec(tuple(found.words["options"]), found.words["name"], "", b"")
+            batch = Batch.restore(found.id, spec, self._control, found.firsts, found.keys, set(found.open))
+            batch.failed = found.failed
+            self._active[batch.id] = batch
+
     # ---- any thread
 
     def submit(
-        self, spec: Spec, name: str, function: bytes, tasks: Sequence[Sequence[bytes]]
+        self,
+        spec: Spec,
+        name: str,
+        function: bytes,
+        tasks: Sequence[Sequence[bytes]],
+        keys: Sequence[Sequence[bytes]] | None = None,
     ) -> list[SlurmFuture[Any]]:
-        """Add tasks, each the pickled arguments of one call or more; return the futures of all calls in order."""
+        """Add tasks, each the pickled arguments of one call or more; return the futures of all calls in order.
+
+        `keys` are those of the calls, task by task, where there is a checkpoint.
+        """
         futures: list[SlurmFuture[Any]] = []
         with self._lock:
             self.check()
             now = time.monotonic()
             batch = self._batcher.batch_for(spec, self._control, now)
             fresh = not batch.futures
-            for arguments in tasks:
-                futures += batch.add(function, name, arguments, now)
+            for number, arguments in enumerate(tasks):
+                futures += batch.add(function, name, arguments, now, keys[number] if keys is not None else ())
         if fresh:
             self._wake()
         return futures
+
+    def claim(self, key: bytes, place: tuple[str, int], claim: Claim) -> SlurmFuture[Any] | None:
+        """Return the future of a call that an earlier driver has sent, None where it has come to nothing meanwhile."""
+        assert self.checkpoint is not None
+        with self._lock:
+            self.check()
+            batch, call = self._active.get(place[0]), place[1]
+            future = batch.futures[call] if batch is not None and batch.restored else None
+            if batch is None or future is None or future.done() or self.checkpoint.flying(key) != place:
+                return None
+            batch.unclaimed.discard(call)
+            if not batch.attached:
+                batch.claims[call] = claim
+            return future
 
     def check(self) -> None:
         """Raise what stands in the way of new calls."""
@@ -191,7 +259,12 @@ class Poller:
         """Return the futures of jobs that are not resolved."""
         with self._lock:
             batches = [*self._active.values(), *self._batcher.opened()]
-        return [future for batch in batches for future in list(batch.futures) if future is not None]
+        return [
+            future
+            for batch in batches
+            for call, future in enumerate(list(batch.futures))
+            if future is not None and call not in batch.unclaimed
+        ]
 
     def stop(self) -> None:
         """End when nothing is pending any more."""
@@ -201,9 +274,28 @@ class Poller:
             self._stopping = True
         self._wake()
 
+    def give_up(self) -> None:
+        """Where there is a checkpoint, end now: what is pending goes on for the next start. Else cancel it."""
+        if self.checkpoint is not None:
+            with self._lock:
+                self._leaving = True
+            self.stop()
+            return
+        for future in [*self.pending(), *self.login.pending()]:
+            future.cancel()
+
     def join(self) -> None:
+        """Wait for the end. Who interrupts that is not kept again when the interpreter exits."""
         if threading.current_thread() is not self._thread:
-            self._thread.join()
+            try:
+                self._thread.join()
+            except BaseException:
+                self.abandon()
+                raise
+
+    def abandon(self) -> None:
+        """Not be waited for at exit."""
+        _pollers.discard(self)
 
     def _wake(self) -> None:
         with self._pipe_lock:
@@ -255,9 +347,14 @@ class Poller:
         try:
             self._selector.register(self._wake_out, selectors.EVENT_READ)
             self._watch_link()
+            for batch in list(self._active.values()):
+                self._attach(batch)
             while not self._finished():
                 self._turn(self._timeout())
-            self._clear_away()
+            if self._leaving and self._unresolved():
+                error = SlurmFuturesError(self._left())
+            else:
+                self._clear_away()
         except (AgentError, ConnectionLost) as lost:
             error = lost
             logger.error("%s", lost)
@@ -271,6 +368,8 @@ class Poller:
                 if isinstance(found, Started):
                     self.link.connect(found)  # to be closed with it
             self._fail_all(error)
+            if self.checkpoint is not None:
+                self.checkpoint.close()
             self.link.close(CLOSE_TIMEOUT)
             self._selector.close()
             _pollers.discard(self)
@@ -279,9 +378,19 @@ class Poller:
                 os.close(self._wake_out)
                 os.close(self._wake_in)
 
+    def _left(self) -> str:
+        path = self.checkpoint.path if self.checkpoint is not None else ""
+        return f"the executor was left before this call's end: it goes on, and the next start finds it in {path}"
+
+    def _unresolved(self) -> bool:
+        """Whether somebody waits for a call of some batch. Holds the lock, or is the poller's thread at its end."""
+        return any(batch.unresolved > len(batch.unclaimed) for batch in self._active.values()) or bool(self._batcher)
+
     def _finished(self) -> bool:
         with self._lock:
-            busy = self._batcher or self._active or len(self.login) or self._cancels
+            if self._leaving:
+                return True
+            busy = self._unresolved() or len(self.login) or self._cancels
             # While there is no connection: what was cancelled must still be said to be.
             return self._stopping and not busy and (self.link.connected or not self._cancelling)
 
@@ -330,10 +439,27 @@ class Poller:
                 self._frames.extend(self.link.receive())
 
     def _release_collected(self) -> None:
+        if not self._collected and not self._done_with:
+            return
+        if self.checkpoint is not None and not self.checkpoint.sync():
+            return  # what is there on the cluster is all that there is
+        gone, self._done_with = self._done_with, []
         while self._collected:
-            batch_id, remove = self._collected.popleft()
-            words = {"op": "release", "batch": batch_id, "remove": remove, "logs": False}
-            self.link.request(words, again=True)
+            gone.append(self._collected.popleft())
+        for batch_id, remove in gone:
+            self._release(batch_id, remove, logs=False)
+
+    def _release(self, batch_id: str, remove: bool, *, logs: bool) -> "Future[Reply]":
+        """Have the agent forget a batch. Its results are in the checkpoint by now, on disk."""
+        words = {"op": "release", "batch": batch_id, "remove": remove, "logs": logs}
+        _, reply = self.link.request(words, again=True)
+        if self.checkpoint is not None:
+            reply.add_done_callback(lambda reply: self._released(batch_id, reply))
+        return reply
+
+    def _released(self, batch_id: str, reply: "Future[Reply]") -> None:
+        if self.checkpoint is not None and reply.exception() is None:
+            self.checkpoint.closed(batch_id)
 
     # ---- the connection
 
@@ -390,7 +516,9 @@ class Poller:
         self._up.set()
 
     def _attach(self, batch: Batch) -> None:
-        words = {"op": "attach", "batch": batch.id, "wanted": batch.wanted()}
+        words: dict[str, Any] = {"op": "attach", "batch": batch.id, "wanted": batch.wanted()}
+        if batch.restored:
+            words["epoch"] = self._epoch
         _, reply = self.link.request(words)
         reply.add_done_callback(lambda reply: self._attached(batch, reply))
 
@@ -399,6 +527,9 @@ class Poller:
         if reply.exception() is not None:
             return
         head = reply.result().head
+        if "error" in head and batch.restored:
+            self._forsake(batch)
+            return
         if "error" in head:
             lost = ResultLost(f"the files of batch {batch.id} cannot be found: {head['message']}")
             for call in range(len(batch.futures)):
@@ -406,10 +537,41 @@ class Poller:
             self._submitted(batch)
             self._batch_over(batch)
             return
+        with self._lock:
+            batch.attached = True
+            batch.claims.clear()
         for job, tasks in head["parts"]:
-            batch.submitted(job, [range(*ends) for ends in tasks])
+            self._note_part(batch, job, tasks)
         if head["submitted"]:
             self._submitted(batch)
+
+    def _forsake(self, batch: Batch) -> None:
+        """A batch of an earlier driver is not in work_dir: it never got there, or was purged. Its calls begin anew."""
+        logger.warning("batch %s of an earlier driver is gone: its calls are sent again", batch.id)
+        with self._lock:
+            left = [call for call, future in enumerate(batch.futures) if future is not None]
+            lost = ResultLost(f"the files of batch {batch.id} are gone")
+            assert self.checkpoint is not None
+            self.checkpoint.fail(batch, left, lost)
+            now = time.monotonic()
+            for call, claim in batch.claims.items():
+                future = batch.futures[call]
+                if future is not None and not future.cancelled():
+                    another = self._batcher.batch_for(claim.spec, self._control, now)
+                    another.adopt(claim, future, batch.keys[call], now)
+            batch.futures = [None] * len(batch.futures)
+            batch.unclaimed.clear()
+            batch.claims.clear()
+            batch.unresolved = 0
+        self._batch_over(batch)
+
+    def _note_part(self, batch: Batch, job: str, tasks: Sequence[Sequence[int]]) -> bool:
+        """Some tasks of a batch are a job; False if that was known."""
+        if not batch.submitted(job, [range(*ends) for ends in tasks]):
+            return False
+        if self.checkpoint is not None:
+            self.checkpoint.part(batch.id, job, tasks)
+        return True
 
     def _see_space(self) -> None:
         """Say so where there is little room left for batches and results."""
@@ -437,6 +599,8 @@ class Poller:
             self._submitted(batch)
             self._batch_over(batch)
             return
+        if self.checkpoint is not None and not self._write_down(self.checkpoint, batch):
+            return
         live = [any(batch.futures[call] is not None for call in batch.calls_of(task)) for task in _tasks(batch)]
         spec = {
             **self._common,
@@ -451,6 +615,24 @@ class Poller:
         _, reply = self.link.request(words, batch.packed(), again=True)
         reply.add_done_callback(lambda reply: self._stored(batch, reply))
 
+    def _write_down(self, checkpoint: Checkpoint, batch: Batch) -> bool:
+        """Have a batch in the checkpoint before it is sent; where it cannot be written its calls fail."""
+        try:
+            checkpoint.begin(batch, self.greeting, self._where)
+        except OSError as error:
+            failed = SubmitError(
+                f"the checkpoint {checkpoint.path} cannot be written: {error.strerror}; nothing was sent",
+                options=batch.spec.options,
+            )
+            for call in range(len(batch.futures)):
+                self._resolve(batch, call, None, failed)
+            batch.calls, batch.functions, batch.unwanted = [], {}, set()
+            batch.stored = True
+            self._submitted(batch)
+            self._batch_over(batch)
+            return False
+        return True
+
     def _stored(self, batch: Batch, reply: "Future[Reply]") -> None:
         """The agent has the batch on disk, or could not write it."""
         error = reply.exception()
@@ -458,13 +640,12 @@ class Poller:
             message = reply.result().head["message"]
             error = SubmitError(f"the batch could not be written: {message}", options=batch.spec.options)
         if error is not None:
-            for call in range(len(batch.futures)):
-                self._resolve(batch, call, None, error)
+            self._fail(batch, range(len(batch.futures)), error)
             batch.unwanted = set()
             self._submitted(batch)
         else:
             for job, tasks in reply.result().head.get("parts", ()):
-                batch.submitted(job, [range(*ends) for ends in tasks])
+                self._note_part(batch, job, tasks)
             if reply.result().head.get("submitted"):
                 self._submitted(batch)
         batch.stored = True
@@ -483,6 +664,8 @@ class Poller:
             batch, call = self._cancels.popleft()
             if batch.futures[call] is None:
                 continue
+            if self.checkpoint is not None:
+                self.checkpoint.fail(batch, [call], None)
             batch.futures[call] = None
             batch.unresolved -= 1
             task = batch.task_of(call)
@@ -537,14 +720,14 @@ class Poller:
     def _take_of(self, batch: Batch, head: Mapping[str, Any], body: wire.Body) -> None:
         op = head["op"]
         if op == "results":
-            self._results(batch, head["done"], body)
+            self._results(batch, head, body)
         elif op == "ended":
             for record in head["ended"]:
                 self._ended(batch, record)
         elif op == "states":
             self._states(batch, head["states"])
         elif op == "part":
-            if batch.submitted(head["job"], [range(*tasks) for tasks in head["tasks"]]):
+            if self._note_part(batch, head["job"], head["tasks"]):
                 logger.info("batch %s: %s is job %s", batch.id, batch.name, head["job"])
         elif op == "submitted":
             self._submitted(batch)
@@ -554,29 +737,41 @@ class Poller:
             self._notice(batch, head)
         self._batch_over(batch)
 
-    def _results(self, batch: Batch, done: Sequence[int], body: wire.Body) -> None:
-        for record in payload.records(body):
-            if batch.futures[record.call] is None:
-                continue
+    def _results(self, batch: Batch, head: Mapping[str, Any], body: wire.Body) -> None:
+        records = [record for record in payload.records(body) if batch.futures[record.call] is not None]
+        if self.checkpoint is not None:
+            good = [(record.call, record.payload) for record in records if record.status == payload.OK]
+            batch.unsaved = not self.checkpoint.finish(batch, good) or batch.unsaved
+        earlier = set(head.get("earlier", ()))
+        for record in records:
             value, error = result_of(record, None, batch.id)
             if isinstance(error, JobError) and error.job_id is None:
                 error.job_id = batch.job_id(record.call)
-            self._resolve(batch, record.call, value, error)
+            if record.status == payload.OK:
+                self._resolve(batch, record.call, value, error)
+            elif error is not None and (
+                batch.task_of(record.call) not in earlier or not self._again(batch, record.call)
+            ):
+                self._fail(batch, [record.call], error)
             if isinstance(error, InitializerError):
                 self._break(error)
-        for task in done:
-            for call in batch.calls_of(task):
-                if batch.futures[call] is not None:
-                    batch.failed = True
-                    lost = ResultLost(f"job {batch.job_id(call)} is done but has left no result of this call")
-                    self._resolve(batch, call, None, lost)
+        for task in head["done"]:
+            missing = [call for call in batch.calls_of(task) if batch.futures[call] is not None]
+            for call in missing if task not in earlier else ():
+                batch.failed = True
+                lost = ResultLost(f"job {batch.job_id(call)} is done but has left no result of this call")
+                self._fail(batch, [call], lost)
 
     def _ended(self, batch: Batch, record: Mapping[str, Any]) -> None:
         """A task is over without (all of) its results."""
         for call in batch.calls_of(record["task"]):
-            if batch.futures[call] is not None:
+            if batch.futures[call] is not None and not (record.get("earlier") and self._again(batch, call)):
                 batch.failed = True
-                self._resolve(batch, call, None, _death(record))
+                self._fail(batch, [call], _death(record))
+
+    def _again(self, batch: Batch, call: int) -> bool:
+        """Have a call run again that raised or died before this driver began, and was asked for since."""
+        return False
 
     def _states(self, batch: Batch, states: Sequence[tuple[str, Sequence[tuple[int, int]]]]) -> None:
         for word, ranges in states:
@@ -594,9 +789,7 @@ class Poller:
     def _refused(self, batch: Batch, head: Mapping[str, Any]) -> None:
         for first, end in head["tasks"]:
             for task in range(first, end):
-                for call in batch.calls_of(task):
-                    error = SubmitError(head["message"], options=batch.spec.options)
-                    self._resolve(batch, call, None, error)
+                self._fail(batch, batch.calls_of(task), SubmitError(head["message"], options=batch.spec.options))
         self._submitted(batch)
 
     def _notice(self, batch: Batch, head: Mapping[str, Any]) -> None:
@@ -607,12 +800,22 @@ class Poller:
 
     # ---- futures
 
+    def _fail(self, batch: Batch, calls: Sequence[int], error: BaseException) -> None:
+        """Fail calls for good, in the checkpoint too: there they run again at the next start."""
+        if self.checkpoint is not None:
+            self.checkpoint.fail(batch, [call for call in calls if batch.futures[call] is not None], error)
+        for call in calls:
+            self._resolve(batch, call, None, error)
+
     def _resolve(self, batch: Batch, call: int, value: Any, error: BaseException | None) -> None:
-        future = batch.futures[call]
-        if future is not None:
+        with self._lock:  # against those who claim it
+            future = batch.futures[call]
+            if future is None:
+                return
             batch.futures[call] = None
             batch.unresolved -= 1
-            _settle(future, value, error)
+            batch.unclaimed.discard(call)
+        _settle(future, value, error)
 
     def _batch_over(self, batch: Batch) -> None:
         """All futures of a batch are resolved: its files go as soon as nobody can ask for its logs any more."""
@@ -621,6 +824,8 @@ class Poller:
         with self._lock:
             del self._active[batch.id]
             self._batcher.submitted(batch)
+        if batch.unsaved:
+            return  # its results are nowhere else
         self._over[batch.id] = batch
         finalizer = weakref.finalize(batch, _collect, self._collected, self._wake, (batch.id, not batch.failed))
         finalizer.atexit = False
@@ -646,8 +851,7 @@ class Poller:
             self._broken = error
             batches = [*self._active.values(), *self._batcher.take_all()]
         for batch in batches:
-            for call in range(len(batch.futures)):
-                self._resolve(batch, call, None, error)
+            self._fail(batch, range(len(batch.futures)), error)
             if batch.id in self._active:
                 batch.unwanted.update(_tasks(batch))
                 if batch.stored:
@@ -659,9 +863,9 @@ class Poller:
     def _clear_away(self) -> None:
         """Have finished batches removed; what is still referred to keeps its logs in memory."""
         replies = []
-        for batch_id, batch in list(self._over.items()):
-            words = {"op": "release", "batch": batch_id, "remove": not batch.failed, "logs": True}
-            replies.append((batch, self.link.request(words, again=True)[1]))
+        if self.checkpoint is None or self.checkpoint.sync():
+            for batch_id, batch in list(self._over.items()):
+                replies.append((batch, self._release(batch_id, not batch.failed, logs=True)))
         deadline = time.monotonic() + (CLOSE_TIMEOUT if self.link.connected else OFFLINE_TIMEOUT)
         while (self._cancelling or not all(reply.done() for _, reply in replies)) and time.monotonic() < deadline:
             self._turn(1.0)

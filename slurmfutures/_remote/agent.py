@@ -20,9 +20,9 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any, Callable, Deque, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Deque, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from . import batches, hub, outbox, transfers, wire
+from . import batches, hub, outbox, spool, transfers, wire
 from .lane import Lane
 from .local import Local
 from .scheduler import Limits, Scheduler
@@ -70,7 +70,8 @@ class Agent:
         self._open = True
         self._for_good = False  # the driver said so
         self._leaving = False  # somebody else is there for the driver
-        self._work_dir = _prepare(hello["work_dir"])
+        self._work_dir, self._began = _prepare(hello["work_dir"])
+        self._spool = spool.identify(self._work_dir)
         self._succession = Succession(self._work_dir, hello["session"], hello["mark"])
         # What concerns batches, while the agent before this one has still to go; None once it has.
         self._held: Optional[List[Callable[[], None]]] = None
@@ -111,6 +112,8 @@ class Agent:
             "executable": sys.executable,
             "scheduler": self._scheduler.version(),
             "work_dir": self._work_dir,
+            "spool": self._spool,
+            "now": self._began,
             "free": space.f_bavail * space.f_frsize,
             "host": os.uname().nodename,
             "cwd": os.getcwd(),
@@ -355,7 +358,7 @@ class Agent:
             if op == "submit":
                 self._batches.submit(head["spec"], head.get("body", body), reply)
             elif op == "attach":
-                reply(self._batches.attach(head["batch"], head["wanted"]))
+                reply(self._batches.attach(head["batch"], head["wanted"], head.get("epoch")))
             elif op == "cancel":
                 self._batches.cancel(head["batch"], head["tasks"], reply)
             elif op == "release":
@@ -414,8 +417,8 @@ def _kill_group(process: "subprocess.Popen[bytes]") -> None:
         pass
 
 
-def _prepare(work_dir: str) -> str:
-    """Make sure that `work_dir` is there, ours and private; return its absolute path."""
+def _prepare(work_dir: str) -> Tuple[str, float]:
+    """Make sure that `work_dir` is there, ours and private; return its absolute path, and what its clock says."""
     path = os.path.abspath(os.path.expanduser(work_dir))
     try:
         os.makedirs(path, 0o700, exist_ok=True)
@@ -428,12 +431,13 @@ def _prepare(work_dir: str) -> str:
         with open(os.path.join(path, ".writable.%d" % os.getpid()), "wb", 0) as file:
             try:
                 file.write(b"x" * _ROOM)
+                now = os.fstat(file.fileno()).st_mtime
             finally:
                 os.unlink(file.name)
     except OSError as error:
         words = (path, os.uname().nodename, error.strerror, REMEDY)
         raise Refusal("work-dir", "work_dir %s on %s cannot be used: %s; %s" % words) from error
-    return path
+    return path, now
 
 
 def _clear_dead(folder: str) -> None:

@@ -41,6 +41,7 @@ class Batch:
         self.parts: List[Part] = []
         self.numbers = 0  # parts tried, the refused ones counted
         self.pressure = Backpressure()
+        self.epoch: Optional[float] = None  # since when the driver is there, where an earlier one has sent this
 
     @classmethod
     def found(cls, folder: spool.Batch, wanted: Set[int]) -> "Optional[Batch]":

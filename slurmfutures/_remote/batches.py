@@ -153,22 +153,26 @@ class Batches:
         )
         folder.create(spec, text, calls)
 
-    def attach(self, batch_id: str, wanted: Sequence[Range]) -> Dict[str, Any]:
-        """Go on with a batch of an earlier agent; return which parts of it were submitted, and as which jobs."""
-        batch = self._resume(batch_id, {task for first, end in wanted for task in range(first, end)})
+    def attach(self, batch_id: str, wanted: Sequence[Range], epoch: Optional[float] = None) -> Dict[str, Any]:
+        """Go on with a batch of an earlier agent; return which parts of it were submitted, and as which jobs.
+
+        What was over before `epoch`, by the clock of the file system, is told as such.
+        """
+        batch = self._resume(batch_id, {task for first, end in wanted for task in range(first, end)}, epoch)
         if batch is None:
             return {"error": "gone", "message": "it is not in %s any more" % self._place.work_dir}
         unclear = any(part.watch is None for part in batch.parts)
         submitted = [[part.job, ranges(part.tasks)] for part in batch.parts if part.job is not None]
         return {"parts": submitted, "submitted": not batch.waiting and not unclear}
 
-    def _resume(self, batch_id: str, wanted: Set[int]) -> Optional[Batch]:
+    def _resume(self, batch_id: str, wanted: Set[int], epoch: Optional[float] = None) -> Optional[Batch]:
         """Return a batch, as an earlier agent has left it if this one does not have it; None where there is none."""
         if batch_id in self._batches:
             return self._batches[batch_id]
         batch = Batch.found(spool.Batch(self._place.work_dir, batch_id), wanted)
         if batch is None:
             return None
+        batch.epoch = epoch
         self._batches[batch_id] = batch
         for part in list(batch.parts):
             if not self._scheduler.keeps_jobs:
@@ -503,6 +507,7 @@ class Batches:
         found: List[wire.Buffer] = []
         size = 0
         done: List[int] = []
+        earlier: Set[int] = set()
         began: List[int] = []
         for name in part.watch.listed(names, now):
             if name.kind == spool.CLAIM:
@@ -531,13 +536,16 @@ class Batches:
             part.watch.taken(name)
             found.append(body)
             size += len(body)
+            if part.folder.is_earlier(name.text, batch.epoch):
+                earlier.add(part.tasks[name.task])
             if name.kind == publish.FINAL and name.task in part.watch.open:
                 part.watch.resolve(name.task)
                 done.append(part.tasks[name.task])
         if began:
             self._tell_states(batch, [(task, JobState.RUNNING) for task in began])
         if found:
-            self._send({"op": "results", "batch": batch.id, "done": done}, b"".join(found))
+            words = {"op": "results", "batch": batch.id, "done": done, "earlier": sorted(earlier)}
+            self._send(words, b"".join(found))
         if done:
             self._freed(now)
 
@@ -681,6 +689,8 @@ class Batches:
 
     def _tell_ended(self, batch: Batch, part: Part, watch_: watch.Watch, verdicts: Sequence[watch.Verdict]) -> None:
         ended = [explain(batch, part, watch_, verdict) for verdict in verdicts]
+        for record, verdict in zip(ended, verdicts):
+            record["earlier"] = _is_earlier(batch, part, verdict)
         for verdict in verdicts:
             watch_.resolve(verdict.task)
         self._send({"op": "ended", "batch": batch.id, "ended": ended})
@@ -743,6 +753,20 @@ class Batches:
             replies, self._confirm = self._confirm, []
             for reply in replies:
                 reply({})
+
+
+def _is_earlier(batch: Batch, part: Part, verdict: watch.Verdict) -> bool:
+    """Whether a task was over before the driver was there that is told of it now."""
+    if batch.epoch is None:
+        return False
+    if verdict.end is not None:
+        return part.folder.is_earlier(spool.end_name(verdict.task, verdict.end.run), batch.epoch)
+    if verdict.ending is None or not verdict.ending.end:
+        return True
+    try:
+        return time.mktime(time.strptime(verdict.ending.end, "%Y-%m-%dT%H:%M:%S")) <= batch.epoch
+    except ValueError:
+        return True
 
 
 def _mapping(part: Part) -> str:

@@ -8,6 +8,7 @@
     batches/<batch>/<part>/r/    what the array tasks of a part publish, by array index
     batches/<batch>/<part>/l/    their stdout and stderr, by array index
     sessions/<session>           which agent serves a driver, see `succession`
+    id                           a name that was made up for this work_dir
 
 In r/ the task with array index 7 leaves `7.c` (its claim, made with O_EXCL), `7.0.1.p` (first results of run 0),
 `7.r` (its last results: the task is done) and, where it ended without those, `7.0.x` (how run 0 ended).
@@ -29,6 +30,27 @@ from .wire import Buffer
 _REMOVALS = 25  # tries
 CLAIM = "c"
 END = "x"
+
+
+def identify(work_dir: str) -> str:
+    """Return the name of a work_dir, by which a client knows it again, whatever path it has. Raises OSError."""
+    path = os.path.join(work_dir, "id")
+    try:
+        os.utime(path)  # what is old may be cleared away by the site
+    except FileNotFoundError:
+        temporary = "%s.%s.%d" % (path, os.uname().nodename, os.getpid())
+        with open(temporary, "w") as file:
+            file.write(os.urandom(6).hex())
+        try:
+            os.link(temporary, path)  # the first one's counts
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            os.rename(temporary, path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+    with open(path) as file:
+        return file.read().strip()
 
 
 class Name(NamedTuple):
@@ -53,6 +75,10 @@ def parse_name(text: str) -> Optional[Name]:
     except ValueError:
         pass
     return None
+
+
+def end_name(task: int, run: int) -> str:
+    return "%d.%d.%s" % (task, run, END)
 
 
 class Batch:
@@ -134,6 +160,15 @@ class Part:
         """Return what a published file holds, None if that is more than `most` bytes."""
         with open(os.path.join(self.results, name), "rb", 0) as file:
             return file.read() if os.fstat(file.fileno()).st_size <= most else None
+
+    def is_earlier(self, name: str, epoch: Optional[float]) -> bool:
+        """Whether a published file was written before `epoch`, by the file system's clock."""
+        if epoch is None:
+            return False
+        try:
+            return os.stat(os.path.join(self.results, name)).st_mtime <= epoch
+        except OSError:
+            return False
 
     def source(self, name: str, then: Callable[[bool], None]) -> "ResultSource":
         """Return a large result file as the body of a frame; `then` is told whether it was whole."""

@@ -33,7 +33,7 @@ class Succession:
 
     def claim(self) -> bool:
         """Become the agent of the session; False where another one has still to go: then `wait` for that."""
-        self._lock = os.open(self._path + ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+        self._lock = self._open()
         free = self._try()
         self._see_predecessor(end=not free)
         words = json.dumps({"host": os.uname().nodename, "pid": os.getpid(), "mark": self._mark}).encode()
@@ -74,6 +74,9 @@ class Succession:
             os.close(self._lock)
             self._lock = None
 
+    def _open(self) -> int:
+        return os.open(self._path + ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+
     def _try(self) -> bool:
         assert self._lock is not None
         try:
@@ -82,7 +85,11 @@ class Succession:
             return False
         except OSError:
             return True  # a file system without locks
-        return True
+        if os.fstat(self._lock).st_nlink:
+            return True
+        os.close(self._lock)  # the predecessor left for good, and took the file along, after it was opened here
+        self._lock = self._open()
+        return self._try()
 
     def _see_predecessor(self, *, end: bool) -> None:
         """Note where the agent before this one was, and end it if asked."""
