@@ -109,6 +109,13 @@ def append_and_square(path: str, number: int) -> int:
     return number * number
 
 
+def append_after(folder: str, number: int, kills: int) -> int:
+    """Write down that this call runs, and end when there were so many kills."""
+    square = append_and_square(os.path.join(folder, "ran"), number)
+    wait_for_files(os.path.join(folder, "kills"), kills)
+    return square
+
+
 def overlap(log: str, seconds: float) -> None:
     """Write down when this call begins and when it ends."""
     with open(log, "a") as file:
