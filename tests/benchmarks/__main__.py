@@ -15,7 +15,7 @@ if not __package__:  # run as "python tests/benchmarks"
     sys.path[0] = str(Path(__file__).resolve().parents[2])
     __package__ = "tests.benchmarks"
 
-from . import arrays, embedded, latency, login, memory, single, slurm, ssh
+from . import arrays, checkpoint, embedded, latency, login, memory, single, slurm, ssh
 from .bench import Bench
 from .rows import Row, table
 
@@ -27,6 +27,8 @@ BENCHMARKS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "latency": latency.from_published_to_done,
     "memory": memory.hundred_thousand_pending,
     "embedded": embedded.many,
+    "checkpoint-found": checkpoint.found_again,
+    "checkpoint-cost": checkpoint.remembered,
     "ssh-one": ssh.one_call,
     "ssh-many": ssh.pipelined,
     "ssh-start": ssh.start,

@@ -46,12 +46,12 @@ def main(work_dir: str, scheduler: str) -> None:
     options: dict[str, Any] = {"hold": True} if scheduler == "slurm" else {"max_workers": 1}
     with SlurmExecutor(scheduler=scheduler, work_dir=work_dir, **options) as executor:
         agent = executor.login.submit(os.getppid).result()  # its workers are its children
-        before = _memory("self")
+        before = memory_of("self")
         begin = time.perf_counter()
         futures = [executor.submit(time.sleep, 600) for _ in range(CALLS)]
         seconds = time.perf_counter() - begin
         time.sleep(SETTLE)
-        found = {"client": _memory("self"), "agent": _memory(agent)}
+        found = {"client": memory_of("self"), "agent": memory_of(agent)}
         found["client"].update({"before": before["VmRSS"], "seconds to submit": seconds})
         found["agent"].update({"jobs in the queue": sum(future.job_id is not None for future in futures)})
         for future in futures:
@@ -59,7 +59,7 @@ def main(work_dir: str, scheduler: str) -> None:
     print(json.dumps(found))
 
 
-def _memory(process: int | str) -> dict[str, float]:
+def memory_of(process: int | str) -> dict[str, float]:
     """Return VmRSS and VmHWM in MB."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     words = [line.split() for line in lines if line.startswith(("VmRSS:", "VmHWM:"))]
