@@ -58,8 +58,7 @@ class SlurmFuture(Future[T]):
         if state in (_CANCELLED, _CANCELLED_AND_NOTIFIED):
             return JobState.CANCELLED
         if state in (_PENDING, _RUNNING):
-            known = self._owner.state(self._call)
-            return JobState.RUNNING if state == _RUNNING and known == JobState.PENDING else known
+            return self._owner.state(self._call)
         if error is None:
             return JobState.COMPLETED
         if isinstance(error, JobError) and error.state is not None:

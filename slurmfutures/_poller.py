@@ -39,6 +39,7 @@ from ._pickling import result_of
 from ._reconnect import Reconnect
 from ._remote import payload, wire
 from ._remote.states import JobState
+from ._retries import Attempts
 
 logger = logging.getLogger("slurmfutures.poller")
 
@@ -80,10 +81,12 @@ class Poller:
         heartbeat: float | None,
         reconnects: bool,
         reconnect_timeout: float | None,
+        retries: int,
     ) -> None:
         """`connect(stop)` starts an agent at `where`, and again when its connection is lost, if `reconnects`.
 
         `common(greeting)` is what every batch is submitted with. `heartbeat` and `reconnect_timeout` are in seconds.
+        `retries` is how often a task that was lost is run again.
         """
         self._wake_out, self._wake_in = os.pipe()
         os.set_blocking(self._wake_out, False)
@@ -109,6 +112,7 @@ class Poller:
         self._where = where
         self._reconnects = reconnects
         self._reconnect_timeout = reconnect_timeout
+        self._attempts = 1 + retries
         self._control = Control(self._cancel, self._log, self._hurry)
         # Guards _batcher, _broken, _stopping and _listeners; any thread takes it, briefly. Reentrant, as the collection
         # of an executor may call `stop` in the middle of anything.
@@ -537,10 +541,9 @@ class Poller:
     def _take_of(self, batch: Batch, head: Mapping[str, Any], body: wire.Body) -> None:
         op = head["op"]
         if op == "results":
-            self._results(batch, head["done"], body)
+            self._results(batch, head, body)
         elif op == "ended":
-            for record in head["ended"]:
-                self._ended(batch, record)
+            self._ended(batch, head["ended"])
         elif op == "states":
             self._states(batch, head["states"])
         elif op == "part":
@@ -554,29 +557,70 @@ class Poller:
             self._notice(batch, head)
         self._batch_over(batch)
 
-    def _results(self, batch: Batch, done: Sequence[int], body: wire.Body) -> None:
+    def _results(self, batch: Batch, head: Mapping[str, Any], body: wire.Body) -> None:
+        late: set[int] = set()
         for record in payload.records(body):
             if batch.futures[record.call] is None:
                 continue
             value, error = result_of(record, None, batch.id)
             if isinstance(error, JobError) and error.job_id is None:
                 error.job_id = batch.job_id(record.call)
+            task = batch.task_of(record.call)
+            if task in batch.attempts:
+                error = error and batch.attempts[task].told(error)
+                if head.get("attempt", 0) < len(batch.attempts[task]):
+                    late.add(task)
             self._resolve(batch, record.call, value, error)
             if isinstance(error, InitializerError):
                 self._break(error)
-        for task in done:
+        for task in head["done"]:
             for call in batch.calls_of(task):
                 if batch.futures[call] is not None:
                     batch.failed = True
                     lost = ResultLost(f"job {batch.job_id(call)} is done but has left no result of this call")
                     self._resolve(batch, call, None, lost)
+        for task in late:  # the results of an attempt that counted as lost: the next one is not needed any more
+            if not any(batch.futures[call] for call in batch.calls_of(task)):
+                batch.unwanted.add(task)
+        if batch.unwanted:
+            self._send_cancel(batch)
 
-    def _ended(self, batch: Batch, record: Mapping[str, Any]) -> None:
-        """A task is over without (all of) its results."""
-        for call in batch.calls_of(record["task"]):
+    def _ended(self, batch: Batch, records: Sequence[Mapping[str, Any]]) -> None:
+        """Tasks are over without (all of) their results."""
+        retries = []
+        for record in records:
+            task = record["task"]
+            attempts = batch.attempts.get(task, Attempts(self._attempts))
+            calls = [call for call in batch.calls_of(task) if batch.futures[call] is not None]
+            if not calls or record["attempt"] != len(attempts):  # told before, by an agent that is gone
+                continue
+            error = _death(record)
+            if attempts.again(error, record["node"]):
+                logger.warning("batch %s: %s is run again: %s", batch.id, batch.name, error)
+                batch.attempts[task] = attempts
+                batch.enter([task], JobState.PENDING)
+                done = [call for call in batch.calls_of(task) if batch.futures[call] is None]
+                retries.append(attempts.request(task, done))
+                continue
+            self._fail_task(batch, task, attempts.told(error))
+        if retries:
+            words = {"op": "retry", "batch": batch.id, "retries": retries}
+            _, reply = self.link.request(words, again=True)
+            reply.add_done_callback(lambda reply: self._retried(batch, [words["task"] for words in retries], reply))
+
+    def _retried(self, batch: Batch, tasks: Sequence[int], reply: "Future[Reply]") -> None:
+        """The agent has written down that tasks are to run again, or could not."""
+        if reply.exception() is None and "error" not in reply.result().head:
+            return
+        for task in tasks:
+            self._fail_task(batch, task, batch.attempts[task].last())
+        self._batch_over(batch)
+
+    def _fail_task(self, batch: Batch, task: int, error: BaseException) -> None:
+        for call in batch.calls_of(task):
             if batch.futures[call] is not None:
                 batch.failed = True
-                self._resolve(batch, call, None, _death(record))
+                self._resolve(batch, call, None, error)
 
     def _states(self, batch: Batch, states: Sequence[tuple[str, Sequence[tuple[int, int]]]]) -> None:
         for word, ranges in states:
@@ -594,6 +638,9 @@ class Poller:
     def _refused(self, batch: Batch, head: Mapping[str, Any]) -> None:
         for first, end in head["tasks"]:
             for task in range(first, end):
+                if task in batch.attempts:
+                    logger.warning("batch %s: %s is not run again: %s", batch.id, batch.name, head["message"])
+                    self._fail_task(batch, task, batch.attempts[task].last())
                 for call in batch.calls_of(task):
                     error = SubmitError(head["message"], options=batch.spec.options)
                     self._resolve(batch, call, None, error)

@@ -356,6 +356,8 @@ class Agent:
                 self._batches.submit(head["spec"], head.get("body", body), reply)
             elif op == "attach":
                 reply(self._batches.attach(head["batch"], head["wanted"]))
+            elif op == "retry":
+                self._batches.retry(head["batch"], head["retries"], reply)
             elif op == "cancel":
                 self._batches.cancel(head["batch"], head["tasks"], reply)
             elif op == "release":
