@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from ._future import SlurmFuture
 from ._remote import payload
 from ._remote.states import JobState
+from ._retries import Attempts
 
 QUIET = 0.02  # seconds without a further call after which a batch is closed
 LONGEST = 0.5  # seconds after its first call after which a batch is closed in any case
@@ -73,6 +74,8 @@ class Batch:
         self.unclaimed: set[int] = set()  # calls that nobody has asked for yet
         self.claims: dict[int, Claim] = {}  # until it is attached
         self.unsaved = False  # some result could not be written into the checkpoint
+        self.attempts: dict[int, Attempts] = {}  # of the tasks that were lost once; the poller's thread only
+        self.stale: dict[int, BaseException] = {}  # what calls of these tasks raised for an earlier driver; the same
         self.lock = threading.Lock()  # guards _parts, _states, _kept; the poller writes, any thread reads
         self._control = control
         self._parts: list[tuple[str, list[range]]] = []
@@ -185,7 +188,7 @@ class Batch:
     def job_id(self, call: int) -> str | None:
         task = self.task_of(call)
         with self.lock:
-            for job_id, ranges in self._parts:
+            for job_id, ranges in reversed(self._parts):  # the last attempt
                 index = 0
                 for tasks in ranges:
                     if task in tasks:

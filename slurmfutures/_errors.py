@@ -279,21 +279,46 @@ class CheckpointCorrupt(SlurmFuturesError):
         self.saved = saved
 
 
-class ResultLost(SlurmFuturesError):
-    """The call ran to its end, but its result did not show on the shared file system, or was removed from there."""
+class _Attempt:
+    """What an error says of the attempts before it.
+
+    `earlier` are their errors, `attempts` is how many there might have been in all.
+    """
+
+    earlier: "tuple[SlurmFuturesError, ...]" = ()
+    attempts: int = 1
+
+    def _told(self, text: str) -> str:
+        """Return the text of an error with the attempts in its first line and below it."""
+        if self.attempts == 1:
+            return text
+        headline, *rest = text.split("\n", 1)
+        number = len(self.earlier) + 1
+        return "\n".join([f"{headline} (attempt {number} of {self.attempts})", *tell_attempts(self.earlier), *rest])
+
+
+class ResultLost(_Attempt, SlurmFuturesError):
+    """The call ran to its end, but its result did not show on the shared file system, or was removed from there.
+
+    Where it was one of several attempts (`retries`), `earlier` are the errors of those before it.
+    """
 
     transient = True
+
+    def __str__(self) -> str:
+        return self._told(self.message)
 
 
 # ---- jobs
 
 
-class JobError(SlurmFuturesError):
+class JobError(_Attempt, SlurmFuturesError):
     """A job ended without the call's result; one of the classes below says why.
 
     `job_id` is None for a call on the login node. `state` is Slurm's, None if Slurm did not know any more; `exit_code`
     and `signal` are those of the batch script. `stderr_tail` is the end of what the job wrote there, `where` the folder
-    in which its files are kept.
+    in which its files are kept. Where it was one of several attempts (`retries`), `earlier` are the errors of those
+    before it.
     """
 
     _fields: ClassVar[tuple[str, ...]] = (
@@ -328,7 +353,7 @@ class JobError(SlurmFuturesError):
         super().__init__(self._headline())
 
     def __str__(self) -> str:
-        return _with_tail(self._headline(), self.stderr_tail)
+        return self._told(_with_tail(self._headline(), self.stderr_tail))
 
     @property
     def signal_name(self) -> str:
@@ -370,14 +395,20 @@ class JobError(SlurmFuturesError):
         return ""
 
 
+_AGAIN = "submit it again, or have that done by retries="
 # What these words of Slurm's say is said by the exit code or the class already.
 _NO_REASONS = ("None", "NonZeroExitCode", "TimeLimit", "OutOfMemory", "JobLaunchFailure", "RaisedSignal")
 
 
 class JobFailed(JobError):
-    """The job ended by itself: the interpreter crashed, left by `os._exit`, or was not there. Read its stderr."""
+    """The job ended by itself: the interpreter crashed, left by `os._exit`, or was not there. Read its stderr.
+
+    `transient` is true of one whose node could not see `work_dir`: another node may.
+    """
 
     def _remedy(self) -> str:
+        if self.transient:
+            return "name a work_dir that all compute nodes share, or leave this node out by exclude="
         killed = self.signal == signals.SIGKILL and not self.stderr_tail
         return "nobody says who did that; a memory limit is the usual one" if killed else ""
 
@@ -435,7 +466,7 @@ class JobPreempted(JobError):
         return "was preempted"
 
     def _remedy(self) -> str:
-        return "submit it again"
+        return _AGAIN
 
 
 class NodeFailed(JobError):
@@ -451,7 +482,7 @@ class NodeFailed(JobError):
         )
 
     def _remedy(self) -> str:
-        return "submit it again"
+        return _AGAIN
 
 
 class JobCancelled(JobError):
@@ -495,7 +526,7 @@ def job_error(record: Mapping[str, Any]) -> JobError:
     missing = _NOT_FOUND.findall(stderr) if exit_code in (126, 127) else ()
     if missing and kind is JobFailed:
         reason = f"the interpreter {missing[-1].strip()} was not found there or cannot run; name another one by python="
-    return kind(
+    error = kind(
         job_id=record.get("job_id"),
         state=state,
         exit_code=exit_code,
@@ -507,6 +538,21 @@ def job_error(record: Mapping[str, Any]) -> JobError:
         cancelled_by=record.get("cancelled_by") or "",
         started=record.get("started", True),
     )
+    if record.get("unseen"):
+        error.transient = True
+    return error
+
+
+def tell_attempts(earlier: Iterable[SlurmFuturesError]) -> list[str]:
+    """Return a line for each error of an attempt, the first one first."""
+    return [f"attempt {number}: {_brief(error)}" for number, error in enumerate(earlier, 1)]
+
+
+def _brief(error: SlurmFuturesError) -> str:
+    """Return what happened, without what to do about it."""
+    if isinstance(error, JobError):
+        return error._what()
+    return re.split(r": | \(its files", error.message.partition("\n")[0])[0]
 
 
 def _with_tail(headline: str, tail: str) -> str:

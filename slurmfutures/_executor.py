@@ -46,8 +46,8 @@ _SLICE = 256  # calls of a map that are added at once
 _SILENCE = 300.0  # seconds, at least, of silence after which the agent gives the driver up
 # What is ours among the keywords, for suggestions beside sbatch's options.
 _KEYWORDS = """host jump transport ssh_config ask accept_new_host_keys connect_timeout heartbeat reconnect_timeout
-    scheduler work_dir python setup max_workers login_workers checkpoint
-    checkpoint_key initializer initargs""".split()
+    scheduler work_dir python setup max_workers retries login_workers checkpoint checkpoint_key
+    initializer initargs""".split()
 
 
 class _Connection:
@@ -62,6 +62,7 @@ class _Connection:
         python: str,
         setup: str,
         max_workers: int | None,
+        retries: int,
         login_workers: int,
         heartbeat: float | None,
         reconnect_timeout: float | None,
@@ -110,6 +111,7 @@ class _Connection:
             reconnects=not here or scheduler != "local",  # whose jobs end with the agent
             reconnect_timeout=reconnect_timeout,
             checkpoint=checkpoint,
+            retries=retries,
         )
 
     @property
@@ -363,6 +365,9 @@ class SlurmExecutor(_Jobs):
     :param setup: lines of bash for before the interpreter, in jobs and on the login node ("module load gcc").
     :param max_workers: how many array tasks may run at once; None leaves that to the scheduler, or, for "local", is
         the number of cores.
+    :param retries: how often a call is run again, on another node where there is one, whose job was lost through no
+        fault of its own: its node failed or could not see `work_dir`, it was preempted, or it left no result. What
+        the function raised, an exit code, a limit or a cancellation is final.
     :param login_workers: how many calls of `login` may run at once.
     :param checkpoint: a file on this machine, made if missing, in which calls and their results are kept. The same
         script started again goes on: what has a result has it at once, what is queued or running is waited for, what
@@ -399,6 +404,7 @@ class SlurmExecutor(_Jobs):
         python: str | None = None,
         setup: str = "",
         max_workers: int | None = None,
+        retries: int = 0,
         login_workers: int = 2,
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_key: CheckpointKey | None = None,
@@ -411,6 +417,8 @@ class SlurmExecutor(_Jobs):
         for name, number in (("max_workers", max_workers), ("login_workers", login_workers)):
             if number is not None and (not isinstance(number, int) or number < 1):
                 raise ValueError(f"{name} must be an integer of 1 or more, not {number!r}")
+        if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
+            raise ValueError(f"retries must be an integer of 0 or more, not {retries!r}")
         for name, seconds in (
             ("connect_timeout", connect_timeout),
             ("heartbeat", heartbeat),
@@ -449,6 +457,7 @@ class SlurmExecutor(_Jobs):
                 python=python or (quote(sys.executable) if host is None else "python3"),
                 setup=setup,
                 max_workers=max_workers,
+                retries=retries,
                 login_workers=login_workers,
                 heartbeat=None if host is None else heartbeat,
                 reconnect_timeout=reconnect_timeout,

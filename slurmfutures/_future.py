@@ -59,8 +59,7 @@ class SlurmFuture(Future[T]):
             return JobState.CANCELLED
         if state in (_PENDING, _RUNNING):
             owner, call = self._place
-            known = owner.state(call)
-            return JobState.RUNNING if state == _RUNNING and known == JobState.PENDING else known
+            return owner.state(call)
         if error is None:
             return JobState.COMPLETED
         if isinstance(error, JobError) and error.state is not None:

@@ -95,7 +95,8 @@ class LoginCalls:
         return None
 
     def state(self, call: int) -> JobState:
-        return JobState.PENDING
+        future = self.get(call)
+        return JobState.RUNNING if future is not None and future.running() else JobState.PENDING
 
     def log(self, call: int, stream: str) -> str:
         return ""

@@ -41,6 +41,7 @@ from ._pickling import result_of
 from ._reconnect import Reconnect
 from ._remote import payload, wire
 from ._remote.states import JobState
+from ._retries import Attempts
 
 logger = logging.getLogger("slurmfutures.poller")
 
@@ -89,12 +90,13 @@ class Poller:
         reconnects: bool,
         reconnect_timeout: float | None,
         checkpoint: Checkpoint | None,
+        retries: int,
     ) -> None:
         """`connect(stop)` starts an agent at `where`, and again when its connection is lost, if `reconnects`.
 
         `common(greeting)` is what every batch is submitted with. `heartbeat` and `reconnect_timeout` are in seconds.
-
-        The poller closes `checkpoint` at its end, or where it cannot begin.
+        `retries` is how often a task that was lost is run again. The poller closes `checkpoint` at its end, or where it
+        cannot begin.
         """
         self._wake_out, self._wake_in = os.pipe()
         os.set_blocking(self._wake_out, False)
@@ -129,6 +131,7 @@ class Poller:
         self._where = where
         self._reconnects = reconnects
         self._reconnect_timeout = reconnect_timeout
+        self._attempts = 1 + retries
         self._control = Control(self._cancel, self._log, self._hurry)
         # Guards _batcher, _broken, _stopping, _leaving and _listeners, and what batches say of claims; any thread takes
         # it, briefly. Reentrant, as the collection of an executor may call `stop` in the middle of anything.
@@ -540,6 +543,8 @@ class Poller:
         with self._lock:
             batch.attached = True
             batch.claims.clear()
+        for task, number in head["attempts"]:
+            batch.attempts.setdefault(task, Attempts(self._attempts, number))
         for job, tasks in head["parts"]:
             self._note_part(batch, job, tasks)
         if head["submitted"]:
@@ -722,8 +727,7 @@ class Poller:
         if op == "results":
             self._results(batch, head, body)
         elif op == "ended":
-            for record in head["ended"]:
-                self._ended(batch, record)
+            self._ended(batch, head["ended"])
         elif op == "states":
             self._states(batch, head["states"])
         elif op == "part":
@@ -738,40 +742,107 @@ class Poller:
         self._batch_over(batch)
 
     def _results(self, batch: Batch, head: Mapping[str, Any], body: wire.Body) -> None:
-        records = [record for record in payload.records(body) if batch.futures[record.call] is not None]
         if self.checkpoint is not None:
-            good = [(record.call, record.payload) for record in records if record.status == payload.OK]
+            good = [
+                (record.call, record.payload)
+                for record in payload.records(body)
+                if record.status == payload.OK and batch.futures[record.call] is not None
+            ]
             batch.unsaved = not self.checkpoint.finish(batch, good) or batch.unsaved
         earlier = set(head.get("earlier", ()))
-        for record in records:
+        late: set[int] = set()
+        for record in payload.records(body):
+            if batch.futures[record.call] is None:
+                continue
             value, error = result_of(record, None, batch.id)
             if isinstance(error, JobError) and error.job_id is None:
                 error.job_id = batch.job_id(record.call)
-            if record.status == payload.OK:
+            task = batch.task_of(record.call)
+            if task in batch.attempts:
+                error = error and batch.attempts[task].told(error)
+                if head.get("attempt", 0) < batch.attempts[task].number:
+                    late.add(task)
+            if record.status == payload.OK or error is None:
                 self._resolve(batch, record.call, value, error)
-            elif error is not None and (
-                batch.task_of(record.call) not in earlier or not self._again(batch, record.call)
-            ):
+            elif task in earlier and record.call not in batch.unclaimed:
+                batch.stale[task] = error
+            else:
                 self._fail(batch, [record.call], error)
             if isinstance(error, InitializerError):
                 self._break(error)
+        anew = []
         for task in head["done"]:
             missing = [call for call in batch.calls_of(task) if batch.futures[call] is not None]
-            for call in missing if task not in earlier else ():
+            if task in batch.stale and missing:
+                attempts = self._attempts_of(batch, task, head.get("attempt", 0))
+                anew.append(self._anew(batch, task, attempts, batch.stale.pop(task)))
+                continue
+            for call in missing:
                 batch.failed = True
                 lost = ResultLost(f"job {batch.job_id(call)} is done but has left no result of this call")
                 self._fail(batch, [call], lost)
+        self._retry(batch, anew)
+        for task in late:  # the results of an attempt that counted as lost: the next one is not needed any more
+            if not any(batch.futures[call] for call in batch.calls_of(task)):
+                batch.unwanted.add(task)
+        if batch.unwanted:
+            self._send_cancel(batch)
 
-    def _ended(self, batch: Batch, record: Mapping[str, Any]) -> None:
-        """A task is over without (all of) its results."""
-        for call in batch.calls_of(record["task"]):
-            if batch.futures[call] is not None and not (record.get("earlier") and self._again(batch, call)):
-                batch.failed = True
-                self._fail(batch, [call], _death(record))
+    def _ended(self, batch: Batch, records: Sequence[Mapping[str, Any]]) -> None:
+        """Tasks are over without (all of) their results."""
+        retries = []
+        for record in records:
+            task = record["task"]
+            attempts = self._attempts_of(batch, task, record["attempt"])
+            calls = [call for call in batch.calls_of(task) if batch.futures[call] is not None]
+            if not calls or record["attempt"] != attempts.number:  # told before, by an agent that is gone
+                continue
+            error = _death(record)
+            if (record.get("earlier") or task in batch.stale) and not batch.unclaimed.issuperset(calls):
+                batch.stale.pop(task, None)
+                retries.append(self._anew(batch, task, attempts, error))
+            elif attempts.again(error, record["node"]):
+                logger.warning("batch %s: %s is run again: %s", batch.id, batch.name, error)
+                retries.append(self._request(batch, task, attempts))
+            else:
+                self._fail_task(batch, task, attempts.told(error))
+        self._retry(batch, retries)
 
-    def _again(self, batch: Batch, call: int) -> bool:
-        """Have a call run again that raised or died before this driver began, and was asked for since."""
-        return False
+    def _attempts_of(self, batch: Batch, task: int, number: int) -> Attempts:
+        """Return the attempts of a task; `number` is the one that is spoken of."""
+        found = batch.attempts.get(task)
+        if found is None:  # what an earlier driver has tried is known when it is attached
+            found = Attempts(self._attempts, number if batch.restored and not batch.attached else 0)
+        return found
+
+    def _anew(self, batch: Batch, task: int, attempts: Attempts, error: BaseException) -> Mapping[str, Any]:
+        """Have a task run again that raised or died before this driver began, and was asked for since."""
+        logger.info("batch %s: %s of an earlier driver is run again: %s", batch.id, batch.name, error)
+        attempts.anew(error)
+        return self._request(batch, task, attempts)
+
+    def _request(self, batch: Batch, task: int, attempts: Attempts) -> Mapping[str, Any]:
+        batch.attempts[task] = attempts
+        batch.enter([task], JobState.PENDING)
+        return attempts.request(task, [call for call in batch.calls_of(task) if batch.futures[call] is None])
+
+    def _retry(self, batch: Batch, retries: Sequence[Mapping[str, Any]]) -> None:
+        if retries:
+            words = {"op": "retry", "batch": batch.id, "retries": retries}
+            _, reply = self.link.request(words, again=True)
+            reply.add_done_callback(lambda reply: self._retried(batch, [words["task"] for words in retries], reply))
+
+    def _retried(self, batch: Batch, tasks: Sequence[int], reply: "Future[Reply]") -> None:
+        """The agent has written down that tasks are to run again, or could not."""
+        if reply.exception() is None and "error" not in reply.result().head:
+            return
+        for task in tasks:
+            self._fail_task(batch, task, batch.attempts[task].last())
+        self._batch_over(batch)
+
+    def _fail_task(self, batch: Batch, task: int, error: BaseException) -> None:
+        batch.failed = True
+        self._fail(batch, batch.calls_of(task), error)
 
     def _states(self, batch: Batch, states: Sequence[tuple[str, Sequence[tuple[int, int]]]]) -> None:
         for word, ranges in states:
@@ -789,6 +860,9 @@ class Poller:
     def _refused(self, batch: Batch, head: Mapping[str, Any]) -> None:
         for first, end in head["tasks"]:
             for task in range(first, end):
+                if task in batch.attempts:
+                    logger.warning("batch %s: %s is not run again: %s", batch.id, batch.name, head["message"])
+                    self._fail_task(batch, task, batch.attempts[task].last())
                 self._fail(batch, batch.calls_of(task), SubmitError(head["message"], options=batch.spec.options))
         self._submitted(batch)
 

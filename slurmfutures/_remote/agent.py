@@ -359,6 +359,8 @@ class Agent:
                 self._batches.submit(head["spec"], head.get("body", body), reply)
             elif op == "attach":
                 reply(self._batches.attach(head["batch"], head["wanted"], head.get("epoch")))
+            elif op == "retry":
+                self._batches.retry(head["batch"], head["retries"], reply)
             elif op == "cancel":
                 self._batches.cancel(head["batch"], head["tasks"], reply)
             elif op == "release":

@@ -2,7 +2,7 @@
 
 import os
 import time
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from . import spool, watch
 from .backpressure import Backpressure
@@ -13,12 +13,33 @@ _LOG_LIMIT = 64 << 10  # bytes of a log that are kept for the client when a batc
 _LOGS_LIMIT = 8 << 20  # bytes of all of them
 
 
-class Part:
-    """One submission of a batch's tasks; array index i is the task `tasks[i]`."""
+class Retry(NamedTuple):
+    """A task that the client wants to be run again."""
 
-    def __init__(self, number: int, tasks: List[int], folder: spool.Part, name: str) -> None:
+    task: int
+    attempt: int  # the first retry is 1
+    exclude: Tuple[str, ...]  # nodes, or lists of nodes in Slurm's words
+    done: Tuple[Range, ...]  # the calls that are not to be run again
+
+    def goes_with(self, other: "Retry") -> bool:
+        """Whether both may be in one submission."""
+        return (self.attempt, self.exclude) == (other.attempt, other.exclude)
+
+
+class Part:
+    """One submission of a batch's tasks; array index i is the task `tasks[i]`.
+
+    Where it is a retry, `retries[i]` is why, and all of them go together.
+    """
+
+    def __init__(
+        self, number: int, tasks: List[int], folder: spool.Part, name: str, retries: Sequence[Retry] = ()
+    ) -> None:
         self.number = number
         self.tasks = tasks
+        self.retries = retries
+        self.attempt = retries[0].attempt if retries else 0
+        self.exclude = retries[0].exclude if retries else ()
         self.folder = folder
         self.name = name
         self.time = time.time()  # of the submission
@@ -26,7 +47,21 @@ class Part:
         self.throttle: Optional[int] = None
         self.watch: Optional[watch.Watch] = None
         self.unwanted: Set[int] = set()  # array indices to be cancelled
-        self.over: Set[int] = set()  # array indices that the client knows the end of, from before a lost connection
+        self.over: Set[int] = set()  # array indices whose end the client knows, or that are a later part's by now
+        self.unread: Set[int] = set()  # array indices of which the last look has left results for the next one
+        self.sending: List[int] = []  # array indices of large results on their way, each as often as it has some
+
+    def left(self) -> List[int]:
+        """Return the array indices that are still wanted, of a part that was not accepted."""
+        return [index for index in range(len(self.tasks)) if index not in self.unwanted and index not in self.over]
+
+    def give_up(self, tasks: Set[int]) -> None:
+        """These tasks are a later part's from now on."""
+        for index, task in enumerate(self.tasks):
+            if task in tasks:
+                self.over.add(index)
+                if self.watch is not None:
+                    self.watch.resolve(index)
 
 
 class Batch:
@@ -37,8 +72,10 @@ class Batch:
         self.spec = spec
         self.folder = folder
         self.waiting: List[Range] = [(0, spec["tasks"])]
+        self.retries: List[Retry] = []  # those that wait
         self.without(set(spec["skip"]))
-        self.parts: List[Part] = []
+        self.attempts: Dict[int, int] = {}  # of each task, the last that was asked for
+        self.parts: List[Part] = []  # in the order of their numbers
         self.numbers = 0  # parts tried, the refused ones counted
         self.pressure = Backpressure()
         self.epoch: Optional[float] = None  # since when the driver is there, where an earlier one has sent this
@@ -55,7 +92,13 @@ class Batch:
             return None
         batch = cls(spec, folder)
         parts: Dict[int, Part] = {}
+        asked: Dict[Tuple[int, int], Retry] = {}
         for entry in folder.entries():
+            if "retries" in entry:
+                for retry in map(parse_retry, entry["retries"]):
+                    asked[retry.task, retry.attempt] = retry
+                    batch.attempts[retry.task] = retry.attempt
+                continue
             number = entry["part"]
             batch.numbers = max(batch.numbers, number + 1)
             if "job" in entry:
@@ -65,15 +108,47 @@ class Batch:
                 parts.pop(number, None)
             else:
                 tasks = [task for first, end in entry["tasks"] for task in range(first, end)]
-                parts[number] = Part(number, tasks, folder.part(number), entry["name"])
+                attempt, exclude = entry.get("attempt", 0), tuple(entry.get("exclude", ()))
+                retries = [asked[task, attempt]._replace(exclude=exclude) for task in tasks] if attempt else []
+                parts[number] = Part(number, tasks, folder.part(number), entry["name"], retries)
                 parts[number].time = entry["time"]
                 parts[number].throttle = entry["throttle"]
         batch.parts = list(parts.values())
+        owners = {task: part for part in batch.parts for task in part.tasks}  # the newest part has the say
+        again = {
+            task: attempt
+            for task, attempt in batch.attempts.items()
+            if task in wanted and (task not in owners or owners[task].attempt < attempt)
+        }
         for part in batch.parts:
-            part.over = {index for index, task in enumerate(part.tasks) if task not in wanted}
-        submitted = {task for part in batch.parts for task in part.tasks}
-        batch.waiting = ranges(sorted(wanted - submitted))
+            part.over = {
+                index
+                for index, task in enumerate(part.tasks)
+                if task not in wanted or task in again or owners[task] is not part
+            }
+        batch.retries = [asked[key] for key in sorted(again.items())]
+        batch.waiting = ranges(sorted(wanted.difference(owners, again)))
         return batch
+
+    def again(self, retries: Sequence[Retry]) -> None:
+        """Have tasks run again: what there was of them before is over."""
+        tasks = {retry.task for retry in retries}
+        for part in self.parts:
+            part.give_up(tasks)
+        self.attempts.update((retry.task, retry.attempt) for retry in retries)
+        self.retries += retries
+
+    def remaining(self) -> int:
+        """Return how many tasks wait for the same submission, 0 where none does."""
+        if self.retries:
+            return sum(retry.goes_with(self.retries[0]) for retry in self.retries)
+        return sum(end - first for first, end in self.waiting)
+
+    def take_retries(self, most: int) -> List[Retry]:
+        """Take up to `most` retries that go together off those that wait."""
+        taken = [retry for retry in self.retries if retry.goes_with(self.retries[0])][:most]
+        self.retries = [retry for retry in self.retries if retry not in taken]
+        return sorted(taken)
 
     def take(self, most: int) -> List[int]:
         """Take up to `most` task numbers off those that wait."""
@@ -91,11 +166,14 @@ class Batch:
     def give_back(self, part: Part) -> None:
         """A part was not accepted: its tasks wait again, but for those cancelled meanwhile."""
         self.parts.remove(part)
-        tasks = [task for index, task in enumerate(part.tasks) if index not in part.unwanted and index not in part.over]
-        self.waiting = ranges(tasks) + self.waiting
+        self.wait_again(part, part.left())
 
-    def numbers_waiting(self) -> Set[int]:
-        return {task for first, end in self.waiting for task in range(first, end)}
+    def wait_again(self, part: Part, indices: Sequence[int]) -> None:
+        """Some array indices of a part have never begun and never will: their tasks wait."""
+        if part.retries:
+            self.retries = [part.retries[index] for index in indices] + self.retries
+        else:
+            self.waiting = sorted(ranges([part.tasks[index] for index in indices]) + self.waiting)
 
     def without(self, tasks: Set[int]) -> Set[int]:
         """Take these tasks off those that wait; return the ones that were not waiting."""
@@ -112,7 +190,15 @@ class Batch:
             if first < end:
                 kept.append((first, end))
         self.waiting = kept
+        rest.difference_update(retry.task for retry in self.retries)
+        self.retries = [retry for retry in self.retries if retry.task not in tasks]
         return rest
+
+
+def parse_retry(words: Mapping[str, Any]) -> Retry:
+    """Read a retry as the client sends it, and as it is written down."""
+    done = tuple((first, end) for first, end in words["done"])
+    return Retry(words["task"], words["attempt"], tuple(words["exclude"]), done)
 
 
 def ranges(numbers: Sequence[int]) -> List[Range]:
@@ -127,9 +213,10 @@ def ranges(numbers: Sequence[int]) -> List[Range]:
 
 
 def collect_logs(batch: Batch) -> Dict[str, List[str]]:
-    """Return what the tasks of a batch have printed, "task": [stdout, stderr], within bounds."""
+    """Return what the last runs of a batch's tasks have printed, "task": [stdout, stderr], within bounds."""
     kept: Dict[str, List[str]] = {}
     total = 0
+    owners = {task: part for part in batch.parts for task in part.tasks}
     for part in batch.parts:
         try:
             written = sorted(entry.name for entry in os.scandir(part.folder.logs) if entry.stat().st_size)
@@ -137,6 +224,8 @@ def collect_logs(batch: Batch) -> Dict[str, List[str]]:
             continue
         for name in written:
             index, _, stream = name.partition(".")
+            if owners[part.tasks[int(index)]] is not part:
+                continue
             text = spool.read_tail(os.path.join(part.folder.logs, name), _LOG_LIMIT).decode("utf-8", "replace")
             total += len(text)
             if total > _LOGS_LIMIT:

@@ -12,7 +12,7 @@ from collections import deque
 from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from . import outbox, payload, publish, script, spool, watch, wire
-from .batch import Batch, Part, Range, collect_logs, ranges
+from .batch import Batch, Part, Range, Retry, collect_logs, parse_retry, ranges
 from .death import explain
 from .incoming import Incoming
 from .lane import Lane
@@ -163,7 +163,8 @@ class Batches:
             return {"error": "gone", "message": "it is not in %s any more" % self._place.work_dir}
         unclear = any(part.watch is None for part in batch.parts)
         submitted = [[part.job, ranges(part.tasks)] for part in batch.parts if part.job is not None]
-        return {"parts": submitted, "submitted": not batch.waiting and not unclear}
+        attempts = sorted(batch.attempts.items())
+        return {"parts": submitted, "submitted": not batch.waiting and not unclear, "attempts": attempts}
 
     def _resume(self, batch_id: str, wanted: Set[int], epoch: Optional[float] = None) -> Optional[Batch]:
         """Return a batch, as an earlier agent has left it if this one does not have it; None where there is none."""
@@ -192,7 +193,7 @@ class Batches:
         again = sorted(part.watch.open - begun)
         for index in again:
             part.watch.resolve(index)
-        batch.waiting = ranges(sorted({part.tasks[index] for index in again} | batch.numbers_waiting()))
+        batch.wait_again(part, again)
         self._look(batch, part, now)
         node, reason = os.uname().nodename, "the agent has ended, and the embedded scheduler's jobs with it"
         ending = Ending(JobState.FAILED, None, None, node, reason, True, "", "", "")
@@ -209,6 +210,22 @@ class Batches:
         self._queue_interval = self._pace.queue_first
         first = now + self._pace.queue_first
         self._queue_at = first if self._queue_at is None else min(self._queue_at, first)
+
+    def retry(self, batch_id: str, retries: Sequence[Mapping[str, Any]], reply: Callable[..., None]) -> None:
+        """Run tasks again that ended without their results; the reply says that this is written down.
+
+        Each retry is a task, its attempt, nodes to exclude and ranges of calls that are not to be run again. It may be
+        asked for twice. Raises OSError where it cannot be written.
+        """
+        batch = self._resume(batch_id, {words["task"] for words in retries})
+        if batch is None:
+            reply({"error": "gone", "message": "it is not in %s any more" % self._place.work_dir})
+            return
+        fresh = [it for it in map(parse_retry, retries) if it.attempt > batch.attempts.get(it.task, 0)]
+        if fresh:
+            batch.folder.record({"retries": [it._asdict() for it in fresh]})
+            batch.again(fresh)
+        reply({})
 
     def cancel(self, batch_id: str, tasks: Sequence[int], reply: Callable[..., None]) -> None:
         """End tasks: those that wait are dropped, those in the scheduler's hands cancelled with the next scancel.
@@ -245,7 +262,7 @@ class Batches:
     def log(self, batch_id: str, task: int, stream: str) -> bytes:
         """Return a task's "out" or "err" as far as it is written."""
         batch = self._batches.get(batch_id)
-        for part in batch.parts if batch else ():
+        for part in reversed(batch.parts) if batch else ():
             if part.tasks[0] <= task <= part.tasks[-1] and task in part.tasks:
                 return spool.read_tail(part.folder.log(part.tasks.index(task), stream), 1 << 30)
         return b""
@@ -306,7 +323,7 @@ class Batches:
         watched = self._watched()
         inside = sum(len(watch.open) for _, _, watch in watched)
         for batch in self._batches.values():
-            if not batch.waiting:
+            if not batch.waiting and not batch.retries:
                 continue
             if now < batch.pressure.until:
                 wanted = batch.pressure.until if wanted is None else min(wanted, batch.pressure.until)
@@ -319,15 +336,16 @@ class Batches:
             if not self._succession.is_ours():
                 self._stopped = True
                 return None
-            self._submit_part(batch, batch.take(size), room, alike)
+            retries = batch.take_retries(size) if batch.retries else []
+            tasks = [retry.task for retry in retries] if retries else batch.take(size)
+            self._submit_part(batch, tasks, retries, room, alike)
             return None
         return wanted
 
     def _size(self, batch: Batch, inside: int, alike: int) -> int:
         """Return how many tasks the next submission may hold; `alike` of those inside count for the same limit."""
-        remaining = sum(end - first for first, end in batch.waiting)
         most = min(self._limits.max_array_index + 1, self._limits.max_jobs - inside)
-        return min(most, batch.pressure.size(remaining, alike))
+        return min(most, batch.pressure.size(batch.remaining(), alike))
 
     def _room(self, watched: Sequence[Tuple[Batch, Part, watch.Watch]]) -> Optional[int]:
         """Return how many more tasks may run at once under `max_workers`, None where that is not bounded."""
@@ -335,20 +353,24 @@ class Batches:
             return None
         return self._max_workers - sum(min(part.throttle or 1 << 30, len(watch.open)) for _, part, watch in watched)
 
-    def _submit_part(self, batch: Batch, tasks: List[int], room: Optional[int], alike: int) -> None:
+    def _submit_part(
+        self, batch: Batch, tasks: List[int], retries: Sequence[Retry], room: Optional[int], alike: int
+    ) -> None:
         self._busy = batch
         number = batch.numbers
         batch.numbers += 1
         name = "%s.sf-%s.%d" % (batch.spec["name"], batch.id, number)
-        part = Part(number, tasks, batch.folder.part(number), name)
+        part = Part(number, tasks, batch.folder.part(number), name, retries)
         part.throttle = room if room is not None and room < len(tasks) else None
         batch.parts.append(part)
         try:
             part.folder.create()
             if _mapping(part) == "map":
-                publish.publish(part.folder.path, "map", [" ".join(map(str, tasks)).encode()])
+                publish.publish(part.folder.path, "map", [_map(part).encode()])
             intent = {"part": number, "tasks": ranges(tasks), "name": name, "time": part.time}
             intent["throttle"] = part.throttle
+            if part.retries:
+                intent["attempt"], intent["exclude"] = part.attempt, part.exclude
             batch.folder.record(intent)
         except OSError as error:
             self._busy = None
@@ -369,6 +391,7 @@ class Batches:
             chdir=batch.spec["chdir"],
             stdout=os.path.join(part.folder.logs, "%a.out" if len(part.tasks) > 1 else "0.out"),
             stderr=os.path.join(part.folder.logs, "%a.err" if len(part.tasks) > 1 else "0.err"),
+            exclude=part.exclude,
         )
 
     def _try(self, batch: Batch, part: Part, request: Request, alike: int) -> None:
@@ -460,10 +483,24 @@ class Batches:
     def _refused(self, batch: Batch, part: Part, message: str) -> None:
         """The scheduler will not have this batch, neither this part nor the next."""
         self._void(batch, part)
+        if part.retries:
+            self._retry_refused(batch, part, message)
+            return
         batch.give_back(part)
         self._confirm_cancels()
         tasks, batch.waiting = batch.waiting, []
         self._send({"op": "refused", "batch": batch.id, "tasks": tasks, "message": message})
+
+    def _retry_refused(self, batch: Batch, part: Part, message: str) -> None:
+        """It may be that there is no other node: then the same one will have to do."""
+        batch.parts.remove(part)
+        left = [part.retries[index] for index in part.left()]
+        self._confirm_cancels()
+        if part.exclude:
+            batch.retries = [retry._replace(exclude=()) for retry in left] + batch.retries
+        else:
+            tasks = ranges([retry.task for retry in left])
+            self._send({"op": "refused", "batch": batch.id, "tasks": tasks, "message": message})
 
     def _void(self, batch: Batch, part: Part) -> None:
         """Write down that a part was not accepted, so that nobody looks for it."""
@@ -509,6 +546,7 @@ class Batches:
         done: List[int] = []
         earlier: Set[int] = set()
         began: List[int] = []
+        part.unread.clear()
         for name in part.watch.listed(names, now):
             if name.kind == spool.CLAIM:
                 part.watch.taken(name)
@@ -516,7 +554,8 @@ class Batches:
                     began.append(part.tasks[name.task])
                 continue
             if size > BACKLOG:
-                break  # the next look finds the others
+                part.unread.add(name.task)
+                continue  # the next look finds it
             try:
                 data = part.folder.read(name.text, LARGE)
                 if data is None:
@@ -544,8 +583,7 @@ class Batches:
         if began:
             self._tell_states(batch, [(task, JobState.RUNNING) for task in began])
         if found:
-            words = {"op": "results", "batch": batch.id, "done": done, "earlier": sorted(earlier)}
-            self._send(words, b"".join(found))
+            self._send(_results(batch, part, done, sorted(earlier)), b"".join(found))
         if done:
             self._freed(now)
 
@@ -554,18 +592,21 @@ class Batches:
         watch_ = part.watch
         assert watch_ is not None
         if self._waiting().lanes >= MOST_LARGE:
+            part.unread.add(name.task)
             return  # the next look finds it
         final = name.kind == publish.FINAL and name.task in watch_.open
 
         def then(good: bool) -> None:
+            part.sending.remove(name.task)
             if not good:
                 watch_.reopen(name)
 
         source = part.folder.source(name.text, then)
         watch_.taken(name)
+        part.sending.append(name.task)
         if final:
             watch_.resolve(name.task)
-        words = {"op": "results", "batch": batch.id, "done": [part.tasks[name.task]] if final else []}
+        words = _results(batch, part, [part.tasks[name.task]] if final else [])
         self._stream([*wire.stretched(words, [], len(source)), source])
         if final:
             self._freed(time.monotonic())
@@ -581,7 +622,7 @@ class Batches:
         """Tasks have left the queue: what was held back may go in, and arrays may run more at once."""
         waiting = False
         for batch in self._batches.values():
-            if batch.waiting:
+            if batch.waiting or batch.retries:
                 waiting = True
                 batch.pressure.freed(now)
         if self._max_workers is None or waiting or self._busy is not None:
@@ -682,7 +723,9 @@ class Batches:
             if not watch_.suspects():
                 continue
             self._look(batch, part, now)
-            verdicts = [it for it in watch_.judge(endings, now) if not self._has_twin(part, watch_, it.task)]
+            coming = part.unread.union(part.sending)  # their results first
+            judged = [it for it in watch_.judge(endings, now) if it.task not in coming]
+            verdicts = [it for it in judged if not self._has_twin(part, watch_, it.task)]
             if verdicts:
                 self._tell_ended(batch, part, watch_, verdicts)
                 self._freed(now)
@@ -769,9 +812,28 @@ def _is_earlier(batch: Batch, part: Part, verdict: watch.Verdict) -> bool:
         return True
 
 
+def _results(batch: Batch, part: Part, done: List[int], earlier: Sequence[int] = ()) -> Dict[str, Any]:
+    """Return the head of an event that brings results; `done` are the tasks of which these are the last."""
+    words: Dict[str, Any] = {"op": "results", "batch": batch.id, "done": done}
+    if earlier:
+        words["earlier"] = earlier
+    if part.attempt:
+        words["attempt"] = part.attempt
+    return words
+
+
 def _mapping(part: Part) -> str:
-    """Return how the script finds the task of an array index: `job.task_number`."""
-    return str(part.tasks[0]) if part.tasks[-1] - part.tasks[0] == len(part.tasks) - 1 else "map"
+    """Return how the script finds the task of an array index: `job.share`."""
+    in_a_row = part.tasks[-1] - part.tasks[0] == len(part.tasks) - 1
+    return str(part.tasks[0]) if in_a_row and not any(retry.done for retry in part.retries) else "map"
+
+
+def _map(part: Part) -> str:
+    """Return what `job.share` reads: a word for each task, behind a colon the ranges of calls that are done."""
+    words = [str(task) for task in part.tasks]
+    for index, retry in enumerate(part.retries):
+        words[index] += "".join(":%d-%d" % ends for ends in retry.done)
+    return " ".join(words)
 
 
 def _target(watch_: watch.Watch, indices: Set[int]) -> Tuple[str, Optional[List[int]]]:

@@ -47,12 +47,24 @@ def query_environment(environ: Mapping[str, str]) -> Dict[str, str]:
 
 def submit_argv(request: Request) -> List[str]:
     """Return the sbatch command of a request. The user's options come first, so that ours win."""
-    argv = ["sbatch", *request.options, "--parsable"]
+    argv = ["sbatch", *excluding(request.options, request.exclude), "--parsable"]
     argv += ["--job-name=" + request.name, "--comment=" + request.comment, "--chdir=" + request.chdir]
     argv += ["--output=" + _pattern(request.stdout, request.size), "--error=" + _pattern(request.stderr, request.size)]
     if request.size > 1:
         argv.append(array_option(request.size, request.throttle))
     return [*argv, request.script, *request.arguments]
+
+
+def excluding(options: Sequence[str], nodes: Sequence[str]) -> List[str]:
+    """Return the options with more nodes excluded. A file of nodes, which cannot be joined with a list, is left as is.
+
+    Of several `--exclude` sbatch takes the last.
+    """
+    mark = "--exclude="
+    given = [option[len(mark) :] for option in options if option.startswith(mark)][-1:]
+    if not nodes or (given and "/" in given[0]):
+        return list(options)
+    return [*options, mark + ",".join([*given, *(node for node in nodes if node not in given)])]
 
 
 def array_option(size: int, throttle: Optional[int]) -> str:

@@ -7,10 +7,14 @@ from .batch import Batch, Part
 
 _TAIL = 4000  # bytes of a dead task's stderr that are told
 # What slurmstepd's own errors look like where a signal would stand, and what they mean where the state does not say it.
+_NO_OUTPUT = 53
 _NO_SIGNALS = {
-    53: "its output files cannot be opened there: is work_dir on a file system that the compute nodes share?",
+    _NO_OUTPUT: "where Slurm cannot open its output files",
     125: "",  # out of memory
 }
+# What the script says, and with which exit code, where its folder is not there.
+_UNSEEN_CODE = 66
+_UNSEEN_WORDS = "cannot be seen on node"
 
 
 def explain(batch: Batch, part: Part, watch_: watch.Watch, verdict: watch.Verdict) -> Dict[str, Any]:
@@ -19,6 +23,7 @@ def explain(batch: Batch, part: Part, watch_: watch.Watch, verdict: watch.Verdic
     code = ending.exit_code if ending is not None else None
     signal_ = ending.signal if ending is not None else None
     reason = ending.reason if ending is not None else ""
+    unseen = signal_ == _NO_OUTPUT
     if signal_ in _NO_SIGNALS:
         reason = _NO_SIGNALS[signal_] or reason
         signal_ = None
@@ -27,14 +32,18 @@ def explain(batch: Batch, part: Part, watch_: watch.Watch, verdict: watch.Verdic
     if code is not None and 128 < code < 160 and not signal_:
         signal_ = code - 128  # bash's way to say that its child was killed
     stderr = spool.read_tail(part.folder.log(verdict.task, "err"), _TAIL).decode("utf-8", "replace")
+    if code == _UNSEEN_CODE and _UNSEEN_WORDS in stderr:
+        unseen, reason = True, "where work_dir cannot be seen"
     return {
         "task": part.tasks[verdict.task],
+        "attempt": part.attempt,
         "job_id": "%s_%d" % (watch_.job_id, verdict.task) if watch_.array else watch_.job_id,
         "state": ending.state.value if ending is not None and ending.state is not None else None,
         "exit_code": code,
         "signal": signal_ or None,
         "node": (ending.node if ending is not None else "") or (end.node if end is not None else ""),
         "reason": reason,
+        "unseen": unseen,
         "started": ending.started if ending is not None else True,
         "cancelled_by": ending.cancelled_by if ending is not None else "",
         "start": ending.start if ending is not None else "",

@@ -71,12 +71,18 @@ class _Publisher:
         publish.publish(self._directory, publish.final_name(self._task), payload.pack_results(self._records))
 
 
-def task_number(index: int, mapping: str, part: str) -> int:
-    """Return the batch's task number for an array index: `mapping` is the part's first task, or "map" for a list."""
+def share(index: int, mapping: str, part: str) -> Tuple[int, Set[int]]:
+    """Return the batch's task number for an array index, and which calls of that are not to be run.
+
+    `mapping` is the part's first task, or "map" for a file with a word for each index: "7", or, where a retry has some
+    results already, "7:40-42:45-46".
+    """
     if mapping != "map":
-        return int(mapping) + index
+        return int(mapping) + index, set()
     with open(os.path.join(part, "map")) as file:
-        return int(file.read().split()[index])
+        task, *done = file.read().split()[index].split(":")
+    ranges = (ends.split("-") for ends in done)
+    return int(task), {call for first, end in ranges for call in range(int(first), int(end))}
 
 
 def _already_published(directory: str, task: int) -> Set[int]:
@@ -129,10 +135,12 @@ def _initialize(batch: payload.BatchFile) -> Tuple[int, bytes]:
 def run_task(folder: str, part: str, index: int, run: int, mapping: str) -> bool:
     """Run one array task and publish its results. Returns whether every call returned a value."""
     batch = payload.BatchFile(os.path.join(folder, "calls"))
-    calls = batch.task(task_number(index, mapping, part))
+    task, done = share(index, mapping, part)
+    calls = batch.task(task)
     directory = os.path.join(part, "r")
     publisher = _Publisher(directory, index, run)
-    done = _already_published(directory, index) if run else set()
+    if run:
+        done |= _already_published(directory, index)
     if len(calls) > 1:
         publisher.start_ticker()
     functions = _Functions(batch)

@@ -29,6 +29,7 @@ class Request(NamedTuple):
     chdir: str
     stdout: str  # absolute path; "%a" in the file's name stands for the array index
     stderr: str
+    exclude: Sequence[str] = ()  # nodes, or lists of them in Slurm's words, beside those that the options exclude
 
 
 class Submitted(NamedTuple):

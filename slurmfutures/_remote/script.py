@@ -73,7 +73,7 @@ def render(
 ) -> str:
     """Return the script of a batch.
 
-    It takes two arguments: the number of its part, and how array indices become task numbers (`job.task_number`).
+    It takes two arguments: the number of its part, and how array indices become tasks (`job.share`).
     `python` is a shell word or phrase, as the user gave it; `path` is added to the interpreter's own `sys.path`.
     """
     return _TEMPLATE.format(

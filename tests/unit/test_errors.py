@@ -189,7 +189,7 @@ def test_transient_says_whether_another_try_may_help() -> None:
         ),
         (
             NodeFailed("12", JobState.NODE_FAIL, node="n1"),
-            "job 12 ended because its node failed on node n1: submit it again",
+            "job 12 ended because its node failed on node n1: submit it again, or have that done by retries=",
         ),
         (
             JobCancelled("12", JobState.CANCELLED, cancelled_by="alice", started=False),
