@@ -218,21 +218,24 @@ def _joined(tag: bytes, arrangement: int, parts: list[bytes]) -> bytes:
 def _tokens_of_cycle(cycle: list[_Node]) -> list[bytes]:
     """Return the tokens of values that all lead to each other.
 
-    All start alike, and each round tells them apart by what they lead to in one step more: after as many rounds as
-    there are values, as far as they can be told apart. That is the same from wherever the cycle was entered, and takes
-    a square of time where following each path would take an exponential one.
+    All start alike, and each round tells them apart by what they lead to in one step more, until a round tells no more
+    of them apart: the coarsest stable partition. Together with all of its labels a label says which partition that is,
+    and so what a value leads to, in any number of steps; and it is the same from wherever the cycle was entered.
     """
-    tokens = {node: b"#" + bytes(_SIZE) for node in cycle}
-    for _ in cycle:
-        tokens = {
+    labels = {node: b"#" + bytes(_SIZE) for node in cycle}
+    apart, before = 1, 0
+    while apart > before:
+        labels = {
             node: _joined(
                 node.tag,
                 node.arrangement,
-                [part if isinstance(part, bytes) else tokens[part] for part in node.parts],
+                [part if isinstance(part, bytes) else labels[part] for part in node.parts],
             )
             for node in cycle
         }
-    return list(tokens.values())
+        apart, before = len(set(labels.values())), apart
+    whole = _digest(b"cycle(", *sorted(set(labels.values())))
+    return [b"#" + _digest(whole, label) for label in labels.values()]
 
 
 # ---- plain values
