@@ -180,6 +180,59 @@ def crash() -> None:
     ctypes.string_at(0)
 
 
+def _run_of(path: str) -> int:
+    """Write down that this runs, and on which node; return 1 for the first run, and so on."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        os.write(handle, os.environ["SLURMD_NODENAME"].encode() + b"\n")
+        with open(path) as file:
+            return len(file.readlines())
+    finally:
+        os.close(handle)
+
+
+def leave_at_first(path: str, times: int, value: Any = None) -> Any:
+    """Leave without a result the first `times` times that this is called."""
+    run = _run_of(path)
+    print("run", run)
+    if run <= times:
+        os._exit(0)
+    return value
+
+
+def leave_at_first_and_fail(path: str, error: BaseException) -> NoReturn:
+    leave_at_first(path, 1)
+    raise error
+
+
+def leave_at_first_and_pass_gate(path: str, folder: str) -> int:
+    """Leave at first, then wait at the gate; return the number of runs."""
+    leave_at_first(path, 1)
+    mark(os.path.join(folder, "entered"), str(os.getpid()))
+    wait_for(os.path.join(folder, "open"))
+    with open(path) as file:
+        return len(file.readlines())
+
+
+def leave_once_at_one(path: str, folder: str, number: int) -> int:
+    """Write each call down; the one with number 1 waits at the gate, and leaves when it does so for the first time."""
+    append_and_square(path, number)
+    if number == 1:
+        pass_gate(folder)
+        leave_at_first(path + ".runs", 1)
+    return number
+
+
+def write_down_and_fail(path: str, error: BaseException) -> NoReturn:
+    _run_of(path)
+    raise error
+
+
+def write_down_and_leave(path: str, code: int) -> NoReturn:
+    _run_of(path)
+    os._exit(code)
+
+
 def fork_and_leave(code: int, folder: str) -> None:
     """Die while a child lives on, until the gate is opened, that holds all that this process holds."""
     if os.fork() == 0:

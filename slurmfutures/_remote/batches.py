@@ -185,10 +185,16 @@ class Batches:
         return batch
 
     def _resume_ended(self, batch: Batch, part: Part) -> None:
-        """A part whose jobs have ended with their agent: those that had not begun wait again, the others are over."""
+        """A part whose agent has ended, and its jobs mostly with it.
+
+        Those that run on are watched, those that had not begun wait again, the others are over.
+        """
         now = time.monotonic()
+        job_id = part.job or part.name
+        running = self._scheduler.adopt(job_id, self._request(batch, part))  # first: what ends meanwhile has begun
         begun = {name.task for name in map(spool.parse_name, part.folder.published()) if name is not None}
-        self._begin_watch(batch, part, part.job or "?")
+        begun |= running
+        self._begin_watch(batch, part, job_id)
         assert part.watch is not None
         again = sorted(part.watch.open - begun)
         for index in again:
@@ -197,7 +203,7 @@ class Batches:
         self._look(batch, part, now)
         node, reason = os.uname().nodename, "the agent has ended, and the embedded scheduler's jobs with it"
         ending = Ending(JobState.FAILED, None, None, node, reason, True, "", "", "")
-        verdicts = [watch.Verdict(index, ending, None) for index in sorted(part.watch.open)]
+        verdicts = [watch.Verdict(index, ending, None) for index in sorted(part.watch.open - running)]
         self._tell_ended(batch, part, part.watch, verdicts)
 
     def _begin_watch(self, batch: Batch, part: Part, job_id: str, age: float = 0.0) -> None:

@@ -1,7 +1,9 @@
 """The embedded scheduler: the same scripts, run as processes of this machine.
 
 A queue in the order of submission, a thread for each job that may run at once, states and exit codes as Slurm gives
-them. Of the options it honours `--time`, the rest is for clusters. It lives and dies with the agent.
+them. Of the options it honours `--time`, the rest is for clusters. It lives and dies with the agent; but where that is
+killed by force its jobs run on. A lock on the file that is a job's stdout lives as long as any process of the job has
+it open, so the next agent sees which do, and waits for them.
 """
 
 import contextlib
@@ -14,7 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
-from typing import Deque, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import IO, Deque, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 from .scheduler import Ending, Limits, Outcome, Request, Row, Submitted
 from .states import TERMINAL, JobState
@@ -26,7 +28,9 @@ KILL_WAIT = 5.0  # seconds from SIGTERM to SIGKILL, Slurm's KillWait
 class _Task:
     """One process to be. The scheduler's lock guards everything here."""
 
-    __slots__ = ("end", "exit_code", "index", "job_id", "limit", "process", "request", "signal", "start", "state")
+    __slots__ = (
+        *("end", "exit_code", "index", "job_id", "limit", "orphaned", "process", "request", "signal", "start", "state"),
+    )
 
     def __init__(self, job_id: int, index: Optional[int], request: Request, limit: Optional[float]) -> None:
         self.job_id = job_id
@@ -37,6 +41,7 @@ class _Task:
         self.exit_code: Optional[int] = None
         self.signal: Optional[int] = None
         self.process: Optional[subprocess.Popen[bytes]] = None
+        self.orphaned = False  # an agent that was killed has started it
         self.start = 0.0
         self.end = 0.0
 
@@ -66,10 +71,7 @@ class Local:
         return Limits(max_array_index=999_999, max_jobs=1_000_000)
 
     def submit(self, request: Request) -> Outcome:
-        limit = None
-        for option in request.options:
-            if option.startswith("--time="):
-                limit = parse_time(option.partition("=")[2])
+        limit = _limit(request)
         job_id = self._next_id()
         tasks = [_Task(job_id, n if request.size > 1 else None, request, limit) for n in range(request.size)]
         with self._lock:
@@ -82,6 +84,24 @@ class Local:
                 threading.Thread(target=self._slot, name="local-%d" % self._threads, daemon=True).start()
             self._wake.notify_all()
         return Submitted(str(job_id))
+
+    def adopt(self, job_id: str, request: Request) -> Set[int]:
+        limit = _limit(request)  # which begins anew
+        number = int(job_id) if job_id.isdigit() else 0
+        adopted = set()
+        for index in _logged(request):
+            log = _held(_log_path(request.stdout, index))
+            if log is None:
+                continue
+            adopted.add(index)
+            task = _Task(number, index if request.size > 1 else None, request, limit)
+            task.orphaned, task.state, task.start = True, JobState.RUNNING, time.time()
+            with self._lock:
+                self._jobs.setdefault(job_id, []).append(task)
+                self._running[number] = self._running.get(number, 0) + 1
+                self._threads += 1
+            threading.Thread(target=self._adopted, args=(task, log), name="local-adopted", daemon=True).start()
+        return adopted
 
     def _next_id(self) -> int:
         """Count on in a file, so that ids are not used again."""
@@ -119,7 +139,7 @@ class Local:
                         exit_code=task.exit_code,
                         signal=task.signal,
                         node=os.uname().nodename if task.start else "",
-                        reason="TimeLimit" if task.state == JobState.TIMEOUT else "",
+                        reason=_reason(task),
                         started=bool(task.start),
                         cancelled_by="",
                         start=_clock(task.start),
@@ -154,8 +174,7 @@ class Local:
             self._waiting.clear()
             for tasks in self._jobs.values():
                 for task in tasks:
-                    if task.process is not None:
-                        _kill_group(task.process.pid, signal.SIGKILL)
+                    _signal(task, signal.SIGKILL)
             self._wake.notify_all()
 
     # ---- a slot's thread
@@ -180,11 +199,30 @@ class Local:
                     print("slurmfutures: cannot start a job: %s" % error, file=sys.stderr)
             if task.process is not None:
                 self._attend(task, task.process)
-            with self._lock:
-                task.end = time.time()
-                self._running[task.job_id] -= 1
-                if task.job_id in self._throttles:
-                    self._wake.notify_all()
+            self._over(task)
+
+    def _adopted(self, task: _Task, log: IO[bytes]) -> None:
+        """Wait until none of a task's processes has the log any more; then this is a slot's thread like any other."""
+        timer = threading.Timer(task.limit or 0, self._expire, (task,))
+        timer.daemon = True
+        if task.limit is not None:
+            timer.start()
+        with contextlib.suppress(OSError), log:
+            fcntl.flock(log, fcntl.LOCK_EX)
+        timer.cancel()
+        with self._lock:
+            task.orphaned = False
+            if task.state == JobState.RUNNING:
+                task.state = JobState.FAILED
+        self._over(task)
+        self._slot()
+
+    def _over(self, task: _Task) -> None:
+        with self._lock:
+            task.end = time.time()
+            self._running[task.job_id] -= 1
+            if task.job_id in self._throttles:
+                self._wake.notify_all()
 
     def _next(self) -> Optional[_Task]:
         """Take the first waiting task that its job's throttle lets run. Holds the lock."""
@@ -198,10 +236,7 @@ class Local:
         try:
             code = process.wait(task.limit)
         except subprocess.TimeoutExpired:
-            with self._lock:
-                if task.state == JobState.RUNNING:
-                    task.state = JobState.TIMEOUT
-                self._terminate(task)
+            self._expire(task)
             code = process.wait()
         with self._lock:
             task.process = None
@@ -211,19 +246,39 @@ class Local:
                 _kill_group(process.pid, signal.SIGKILL)  # what ignored SIGTERM, the leader being gone
             task.exit_code, task.signal = (code, 0) if code >= 0 else (0, -code)
 
+    def _expire(self, task: _Task) -> None:
+        with self._lock:
+            if task.state == JobState.RUNNING:
+                task.state = JobState.TIMEOUT
+            self._terminate(task)
+
     def _terminate(self, task: _Task) -> None:
         """Send SIGTERM to a task's processes, and SIGKILL if it is not gone after KILL_WAIT. Holds the lock."""
-        process = task.process
-        if process is not None:
-            _kill_group(process.pid, signal.SIGTERM)
+        if task.process is not None or task.orphaned:
+            _signal(task, signal.SIGTERM)
             timer = threading.Timer(KILL_WAIT, self._kill, (task,))
             timer.daemon = True
             timer.start()
 
     def _kill(self, task: _Task) -> None:
         with self._lock:
-            if task.process is not None:
-                _kill_group(task.process.pid, signal.SIGKILL)
+            _signal(task, signal.SIGKILL)
+
+
+def _limit(request: Request) -> Optional[float]:
+    limit = None
+    for option in request.options:
+        if option.startswith("--time="):
+            limit = parse_time(option.partition("=")[2])
+    return limit
+
+
+def _reason(task: _Task) -> str:
+    if task.state == JobState.TIMEOUT:
+        return "TimeLimit"
+    if task.state == JobState.FAILED and task.exit_code is None:
+        return "its agent was killed before, so that nobody saw how it ended"
+    return ""
 
 
 def _runs(tasks: Sequence[_Task]) -> List[Tuple[JobState, Optional[int], Optional[int]]]:
@@ -235,6 +290,26 @@ def _runs(tasks: Sequence[_Task]) -> List[Tuple[JobState, Optional[int], Optiona
         indices = [task.index for task in run]
         found.append((state, indices[0], indices[-1]))
     return found
+
+
+def _signal(task: _Task, number: int) -> None:
+    """Signal a task's processes, if it has any. Holds the scheduler's lock."""
+    if task.process is not None:
+        _kill_group(task.process.pid, number)
+    elif task.orphaned:
+        for group in _groups_with_stdout(_log_path(task.request.stdout, task.index or 0)):
+            _kill_group(group, number)
+
+
+def _groups_with_stdout(path: str) -> Set[int]:
+    """Return the process groups of those that have this file as their stdout, as far as /proc tells."""
+    path = os.path.realpath(path)
+    found = set()
+    for process in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        with contextlib.suppress(OSError, ValueError):
+            if os.readlink("/proc/%s/fd/1" % process) == path:
+                found.add(os.getpgid(int(process)))
+    return found - {os.getpgrp()}
 
 
 def _kill_group(leader: int, number: int) -> None:
@@ -259,6 +334,8 @@ def _start(task: _Task) -> "subprocess.Popen[bytes]":
     if task.index is not None:
         environment.update(SLURM_ARRAY_JOB_ID=str(task.job_id), SLURM_ARRAY_TASK_ID=str(index))
     with open(_log_path(request.stdout, index), "wb") as out:
+        with contextlib.suppress(OSError):  # a file system without locks: nobody will know that it runs on
+            fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the job's from here on, as this descriptor is its stdout
         with open(_log_path(request.stderr, index), "wb") as err:
             return subprocess.Popen(
                 ["/bin/bash", request.script, *request.arguments],
@@ -274,6 +351,34 @@ def _start(task: _Task) -> "subprocess.Popen[bytes]":
 def _log_path(pattern: str, index: int) -> str:
     folder, name = os.path.split(pattern)
     return os.path.join(folder, name.replace("%a", str(index)))
+
+
+def _logged(request: Request) -> List[int]:
+    """Return the array indices that have been started at some time: those with a log."""
+    names = {os.path.basename(_log_path(request.stdout, index)): index for index in range(request.size)}
+    try:
+        return sorted(names[name] for name in os.listdir(os.path.dirname(request.stdout)) if name in names)
+    except OSError:
+        return []
+
+
+def _held(path: str) -> Optional[IO[bytes]]:
+    """Return a job's log, opened, if a process of that job lives; a file system that has no locks says that none does.
+
+    On NFS a lock is its process's own, and went with the agent.
+    """
+    try:
+        file = open(path, "r+b", 0)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return file
+    except OSError:
+        pass
+    file.close()
+    return None
 
 
 def _clock(seconds: float) -> str:

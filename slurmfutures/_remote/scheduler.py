@@ -4,7 +4,7 @@ The real one is `slurm`, the embedded one is `local`. All methods are called fro
 from its loop, and may block. "I could not find out" is an answer of its own (`None`, `Unclear`): it changes nothing.
 """
 
-from typing import Dict, Iterable, List, NamedTuple, Optional, Protocol, Sequence, Tuple, Union
+from typing import Dict, Iterable, List, NamedTuple, Optional, Protocol, Sequence, Set, Tuple, Union
 
 from .states import JobState
 
@@ -98,6 +98,12 @@ class Scheduler(Protocol):
 
     def submit(self, request: Request) -> Outcome:
         """Submit once."""
+
+    def adopt(self, job_id: str, request: Request) -> Set[int]:
+        """Look after a job of an earlier agent; return the array indices that still run.
+
+        For schedulers that do not keep jobs: theirs run on where the agent was killed.
+        """
 
     def find(self, name: str) -> Optional[List[str]]:
         """Return the ids of jobs with this name, queued or ended; None if it could not be found out."""

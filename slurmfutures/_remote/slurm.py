@@ -109,6 +109,9 @@ class Slurm:
             return Held(f"sbatch could not be started: {error}")
         return commands.classify(done.returncode, done.stdout, done.stderr)
 
+    def adopt(self, job_id: str, request: Request) -> Set[int]:
+        return set()  # slurmctld looks after all of them
+
     def find(self, name: str) -> Optional[List[str]]:
         """Return the ids of this user's jobs called exactly `name`, queued or ended; None if it could not be found out.
 

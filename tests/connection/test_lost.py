@@ -155,6 +155,33 @@ def test_a_submission_that_never_happened_is_made(line: Line, shadow: Shadow, tm
     assert len(lines(tmp_path / "jobs")) == 1
 
 
+def test_a_retry_that_was_asked_for_is_made_by_the_next_agent(line: Line, shadow: Shadow, tmp_path: Path) -> None:
+    full = 'echo "sbatch: error: AssocMaxSubmitJobLimit" >&2; touch "$here/called"; exit 1'
+    shadow.put("sbatch", f'[[ "$*" == *--exclude=* ]] && {{ {full}; }}')
+    executor = line.open(env=shadow.env, retries=1)
+    future = executor.submit(calls.leave_at_first, str(tmp_path / "runs"), 1, "made")
+    until((shadow.folder / "called").exists)
+    line.down()
+    shadow.put("sbatch")
+    line.up()
+    assert future.result(2 * DEADLINE) == "made"
+    first, second = lines(tmp_path / "runs")
+    assert first != second
+
+
+def test_a_retry_whose_submission_hangs_is_made_once(line: Line, shadow: Shadow, tmp_path: Path) -> None:
+    hang = 'touch "$here/called"; exec sleep 300'
+    shadow.put("sbatch", f'[[ "$*" == *--exclude=* ]] && {{ {hang}; }}')
+    executor = line.open(env=shadow.env, retries=1)
+    future = executor.submit(calls.leave_at_first, str(tmp_path / "runs"), 1, "made")
+    until((shadow.folder / "called").exists)
+    line.down()
+    shadow.put("sbatch")
+    line.up()
+    assert future.result(2 * DEADLINE) == "made"
+    assert len(lines(tmp_path / "runs")) == 2
+
+
 # ---- the login node
 
 

@@ -1,10 +1,12 @@
 """A job that ends without its result says why. All of them end side by side: some take a minute or more."""
 
+import os
 import signal
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,6 +39,12 @@ LONG = 150.0  # seconds in which a job is at its time limit, or its node is miss
 
 # Each has a node of its own, because all jobs there end with them.
 PREEMPTED_NODE, DOWN_NODE, DEAD_NODE = "n2", "n3", "n4"
+UNSAFE = [DOWN_NODE, DEAD_NODE]
+
+# sbatch such that the first attempt goes where it is to die.
+FIRST_ON_THE_DEAD_NODE = f"""\
+[[ "$*" != *--parsable* || "$*" == *--exclude=* ]] || exec "$real" --nodelist={DEAD_NODE} "$@"
+"""
 
 # sbatch such that the job finds nothing where work_dir is for us, and such that Slurm itself does not either.
 UNSEEN_BY_THE_SCRIPT = """\
@@ -48,6 +56,7 @@ if [[ "$*" == *--parsable* ]]; then
 fi
 exec "$real" "${words[@]}"
 """
+UNSEEN_ON_ONE_NODE = '[[ "$*" != *--exclude=*n1* ]] || exec "$real" "$@"\nset -- --nodelist=n1 "$@"\n'
 UNSEEN_BY_SLURM = """\
 words=("$@")
 for at in "${!words[@]}"; do words[at]=${words[at]/#--output=$WORK_DIR/--output=\\/not\\/shared}; done
@@ -72,7 +81,7 @@ class Deaths:
         self.node_failed = there.submit(calls.pass_gate, alive.folder)
         there = executor.with_options(nodelist=DOWN_NODE)
         self.node_came_back = there.submit(work.wait_for_the_second_run, str(self.restarted))
-        there = executor.with_options(nodelist=PREEMPTED_NODE, cpus_per_task=4)
+        there = executor.with_options(nodelist=PREEMPTED_NODE, cpus_per_task=2)
         self.preempted = there.with_options(partition="lowcancel").submit(calls.pass_gate, alive.folder)
         self.preempted_and_requeued = there.with_options(partition="low").submit(
             work.wait_for_the_second_run, str(self.runs)
@@ -80,6 +89,25 @@ class Deaths:
         self.killed = here.submit(work.kill_the_batch_script)
         self.unseen_by_the_script = _unseen(UNSEEN_BY_THE_SCRIPT, folder / "script", open_slurm)
         self.unseen_by_slurm = _unseen(UNSEEN_BY_SLURM, folder / "slurm", open_slurm)
+
+        self.seen_elsewhere = [
+            _unseen(UNSEEN_ON_ONE_NODE + sbatch, folder / name, open_slurm, retries=1, nodelist=None, exclude=UNSAFE)
+            for name, sbatch in (("other script", UNSEEN_BY_THE_SCRIPT), ("other slurm", UNSEEN_BY_SLURM))
+        ]
+        self.places = folder / "places"
+        self.chunk_places = folder / "chunk places"
+        first = Shadow(folder / "shadow")
+        first.put("sbatch", FIRST_ON_THE_DEAD_NODE)
+        again = open_slurm(first.env, retries=2)
+        there = again.with_options(no_requeue=True)
+        self.moved = there.submit(_stay_on, DEAD_NODE, str(self.places))
+        self.moved_chunk = there.map(_stay_at_two, [str(self.chunk_places)] * 4, range(4), chunksize=4)
+        there = open_slurm(retries=1).with_options(nodelist=PREEMPTED_NODE, partition="lowcancel")
+        self.preempted_and_made_again = there.submit(_stay_at_first, str(folder / "preempted"))
+        self.left = open_slurm(retries=1, exclude=UNSAFE).submit(calls.leave_at_first, str(folder / "left"), 9)
+        self.left_places = folder / "left"
+        assert [next(self.moved_chunk), next(self.moved_chunk)] == [0, 1]
+        until(lambda: _lines(self.chunk_places)[2:] and _lines(self.places) and _lines(folder / "preempted"))
         alive.wait(2)
         until(lambda: _lines(self.runs) and _lines(self.restarted))
 
@@ -88,16 +116,37 @@ class Deaths:
         queue.run("sbatch", "-phigh", f"-w{PREEMPTED_NODE}", "--exclusive", "-o/dev/null", "--wrap=true")
 
 
-def _unseen(sbatch: str, folder: Path, open_slurm: OpenSlurm) -> SlurmFuture[int]:
+def _unseen(sbatch: str, folder: Path, open_slurm: OpenSlurm, **options: Any) -> SlurmFuture[int]:
     shadow = Shadow(folder / "shadow")
     shadow.put("sbatch", sbatch)
     work_dir = str(folder / "work")
-    executor = open_slurm({**shadow.env, "WORK_DIR": work_dir}, work_dir=work_dir, nodelist="n1")
+    options = {"nodelist": "n1", **options}
+    executor = open_slurm({**shadow.env, "WORK_DIR": work_dir}, work_dir=work_dir, **options)
     return executor.submit(calls.square, 3)
 
 
 def _sleep_at_three(number: int) -> int:
     time.sleep(600 if number == 3 else 0)
+    return number
+
+
+def _stay_on(node: str, path: str) -> str:
+    """Write down where this runs; it has no end on this node."""
+    here = os.environ["SLURMD_NODENAME"]
+    work.write(path, here)
+    time.sleep(600 if here == node else 0)
+    return here
+
+
+def _stay_at_first(path: str) -> str:
+    work.write_job(path)
+    time.sleep(600 if len(_lines(Path(path))) == 1 else 0)
+    return work.job()
+
+
+def _stay_at_two(path: str, number: int) -> int:
+    work.write(path, f"{number} {os.environ['SLURMD_NODENAME']}")
+    time.sleep(600 if number == 2 and os.environ["SLURMD_NODENAME"] == DEAD_NODE else 0)
     return number
 
 
@@ -304,13 +353,16 @@ def test_a_work_dir_that_the_node_does_not_see_is_told(deaths: Deaths) -> None:
     error = died(deaths.unseen_by_the_script, JobFailed, LONG)
     assert (error.state, error.exit_code, error.node) == (JobState.FAILED, 66, "n1")
     assert "cannot be seen on node n1: is work_dir on a file system that the compute nodes share?" in str(error)
+    assert "on node n1, where work_dir cannot be seen: name a work_dir that all compute nodes share" in str(error)
+    assert error.transient
 
 
 @pytest.mark.slow
 def test_a_work_dir_in_which_slurm_cannot_write_the_output_is_told(deaths: Deaths) -> None:
     error = died(deaths.unseen_by_slurm, JobFailed, LONG)
     assert (error.state, error.exit_code, error.signal, error.node) == (JobState.FAILED, None, None, "n1")
-    assert "output files cannot be opened there: is work_dir on a file system that" in str(error)
+    assert "on node n1, where Slurm cannot open its output files: name a work_dir that all compute" in str(error)
+    assert error.transient
 
 
 @pytest.mark.slow
@@ -340,6 +392,44 @@ def test_a_failed_node_is_told(deaths: Deaths, cluster: Cluster) -> None:
     assert (error.state, error.node, error.transient) == (JobState.NODE_FAIL, DEAD_NODE, True)
     assert "node failed" in str(error)
     cluster.start_node(DEAD_NODE)
+
+
+# ---- lost, and made again
+
+
+@pytest.mark.slow
+def test_a_call_that_left_without_a_result_is_tried_elsewhere_and_told_of(deaths: Deaths) -> None:
+    error = deaths.left.exception(LONG)
+    assert isinstance(error, ResultLost)
+    assert len(error.earlier) == 1
+    assert "(attempt 2 of 2)\nattempt 1: job " in str(error)
+    assert len(set(_lines(deaths.left_places))) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", [0, 1], ids=["the script", "Slurm"])
+def test_a_work_dir_that_one_node_does_not_see_is_used_on_another(deaths: Deaths, by: int) -> None:
+    assert deaths.seen_elsewhere[by].result(LONG) == 9
+
+
+@pytest.mark.slow
+def test_a_preempted_job_is_made_again(deaths: Deaths) -> None:
+    job = deaths.preempted_and_made_again.result(LONG)
+    assert job == f"{deaths.preempted_and_made_again.job_id} 0"
+
+
+@pytest.mark.slow
+def test_a_job_whose_node_failed_is_made_again_on_another(deaths: Deaths) -> None:
+    node = deaths.moved.result(LONG)
+    assert _lines(deaths.places) == [DEAD_NODE, node]
+    assert node != DEAD_NODE
+
+
+@pytest.mark.slow
+def test_calls_that_were_done_before_their_node_failed_are_not_made_again(deaths: Deaths) -> None:
+    assert list(deaths.moved_chunk) == [2, 3]
+    assert [line.split()[0] for line in _lines(deaths.chunk_places)] == ["0", "1", "2", "2", "3"]
+    assert [DEAD_NODE in line for line in _lines(deaths.chunk_places)] == [True, True, True, False, False]
 
 
 @pytest.mark.slow

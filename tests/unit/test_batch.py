@@ -1,12 +1,13 @@
 """Which tasks of a batch wait, in ranges, and which go into the next part."""
 
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from slurmfutures._remote import spool
-from slurmfutures._remote.batch import Batch, Part, ranges
+from slurmfutures._remote.batch import Batch, Part, Retry, ranges
 
 
 def new_batch(tasks: int, skip: tuple[int, ...] = ()) -> Batch:
@@ -86,3 +87,84 @@ def test_no_task_is_lost_or_taken_twice(seed: int) -> None:
         else:
             taken += tasks
     assert taken == sorted(wanted)
+
+
+# ---- retries, as an agent finds what another has left
+
+
+def left_behind(folder: Path, *entries: dict[str, Any], wanted: set[int]) -> Batch:
+    batch = spool.Batch(str(folder), "abc")
+    batch.create({"batch": "abc", "tasks": 4, "skip": []}, "", b"")
+    for entry in entries:
+        batch.record(entry)
+    found = Batch.found(batch, wanted)
+    assert found is not None
+    return found
+
+
+def intent(part: int, first: int, end: int, **more: Any) -> dict[str, Any]:
+    return {"part": part, "tasks": [[first, end]], "name": "name", "time": 0.0, "throttle": None, **more}
+
+
+def retries(*tasks: int, attempt: int = 1) -> dict[str, Any]:
+    return {
+        "retries": [{"task": task, "attempt": attempt, "exclude": ["n1"], "done": [[7 * task, 8]]} for task in tasks]
+    }
+
+
+FIRST = (intent(0, 0, 4), {"part": 0, "job": "12"})
+
+
+def test_a_retry_that_was_not_submitted_waits(tmp_path: Path) -> None:
+    batch = left_behind(tmp_path, *FIRST, retries(1, 2), wanted={1, 2, 3})
+    assert batch.take_retries(9) == [Retry(1, 1, ("n1",), ((7, 8),)), Retry(2, 1, ("n1",), ((14, 8),))]
+    assert batch.waiting == []
+    assert batch.parts[0].over == {0, 1, 2}
+
+
+def test_a_retry_that_was_submitted_is_the_newest_part_s(tmp_path: Path) -> None:
+    entries = (retries(1, 2), intent(1, 1, 3, attempt=1, exclude=["n1"]), {"part": 1, "job": "13"})
+    batch = left_behind(tmp_path, *FIRST, *entries, wanted={1, 2, 3})
+    assert batch.retries == []
+    assert [part.over for part in batch.parts] == [{0, 1, 2}, set()]
+    assert (batch.parts[1].attempt, batch.parts[1].exclude, batch.parts[1].job) == (1, ("n1",), "13")
+
+
+def test_a_retry_that_was_not_accepted_waits_again(tmp_path: Path) -> None:
+    entries = (retries(1), intent(1, 1, 2, attempt=1, exclude=["n1"]), {"part": 1, "void": True})
+    batch = left_behind(tmp_path, *FIRST, *entries, wanted={1})
+    assert [retry.task for retry in batch.retries] == [1]
+
+
+def test_a_second_retry_takes_the_first_one_s_place(tmp_path: Path) -> None:
+    entries = (retries(1), intent(1, 1, 2, attempt=1, exclude=[]), {"part": 1, "job": "13"}, retries(1, attempt=2))
+    batch = left_behind(tmp_path, *FIRST, *entries, wanted={1})
+    assert [(retry.task, retry.attempt) for retry in batch.retries] == [(1, 2)]
+    assert [part.over for part in batch.parts] == [{0, 1, 2, 3}, {0}]
+
+
+def test_a_retry_of_what_is_not_wanted_any_more_does_not_wait(tmp_path: Path) -> None:
+    assert left_behind(tmp_path, *FIRST, retries(1, 2), wanted={2}).remaining() == 1
+
+
+def test_a_task_that_was_submitted_anew_is_over_in_the_part_before(tmp_path: Path) -> None:
+    batch = left_behind(tmp_path, *FIRST, intent(1, 2, 4), {"part": 1, "job": "13"}, wanted={0, 1, 2, 3})
+    assert [part.over for part in batch.parts] == [{2, 3}, set()]
+    assert batch.waiting == []
+
+
+def test_retries_go_together_where_attempt_and_nodes_are_the_same() -> None:
+    batch = new_batch(10)
+    batch.take(10)
+    batch.again([Retry(5, 1, (), ()), Retry(3, 2, (), ()), Retry(4, 1, ("n1",), ()), Retry(2, 1, (), ())])
+    assert batch.remaining() == 2
+    assert [[retry.task for retry in batch.take_retries(9)] for _ in range(3)] == [[2, 5], [3], [4]]
+    assert batch.remaining() == 0
+
+
+def test_a_retry_that_waits_can_be_taken_off() -> None:
+    batch = new_batch(4)
+    batch.take(4)
+    batch.again([Retry(1, 1, (), ()), Retry(2, 1, (), ())])
+    assert batch.without({1, 3}) == {3}
+    assert [retry.task for retry in batch.retries] == [2]

@@ -735,3 +735,25 @@ def test_the_cluster_half_starts_fast_and_alone() -> None:
         [sys.executable, "-I", "-S", "-c", program, folder], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "['states']"
+
+
+# ---- nodes to be left out
+
+
+@pytest.mark.parametrize(
+    ("options", "nodes", "excluded"),
+    [
+        ((), ("n1", "n[2-3]"), "n1,n[2-3]"),
+        (("--exclude=n9",), ("n1",), "n9,n1"),
+        (("--exclude=n1",), ("n1",), "n1"),
+        (("--exclude=n8", "--exclude=n9"), ("n1",), "n9,n1"),
+        (("--exclude=n9",), (), "n9"),
+        (("--exclude=/a/file/of/nodes",), ("n1",), "/a/file/of/nodes"),
+    ],
+)
+def test_nodes_are_left_out_beside_those_that_the_user_leaves_out(
+    options: tuple[str, ...], nodes: tuple[str, ...], excluded: str
+) -> None:
+    argv = commands.submit_argv(request(options=("--mem=1G", *options), exclude=nodes))
+    assert argv[1] == "--mem=1G"
+    assert [word for word in argv if word.startswith("--exclude")][-1] == f"--exclude={excluded}"
