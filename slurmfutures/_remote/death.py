@@ -2,7 +2,7 @@
 
 from typing import Any, Dict
 
-from . import spool, watch
+from . import publish, spool, watch
 from .batch import Batch, Part
 
 _TAIL = 4000  # bytes of a dead task's stderr that are told
@@ -11,6 +11,7 @@ _NO_SIGNALS = {
     53: "its output files cannot be opened there: is work_dir on a file system that the compute nodes share?",
     125: "",  # out of memory
 }
+_NO_ROOM = "its results could not be written to %s, nor why: there is no room, or writing is not allowed there"
 
 
 def explain(batch: Batch, part: Part, watch_: watch.Watch, verdict: watch.Verdict) -> Dict[str, Any]:
@@ -26,6 +27,8 @@ def explain(batch: Batch, part: Part, watch_: watch.Watch, verdict: watch.Verdic
         code = end.exit_code  # Slurm keeps seven bits of it
     if code is not None and 128 < code < 160 and not signal_:
         signal_ = code - 128  # bash's way to say that its child was killed
+    if code == publish.NO_ROOM and end is None and not reason.strip("None"):
+        reason = _NO_ROOM % batch.folder.path
     stderr = spool.read_tail(part.folder.log(verdict.task, "err"), _TAIL).decode("utf-8", "replace")
     return {
         "task": part.tasks[verdict.task],
