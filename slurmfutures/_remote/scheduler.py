@@ -4,7 +4,7 @@ The real one is `slurm`, the embedded one is `local`. All methods are called fro
 from its loop, and may block. "I could not find out" is an answer of its own (`None`, `Unclear`): it changes nothing.
 """
 
-from typing import Dict, Iterable, List, NamedTuple, Optional, Protocol, Sequence, Tuple, Union
+from typing import Collection, Dict, Iterable, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Tuple, Union
 
 from .states import JobState
 
@@ -104,8 +104,14 @@ class Scheduler(Protocol):
     def queue(self) -> Optional[List[Row]]:
         """Return this user's jobs, ended ones that are still listed included; None if the query failed."""
 
-    def why(self, job_ids: Sequence[str]) -> Optional[Dict[Tuple[str, Optional[int]], Ending]]:
-        """Return what is recorded of jobs, keyed by (job id, array index or None); None if the query failed."""
+    def why(
+        self, jobs: Mapping[str, float], doubted: Collection[str] = ()
+    ) -> Optional[Dict[Tuple[str, Optional[int]], Ending]]:
+        """Return what is recorded of jobs, keyed by (job id, array index or None); None if the query failed.
+
+        `jobs` has when each was submitted, by the agent's clock (seconds since the epoch): an older record is that of
+        another job. That one of `doubted` is not over is answered only where the scheduler itself confirms it.
+        """
 
     def cancel(self, targets: Iterable[Tuple[str, Optional[Sequence[int]]]]) -> bool:
         """End jobs: (job id, array indices), or None for the whole job. False if the command failed."""
