@@ -1,4 +1,4 @@
-import datetime
+import datetime as dt
 import shutil
 import subprocess
 import sys
@@ -421,7 +421,7 @@ def test_of_several_records_with_one_id_the_newest_counts() -> None:
 
 
 def test_the_record_of_an_older_job_with_the_same_id_is_left_out() -> None:
-    ours = datetime.datetime.fromisoformat(ENDED).timestamp()
+    ours = dt.datetime.fromisoformat(ENDED).timestamp()
     old = f"9|CANCELLED by 0|0:0|2017-01-01T00:00:00|{BEGAN}|{BEGAN}|None assigned\n"
     assert commands.parse_records(old, {"9": ours}) == {}
     assert list(commands.parse_records(old, {"8": ours})) == [("9", None)]
