@@ -27,7 +27,7 @@ def explain(batch: Batch, part: Part, watch_: watch.Watch, verdict: watch.Verdic
         code = end.exit_code  # Slurm keeps seven bits of it
     if code is not None and 128 < code < 160 and not signal_:
         signal_ = code - 128  # bash's way to say that its child was killed
-    if code == publish.NO_ROOM and end is None and not reason.strip("None"):
+    if code == publish.NO_ROOM and end is None:  # the trap could write nothing either
         reason = _NO_ROOM % batch.folder.path
     stderr = spool.read_tail(part.folder.log(verdict.task, "err"), _TAIL).decode("utf-8", "replace")
     return {

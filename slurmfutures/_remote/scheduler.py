@@ -83,6 +83,11 @@ class Ending(NamedTuple):
     end: str
 
 
+#: Stands for an array index in what `why` returns: all of the job that is not there by itself could not be found out.
+UNKNOWN = -1
+NOT_FOUND_OUT = Ending(None, None, None, "", "", True, "", "", "")
+
+
 class Scheduler(Protocol):
     """Submit, list, explain, cancel."""
 
@@ -110,7 +115,8 @@ class Scheduler(Protocol):
         """Return what is recorded of jobs, keyed by (job id, array index or None); None if the query failed.
 
         `jobs` has when each was submitted, by the agent's clock (seconds since the epoch): an older record is that of
-        another job. That one of `doubted` is not over is answered only where the scheduler itself confirms it.
+        another job. That one of `doubted` is not over is answered only where the scheduler itself confirms it. With the
+        index UNKNOWN comes NOT_FOUND_OUT.
         """
 
     def cancel(self, targets: Iterable[Tuple[str, Optional[Sequence[int]]]]) -> bool:

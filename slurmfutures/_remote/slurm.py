@@ -15,7 +15,7 @@ import time
 from typing import Callable, Collection, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set
 
 from . import commands
-from .scheduler import Held, Limits, Outcome, Refused, Request, Row
+from .scheduler import NOT_FOUND_OUT, UNKNOWN, Held, Limits, Outcome, Refused, Request, Row
 from .states import TERMINAL
 
 #: sbatch itself waits up to two minutes where the queue is full; ended sooner, it might have submitted after all.
@@ -25,6 +25,7 @@ QUERY_SECONDS = 60.0
 CANCEL_PATIENCE = 2.0
 
 _IDS_A_QUERY = 200  # more job ids in one sacct make a slow query for the database
+_MOST_MISSING = 20  # jobs without a record of which slurmctld is asked at once, one by one
 
 
 class Bucket:
@@ -141,31 +142,38 @@ class Slurm:
             return None
 
     def why(self, jobs: Mapping[str, float], doubted: Collection[str] = ()) -> Optional[commands.Records]:
-        """Return what is recorded of jobs, by (job id, array index or None); None if the query failed.
+        """Return what is recorded of jobs, as `Scheduler.why` says; None is never the answer.
 
         The accounting records may be seconds, and in trouble hours, behind. Those of older jobs, whose ids are in use
-        again, are left out by the time of submission in `jobs`. A record by which one of `doubted` is not over counts
-        only where slurmctld knows the job too.
+        again, are left out by the time of submission in `jobs`. slurmctld itself is asked for jobs of which there is no
+        record at all, and for those of `doubted` that are not over by their records.
         """
         recorded = self._recorded(jobs) if self._accounting else None
         if recorded is None:
-            return self._shown(jobs)
+            return self._shown(jobs, recorded=False)
         unending = {job_id for (job_id, _), ending in recorded.items() if ending.state not in TERMINAL}
-        known = self._shown(sorted(unending.intersection(doubted)), forgotten=True)
-        if known is None:
-            return None
-        kept = {key: it for key, it in recorded.items() if key[0] not in doubted or it.state in TERMINAL}
-        return {**known, **kept}
+        doubted = unending.intersection(doubted)
+        missing = sorted(set(jobs).difference(job_id for job_id, _ in recorded), key=commands.numeric_order)
+        shown = self._shown([*doubted, *missing[:_MOST_MISSING]], recorded=True)
+        return {**shown, **{key: it for key, it in recorded.items() if key[0] not in doubted or it.state in TERMINAL}}
 
-    def _shown(self, job_ids: Iterable[str], *, forgotten: bool = False) -> Optional[commands.Records]:
-        """Return what slurmctld knows of jobs; `forgotten` says that one it has forgotten may be left out."""
+    def _shown(self, job_ids: Iterable[str], *, recorded: bool) -> commands.Records:
+        """Return what slurmctld knows of jobs; those it has forgotten are left out.
+
+        But for that to be an answer, the records must have been asked too: `recorded`, or there are none.
+        """
         shown: commands.Records = {}
+        answers = True
         for job_id in job_ids:
-            done = self._ask(["scontrol", "--oneliner", "show", "job", job_id])
-            if done.returncode == 0:
-                shown.update(commands.parse_shown(done.stdout))
-            elif (self._accounting and not forgotten) or not commands.OVER.search(done.stderr):
-                return None  # with the records out of reach, that slurmctld has forgotten the job says nothing
+            if answers:
+                done = self._ask(["scontrol", "--oneliner", "show", "job", job_id])
+                if done.returncode == 0:
+                    shown.update(commands.parse_shown(done.stdout))
+                    continue
+                answers = commands.OVER.search(done.stderr) is not None
+                if answers and (recorded or not self._accounting):
+                    continue
+            shown[job_id, UNKNOWN] = NOT_FOUND_OUT
         return shown
 
     def cancel(self, targets: commands.Targets) -> bool:

@@ -7,7 +7,7 @@ rule behind it: a task fails only when it is known to be over and its results ha
 from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from . import publish, spool
-from .scheduler import Ending, Row
+from .scheduler import UNKNOWN, Ending, Row
 from .states import TERMINAL, JobState
 
 LOOK_SHARE = 0.02  # of the age of what is waited for: the time between two listings
@@ -220,11 +220,11 @@ class Watch:
         """Decide on the suspects by the scheduler's records. What is left undecided is asked again."""
         verdicts = []
         for task in sorted(self.suspects() - self._unread_tasks(now)):
-            ending = endings.get((self.job_id, task if self.array else None))
+            ending = endings.get((self.job_id, task if self.array else None), endings.get((self.job_id, UNKNOWN)))
             end, listings, seen = self._ends.get(task, (None, 0, now))
             waited = now - self._gone.get(task, now)
             if ending is not None and ending.state not in TERMINAL:
-                if waited >= DOUBT_AFTER:
+                if waited >= DOUBT_AFTER and ending.state is not None:
                     self._gone[task] = now  # it was confirmed: the queue does not show all there is
                 if now >= seen + LAG:
                     self._unsure.add(task)  # either that record is behind, or it was requeued: the queue knows

@@ -402,6 +402,12 @@ def test_the_record_of_an_older_job_with_the_same_id_is_not_taken(open_slurm: Op
     assert (shadow.folder / "told").exists()
 
 
+def test_the_controller_is_asked_for_what_is_in_no_record(open_slurm: OpenSlurm, shadow: Shadow) -> None:
+    shadow.put("sacct", "exit 0")
+    error = died(open_slurm(shadow.env, nodelist="n1").submit(calls.leave, 3), JobFailed)
+    assert (error.state, error.exit_code, error.node) == (JobState.FAILED, 3, "n1")
+
+
 def test_a_record_by_which_a_job_runs_counts_where_the_controller_knows_that_job(
     open_slurm: OpenSlurm, queue: Queue, gate: Gate
 ) -> None:

@@ -9,7 +9,19 @@ from typing import Any
 import pytest
 
 from slurmfutures._remote import commands
-from slurmfutures._remote.scheduler import Ending, Held, Limits, Refused, Request, Row, Scheduler, Submitted, Unclear
+from slurmfutures._remote.scheduler import (
+    NOT_FOUND_OUT,
+    UNKNOWN,
+    Ending,
+    Held,
+    Limits,
+    Refused,
+    Request,
+    Row,
+    Scheduler,
+    Submitted,
+    Unclear,
+)
 from slurmfutures._remote.slurm import Bucket, Slurm
 from slurmfutures._remote.states import JobState
 
@@ -600,7 +612,7 @@ def test_a_login_node_without_sbatch_is_told_apart(site: Site) -> None:
         site[1].version()
     assert isinstance(site[1].submit(request()), Refused)
     assert site[1].queue() is None
-    assert site[1].why({"1": 0.0}) is None
+    assert site[1].why({"1": 0.0}) == {("1", UNKNOWN): NOT_FOUND_OUT}
     assert site[1].cancel([("1", None)]) is False
     assert site[1].throttle("1", 2) is False
     assert site[1].limits() is None
@@ -691,22 +703,37 @@ def test_without_accounting_scontrol_is_asked_and_a_forgotten_job_is_unknown(sit
 def test_with_the_records_out_of_reach_a_forgotten_job_is_no_answer(site: Site) -> None:
     install, slurm = site
     install("sacct", "echo 'sacct: error: Problem talking to the database: Connection refused' >&2; exit 1")
-    install("scontrol", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
-    assert slurm.why({"9": 0.0}) is None
+    install("scontrol", f'if [ "$4" = 7 ]; then cat <<X\n{RUNNING}X\nelse {FORGOTTEN}; fi')
+    found = slurm.why(dict.fromkeys(("7", "9", "10"), 0.0)) or {}
+    assert found.pop(("7", None)).state is JobState.RUNNING
+    assert found == {("9", UNKNOWN): NOT_FOUND_OUT, ("10", UNKNOWN): NOT_FOUND_OUT}
+
+
+def test_a_controller_that_does_not_answer_is_not_asked_for_each_job(site: Site, tmp_path: Path) -> None:
+    install, slurm = site
+    install("sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
+    install("scontrol", f"echo x >>'{tmp_path}/asked'; {AWAY}")
+    found = slurm.why(dict.fromkeys(("7", "9", "10"), 0.0)) or {}
+    assert set(found) == {("7", UNKNOWN), ("9", UNKNOWN), ("10", UNKNOWN)}
+    assert (tmp_path / "asked").read_text() == "x\n"
+
+
+def test_the_controller_is_asked_for_a_job_of_which_there_is_no_record(site: Site) -> None:
+    install, slurm = site
+    install("sacct", f"echo '9|FAILED|1:0|{BEGAN}|{BEGAN}|{ENDED}|n1'")
+    install("scontrol", f'if [ "$4" = 7 ]; then cat <<X\n{RUNNING}X\nelse {FORGOTTEN}; fi')
+    found = slurm.why(dict.fromkeys(("7", "8", "9"), 0.0)) or {}
+    assert {key: it.state for key, it in found.items()} == {("7", None): JobState.RUNNING, ("9", None): JobState.FAILED}
+    install("scontrol", AWAY)
+    found = slurm.why(dict.fromkeys(("7", "9"), 0.0)) or {}
+    assert set(found) == {("7", UNKNOWN), ("9", None)}
 
 
 def test_a_record_by_which_a_doubted_job_runs_needs_slurmctld_s_word(site: Site) -> None:
     install, slurm = site
     lines = (f"{job}|{state}|0:0|{BEGAN}|{BEGAN}|Unknown|n1" for job, state in JOBS_IN_DOUBT.items())
     install("sacct", f"cat <<X\n{chr(10).join(lines)}\nX\n")
-    shown = SHOWN.format(
-        id="7", array="", name="n", state="RUNNING", reason="None", code="0:0", start=BEGAN, end="Unknown", node="n1"
-    )
-    install(
-        "scontrol",
-        f'if [ "$4" = 7 ]; then cat <<X\n{shown}X\nelse echo "slurm_load_jobs error: Invalid job id specified" >&2\n'
-        "exit 1; fi",
-    )
+    install("scontrol", f'if [ "$4" = 7 ]; then cat <<X\n{RUNNING}X\nelse {FORGOTTEN}; fi')
     jobs = dict.fromkeys(JOBS_IN_DOUBT, 0.0)
 
     def states(doubted: set[str]) -> dict[str, JobState | None]:
@@ -714,10 +741,19 @@ def test_a_record_by_which_a_doubted_job_runs_needs_slurmctld_s_word(site: Site)
 
     assert states(set()) == JOBS_IN_DOUBT
     assert states({"7", "8", "9"}) == {"7": JobState.RUNNING, "9": JobState.FAILED}
-    install("scontrol", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
-    assert slurm.why(jobs, {"8"}) is None
+    install("scontrol", AWAY)
+    assert {key: it.state for key, it in (slurm.why(jobs, {"8"}) or {}).items()} == {
+        ("7", None): JobState.RUNNING,
+        ("8", UNKNOWN): None,
+        ("9", None): JobState.FAILED,
+    }
 
 
+FORGOTTEN = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
+AWAY = "echo 'slurm_load_jobs error: Unable to contact slurm controller (connect failure)' >&2; exit 1"
+RUNNING = SHOWN.format(
+    id="7", array="", name="n", state="RUNNING", reason="None", code="0:0", start=BEGAN, end="Unknown", node="n1"
+)
 JOBS_IN_DOUBT = {"7": JobState.RUNNING, "8": JobState.RUNNING, "9": JobState.FAILED}
 
 
@@ -734,6 +770,7 @@ def test_a_sacct_without_the_reason_is_asked_without_it(site: Site) -> None:
 def test_many_jobs_are_asked_for_in_several_queries(site: Site, tmp_path: Path) -> None:
     install, slurm = site
     install("sacct", f"echo x >>'{tmp_path}/asked'")
+    install("scontrol", FORGOTTEN)
     assert slurm.why(dict.fromkeys(map(str, range(450)), 0.0)) == {}
     assert (tmp_path / "asked").read_text() == "x\n" * 3
 

@@ -4,7 +4,7 @@ import pytest
 
 from slurmfutures._remote import spool, watch
 from slurmfutures._remote.commands import Records
-from slurmfutures._remote.scheduler import Ending, Row
+from slurmfutures._remote.scheduler import NOT_FOUND_OUT, UNKNOWN, Ending, Row
 from slurmfutures._remote.states import JobState
 
 GRACE = 10.0
@@ -176,6 +176,16 @@ def test_a_record_by_which_a_task_runs_that_is_long_out_of_the_queue_is_doubted_
         now += watch.DOUBT_AFTER
     it.listed([], now)
     assert [found.ending for found in it.judge({}, now)] == [None]
+
+
+def test_what_could_not_be_found_out_of_a_job_decides_nothing() -> None:
+    it = new_watch(2)
+    it.queued([], asked=20.0, now=20.0)
+    now = 20.0 + watch.DOUBT_AFTER
+    it.listed([], now)
+    unknown: Records = {("7", UNKNOWN): NOT_FOUND_OUT, ("7", 1): ending(JobState.FAILED)}
+    assert [found.task for found in it.judge(unknown, now)] == [1]
+    assert it.doubts(now)
 
 
 # ---- files that cannot be read, folders that cannot be listed
