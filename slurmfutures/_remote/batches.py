@@ -502,7 +502,7 @@ class Batches:
             names = []  # somebody has cleared it away
         except OSError as error:  # a file system that does not answer changes nothing
             part.watch.not_listed(now)
-            self._notice(batch, "stuck", "results cannot be looked for: %s" % error)
+            self._notice(batch, "out of sight", "results cannot be looked for: %s" % error)
             return
         found: List[wire.Buffer] = []
         size = 0

@@ -152,38 +152,72 @@ def _mount(path: Path, stack: ExitStack) -> Path:
     return path
 
 
-def _unmount(path: Path) -> None:
-    subprocess.run(["umount", "--lazy", path], check=True)
+def _unmount(path: Path, check: bool = True) -> None:
+    subprocess.run(["umount", "--lazy", path], stderr=subprocess.DEVNULL, check=check)
 
 
 class Late:
     """Results that come into sight late."""
 
     def __init__(self, open_slurm: OpenSlurm, folder: Path, stack: ExitStack) -> None:
-        self.work_dir, self.there = folder / "empty first", folder / "there"
-        self.work_dir.mkdir(parents=True)
-        self.there.mkdir()
-        self.asked = Shadow(folder / "asked")
-        executor = _elsewhere(open_slurm, self.work_dir, self.there, self.asked, copy=True)
-        self.empty_first = executor.submit(calls.square, 6)
-        (self.written,) = until(lambda: [*(self.there / "batches").glob("*/0/r/0.r")])
-        self.shown = self.work_dir / self.written.relative_to(self.there)
-        self.shown.touch()
+        folder.mkdir()
+        self.empty_first = Elsewhere(open_slurm, folder / "empty", 6)
+        self.out_of_sight = Elsewhere(open_slurm, folder / "away", 7)
+        self.empty_first.shown.touch()
+        _break(self.out_of_sight.shown.parent, stack)
 
         seen, written = folder / "seen", folder / "written"
         seen.mkdir()
         written.mkdir()
         _show_late(written, seen, stack)
         executor = _elsewhere(open_slurm, seen, written, Shadow(folder / "late"), copy=False)
-        self.late = executor.submit(calls.square, 7)
+        self.late = executor.submit(calls.square, 8)
         self.late_death = executor.with_options(nodelist="n1").submit(calls.leave, 5)
+
+
+class Elsewhere:
+    """A call whose result is `written` where we do not see it; it is to be `shown`."""
+
+    def __init__(self, open_slurm: OpenSlurm, folder: Path, number: int) -> None:
+        work_dir, there = folder / "work", folder / "there"
+        work_dir.mkdir(parents=True)
+        there.mkdir()
+        self._shadow = Shadow(folder / "shadow")
+        executor = _elsewhere(open_slurm, work_dir, there, self._shadow, copy=True)
+        self.future = executor.submit(calls.square, number)
+        (self.written,) = until(lambda: [*(there / "batches").glob("*/0/r/0.r")])
+        self.shown = work_dir / self.written.relative_to(there)
+
+    def wait_beyond_the_grace(self) -> None:
+        """Return when the call would have failed if its result was not there."""
+
+        def asked() -> list[float]:
+            job = f"--jobs={self.future.job_id}"
+            return [called.at for called in self._shadow.called("sacct") if job in called.words]
+
+        until(lambda: asked() and asked()[-1] - asked()[0] >= GRACE_COHERENT)
+
+
+def _break(folder: Path, stack: ExitStack) -> None:
+    """Put a file system there whose server has gone."""
+    server = _file_server(folder.parent / "server")
+    elsewhere = folder.with_name("elsewhere")
+    elsewhere.mkdir()
+    with subprocess.Popen(["sshfs", "-f", "-o", f"ssh_command={server}", f"here:{elsewhere}", folder]) as process:
+        until(lambda: os.path.ismount(folder))
+        stack.callback(_unmount, folder, check=False)
+        process.kill()
+
+
+def _file_server(path: Path) -> Path:
+    path.write_text("#!/bin/sh\nexec /usr/lib/openssh/sftp-server\n")
+    path.chmod(0o755)
+    return path
 
 
 def _show_late(folder: Path, shown: Path, stack: ExitStack) -> None:
     """Show a folder at another place, its files there half a minute after they were written."""
-    server = shown.with_name("server")
-    server.write_text("#!/bin/sh\nexec /usr/lib/openssh/sftp-server\n")
-    server.chmod(0o755)
+    server = _file_server(shown.with_name("server"))
     times = ",".join(f"dcache{kind}_timeout=30" for kind in ("", "_dir", "_stat", "_link"))
     options = f"ssh_command={server},dir_cache=yes,{times},attr_timeout=0,entry_timeout=0"
     subprocess.run(["sshfs", "-o", options, f"here:{folder}", shown], check=True)
@@ -335,22 +369,28 @@ def test_a_task_that_can_write_nothing_at_all_says_so_and_the_next_ones_go_on(tr
     assert disk.executor.submit(calls.square, 3).result(60) == 9
 
 
-def test_a_result_that_shows_empty_at_first_is_waited_for(troubles: Troubles, queue: Queue) -> None:
-    late = troubles.late
-    until(lambda: not queue.of(late.empty_first))
+def test_a_result_that_shows_empty_at_first_is_waited_for(troubles: Troubles) -> None:
+    it = troubles.late.empty_first
+    it.wait_beyond_the_grace()
+    assert not it.future.done()
+    it.shown.write_bytes(it.written.read_bytes())
+    assert it.future.result(60) == 36
 
-    def asked() -> list[Called]:
-        return [called for called in late.asked.called("sacct") if f"--jobs={late.empty_first.job_id}" in called.words]
 
-    until(lambda: asked() and asked()[-1].at - asked()[0].at >= GRACE_COHERENT)
-    assert not late.empty_first.done()
-    late.shown.write_bytes(late.written.read_bytes())
-    assert late.empty_first.result(60) == 36
+def test_while_a_file_system_does_not_answer_no_result_is_missed(troubles: Troubles) -> None:
+    it = troubles.late.out_of_sight
+    it.wait_beyond_the_grace()
+    with pytest.raises(OSError, match="not connected"):
+        os.listdir(it.shown.parent)
+    assert not it.future.done()
+    _unmount(it.shown.parent)
+    it.shown.write_bytes(it.written.read_bytes())
+    assert it.future.result(60) == 49
 
 
 def test_what_a_file_system_shows_late_is_waited_for(troubles: Troubles) -> None:
     late = troubles.late
-    assert late.late.result(LONG) == 49
+    assert late.late.result(LONG) == 64
     error = died(late.late_death, JobFailed, LONG)
     assert (error.state, error.exit_code, error.node) == (JobState.FAILED, 5, "n1")
 
