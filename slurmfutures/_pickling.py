@@ -6,7 +6,7 @@ from typing import Any
 
 import cloudpickle
 
-from ._errors import InitializerError, PayloadError, RemoteImportError, RemoteTraceback
+from ._errors import InitializerError, PayloadError, RemoteImportError, RemoteTraceback, ResultLost
 from ._remote import payload
 
 # Values of exactly these types are the same by the plain pickler, which is twenty times as fast.
@@ -77,6 +77,8 @@ def result_of(record: payload.Record, job_id: str | None, where: str) -> tuple[A
         failure = InitializerError(f"the initializer raised {raised}, on node {words['node']}")
     elif record.status == payload.UNPICKLABLE:
         failure = PayloadError(f"the result of the call cannot be pickled: {raised}")
+    elif record.status == payload.UNPUBLISHED:
+        failure = ResultLost(f"the result of the call could not be written on node {words['node']}: {words['said']}")
     elif words["missing"]:
         failure = RemoteImportError(
             words["said"], job_id=job_id, node=words["node"], python=words["executable"], module=words["module"]

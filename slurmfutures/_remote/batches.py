@@ -439,7 +439,7 @@ class Batches:
             # In the lane: nothing else may be submitted meanwhile.
             time.sleep(looks[min(max(look, failed), len(looks) - 1)])
             submitting = self._succession.may_be_submitting(part.name) if looks is LOOKS_AFTER else False
-            return self._scheduler.find(part.name), submitting
+            return part.folder.owners() or self._scheduler.find(part.name), submitting
 
         def then(outcome: Any) -> None:
             found, submitting = outcome if isinstance(outcome, tuple) else (None, False)
@@ -545,8 +545,12 @@ class Batches:
         assert part.watch is not None
         try:
             names = part.folder.published()
-        except OSError:
-            names = []  # a file system that does not answer changes nothing
+        except FileNotFoundError:
+            names = []  # somebody has cleared it away
+        except OSError as error:  # a file system that does not answer changes nothing
+            part.watch.not_listed(now)
+            self._notice(batch, "out of sight", "results cannot be looked for: %s" % error)
+            return
         found: List[wire.Buffer] = []
         size = 0
         done: List[int] = []
@@ -568,15 +572,19 @@ class Batches:
                     self._send_large(batch, part, name)
                     continue
             except (OSError, ValueError):
+                part.watch.unreadable(name, now)
                 continue  # not there yet for this client of the file system: the next look finds it
             if name.kind == spool.END:
                 end = watch.parse_end(data, name.run)
                 if end is not None:
                     part.watch.ended(name, end)
                     self._why_soon(now)
+                else:
+                    part.watch.unreadable(name, now)
                 continue
             body = payload.unpack_results(data)
             if body is None:
+                part.watch.unreadable(name, now)
                 continue  # seen before it was whole
             part.watch.taken(name)
             found.append(body)
@@ -702,7 +710,9 @@ class Batches:
         """Ask what became of the tasks that look over, when that is due; return when it will be."""
         if self._why_at is None or self._why_busy or now < self._why_at:
             return None if self._why_busy else self._why_at
-        jobs = sorted({watch.job_id for _, _, watch in self._watched() if watch.suspects()})
+        suspected = [(part, watch) for _, part, watch in self._watched() if watch.suspects()]
+        jobs = {watch.job_id: part.time for part, watch in suspected}
+        doubted = {watch.job_id for _, watch in suspected if watch.doubts(now)}
         if not jobs:
             self._why_at = None
             return None
@@ -721,7 +731,7 @@ class Batches:
                 times = [later + self._why_interval, *(at for at in settle if at > later)]
                 self._why_at = min(times if self._why_at is None else [*times, self._why_at])
 
-        self._asking.do(lambda: self._scheduler.why(jobs), then)
+        self._asking.do(lambda: self._scheduler.why(jobs, doubted), then)
         return None
 
     def _judge(self, endings: Mapping[Tuple[str, Optional[int]], Ending], now: float) -> None:
@@ -746,11 +756,7 @@ class Batches:
 
     def _has_twin(self, part: Part, watch_: watch.Watch, task: int) -> bool:
         """Whether a job that we know nothing of runs the task: an earlier submission that was accepted late."""
-        try:
-            claim = part.folder.read("%d.%s" % (task, spool.CLAIM)) or b""
-            owner = claim.decode().partition(" ")[0]
-        except (OSError, ValueError):
-            return False
+        owner = part.folder.owner(task)
         return owner != watch_.job_id and owner in self._alive
 
     # ---- cancelling

@@ -6,6 +6,7 @@ apart from one that says no: `Unclear`, None or ValueError, never a guess.
 
 import pwd
 import re
+import time
 from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from .scheduler import Ending, Held, Limits, Outcome, Refused, Request, Row, Submitted, Unclear
@@ -19,6 +20,9 @@ Targets = Iterable[Tuple[str, Optional[Sequence[int]]]]
 NO_INDEX = 4000001
 
 _ARGV_BYTES = 100000  # of arguments in one command; Linux allows 128 kB for one word and more for all
+
+# Seconds by which slurmctld's time of a submission may be before ours: clocks differ, and are put back in autumn.
+_CLOCKS = 2 * 3600.0
 
 # Neither can be typed into a job name or comment by accident; a printable separator can.
 _FIELD = "\x1f"
@@ -330,8 +334,11 @@ def _given(text: str) -> str:
     return "" if text in ("(null)", "None", "N/A", "Unknown", "None assigned") else text
 
 
-def parse_records(stdout: str) -> Records:
-    """Return what sacct printed, the newest record of each job; lines that are no record are passed over."""
+def parse_records(stdout: str, since: Mapping[str, float]) -> Records:
+    """Return what sacct printed, the newest record of each job; lines that are no record are passed over.
+
+    `since` has when jobs were submitted, by our clock: what was submitted long before is another job with the same id.
+    """
     newest: Dict[Tuple[str, Optional[int]], Tuple[str, Ending]] = {}
     for line in stdout.splitlines():
         fields = line.split("|")
@@ -341,10 +348,21 @@ def parse_records(stdout: str) -> Records:
         ending = _ending(fields[1], fields[2], fields[4], fields[5], fields[6], fields[7] if len(fields) > 7 else "")
         if ending.started:
             ending = ending._replace(reason="")  # to sacct it is why the job waited, not how it ended
+        when = _seconds(submitted)
         for key in job_keys(fields[0]):
+            if when is not None and when < since.get(key[0], 0.0) - _CLOCKS:
+                continue
             if key not in newest or newest[key][0] <= submitted:
                 newest[key] = (submitted, ending)
     return {key: ending for key, (_, ending) in newest.items()}
+
+
+def _seconds(text: str) -> Optional[float]:
+    """Return a time of Slurm's as seconds since the epoch, None where it is none."""
+    try:
+        return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
+    except (ValueError, OverflowError):
+        return None
 
 
 def job_keys(job: str) -> Iterator[Tuple[str, Optional[int]]]:

@@ -2,7 +2,7 @@
 
 from typing import Any, Dict
 
-from . import spool, watch
+from . import publish, spool, watch
 from .batch import Batch, Part
 
 _TAIL = 4000  # bytes of a dead task's stderr that are told
@@ -15,6 +15,7 @@ _NO_SIGNALS = {
 # What the script says, and with which exit code, where its folder is not there.
 _UNSEEN_CODE = 66
 _UNSEEN_WORDS = "cannot be seen on node"
+_NO_ROOM = "its results could not be written to %s, nor why: there is no room, or writing is not allowed there"
 
 
 def explain(batch: Batch, part: Part, watch_: watch.Watch, verdict: watch.Verdict) -> Dict[str, Any]:
@@ -31,6 +32,8 @@ def explain(batch: Batch, part: Part, watch_: watch.Watch, verdict: watch.Verdic
         code = end.exit_code  # Slurm keeps seven bits of it
     if code is not None and 128 < code < 160 and not signal_:
         signal_ = code - 128  # bash's way to say that its child was killed
+    if code == publish.NO_ROOM and end is None:  # the trap could write nothing either
+        reason = _NO_ROOM % batch.folder.path
     stderr = spool.read_tail(part.folder.log(verdict.task, "err"), _TAIL).decode("utf-8", "replace")
     if code == _UNSEEN_CODE and _UNSEEN_WORDS in stderr:
         unseen, reason = True, "where work_dir cannot be seen"

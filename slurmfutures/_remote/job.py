@@ -43,7 +43,7 @@ class _Publisher:
         while True:
             time.sleep(PUBLISH_EVERY)
             with self._lock:
-                self._partial()
+                self._try_partial()
 
     def add(self, call: int, status: int, data: bytes) -> None:
         record = payload.pack_record(call, status, data)
@@ -54,7 +54,15 @@ class _Publisher:
             self._records += record
             self._size += len(data)
             if self._size >= PUBLISH_BYTES:
-                self._partial()
+                self._try_partial()
+
+    def _try_partial(self) -> None:
+        """Publish what has gathered, or leave that to the next time: there may be room again."""
+        self._size = 0
+        try:
+            self._partial()
+        except OSError:
+            pass
 
     def _partial(self) -> None:
         if self._records:
@@ -62,13 +70,35 @@ class _Publisher:
             name = publish.partial_name(self._task, self._run, self._number)
             publish.publish(self._directory, name, payload.pack_results(self._records))
             self._records = []
-            self._size = 0
 
     def finish(self) -> None:
         """Publish what is left under the name that says that the task is done."""
         if self._lock is not None:
             self._lock.acquire()  # never released: the ticker must not publish after this
+        try:
+            self._final()
+        except OSError:
+            self._finish_without_room()
+
+    def _final(self) -> None:
         publish.publish(self._directory, publish.final_name(self._task), payload.pack_results(self._records))
+
+    def _finish_without_room(self) -> None:
+        """Publish the results for which there is room, and of the others why they are not there."""
+        records = sorted(payload.records(b"".join(self._records)), key=lambda record: len(record.payload))
+        refusals: List[payload.Buffer] = []
+        for record in records:
+            self._records = payload.pack_record(record.call, record.status, record.payload)
+            try:
+                self._partial()
+            except OSError as error:
+                said = OSError(error.errno, "%s (%d bytes)" % (error.strerror, len(record.payload)), self._directory)
+                refusals += payload.pack_record(record.call, payload.UNPUBLISHED, payload.pack_error(said))
+        self._records = refusals
+        try:
+            self._final()
+        except OSError:
+            sys.exit(publish.NO_ROOM)  # all that can be told without writing
 
 
 def share(index: int, mapping: str, part: str) -> Tuple[int, Set[int]]:

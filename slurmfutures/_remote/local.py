@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
-from typing import IO, Deque, Dict, Iterable, List, Optional, Sequence, Set, Tuple
+from typing import IO, Collection, Deque, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
 from .scheduler import Ending, Limits, Outcome, Request, Row, Submitted
 from .states import TERMINAL, JobState
@@ -129,10 +129,12 @@ class Local:
                     rows.append(Row(job_id, indices, state, "", request.name, request.comment))
             return rows
 
-    def why(self, job_ids: Sequence[str]) -> Optional[Dict[Tuple[str, Optional[int]], Ending]]:
+    def why(
+        self, jobs: Mapping[str, float], doubted: Collection[str] = ()
+    ) -> Optional[Dict[Tuple[str, Optional[int]], Ending]]:
         with self._lock:
             found = {}
-            for job_id in job_ids:
+            for job_id in jobs:
                 for task in self._jobs.get(job_id, ()):
                     found[job_id, task.index] = Ending(
                         state=task.state,

@@ -26,6 +26,7 @@ RAISED = 1  # payload: what the function raised, see `pack_error`
 UNPICKLABLE = 2  # payload: why the result could not be pickled, see `pack_error`
 UNLOADABLE = 3  # payload: why the function or its arguments could not be loaded here, see `pack_error`
 UNINITIALIZED = 4  # payload: what the initializer raised, see `pack_error`
+UNPUBLISHED = 5  # payload: why the result could not be written, see `pack_error`
 
 _RECORD = Struct(">QBQ")  # call number, status, length of the payload
 _CALL = Struct(">QIQ")  # call number, function number, length of the payload

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
     Buffer = Union[bytes, bytearray, memoryview]
 
+NO_ROOM = 73  # exit code of a task that could not write down anything about its calls, nor why
+
 PARTIAL = "p"
 FINAL = "r"
 

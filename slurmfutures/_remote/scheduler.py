@@ -4,7 +4,20 @@ The real one is `slurm`, the embedded one is `local`. All methods are called fro
 from its loop, and may block. "I could not find out" is an answer of its own (`None`, `Unclear`): it changes nothing.
 """
 
-from typing import Dict, Iterable, List, NamedTuple, Optional, Protocol, Sequence, Set, Tuple, Union
+from typing import (
+    Collection,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Protocol,
+    Sequence,
+    Set,
+    Tuple,
+    Union,
+)
 
 from .states import JobState
 
@@ -84,6 +97,11 @@ class Ending(NamedTuple):
     end: str
 
 
+#: Stands for an array index in what `why` returns: all of the job that is not there by itself could not be found out.
+UNKNOWN = -1
+NOT_FOUND_OUT = Ending(None, None, None, "", "", True, "", "", "")
+
+
 class Scheduler(Protocol):
     """Submit, list, explain, cancel."""
 
@@ -111,8 +129,15 @@ class Scheduler(Protocol):
     def queue(self) -> Optional[List[Row]]:
         """Return this user's jobs, ended ones that are still listed included; None if the query failed."""
 
-    def why(self, job_ids: Sequence[str]) -> Optional[Dict[Tuple[str, Optional[int]], Ending]]:
-        """Return what is recorded of jobs, keyed by (job id, array index or None); None if the query failed."""
+    def why(
+        self, jobs: Mapping[str, float], doubted: Collection[str] = ()
+    ) -> Optional[Dict[Tuple[str, Optional[int]], Ending]]:
+        """Return what is recorded of jobs, keyed by (job id, array index or None); None if the query failed.
+
+        `jobs` has when each was submitted, by the agent's clock (seconds since the epoch): an older record is that of
+        another job. That one of `doubted` is not over is answered only where the scheduler itself confirms it. With the
+        index UNKNOWN comes NOT_FOUND_OUT.
+        """
 
     def cancel(self, targets: Iterable[Tuple[str, Optional[Sequence[int]]]]) -> bool:
         """End jobs: (job id, array indices), or None for the whole job. False if the command failed."""

@@ -7,6 +7,8 @@ claim is made before the interpreter starts: a missing interpreter is then a dea
 from shlex import quote
 from typing import Sequence
 
+from . import publish
+
 _TEMPLATE = """\
 #!/bin/bash
 # slurmfutures batch {batch}
@@ -22,11 +24,22 @@ fi
 cd "$sf_part/r" || exit 66
 # Only one job may run these calls, however often a submission was repeated; a requeue is the same job.
 set -C
-if ! {{ printf '%s %s %s\\n' "$sf_job" "$sf_run" "${{SLURMD_NODENAME:-$HOSTNAME}}" >"$sf_task.c"; }} 2>/dev/null; then
+if {{ exec 3>"$sf_task.c"; }} 2>/dev/null; then
+    # Where there is no room for the words, the file still says that there is somebody.
+    printf '%s %s %s\\n' "$sf_job" "$sf_run" "${{SLURMD_NODENAME:-$HOSTNAME}}" 2>/dev/null >&3
+    exec 3>&-
+elif [ ! -e "$sf_task.c" ]; then
+    echo "slurmfutures: $sf_part/r cannot be written to on node ${{SLURMD_NODENAME:-$HOSTNAME}}" >&2
+    exit {no_room}
+else
     sf_owner=
     read -r sf_owner _ <"$sf_task.c"
     if [ "$sf_owner" != "$sf_job" ] && ! {{ [ -z "$sf_owner" ] && [ "$sf_run" -gt 0 ]; }}; then
         echo "slurmfutures: job ${{sf_owner:-another}} has these calls already, nothing to do" >&2
+        exit 0
+    fi
+    if [ -e "$sf_task.r" ]; then
+        echo "slurmfutures: an earlier run of this job has left all results, nothing to do" >&2
         exit 0
     fi
 fi
@@ -82,6 +95,7 @@ def render(
         chdir=quote(chdir),
         setup=setup.rstrip("\n") + "\n" if setup.strip() else "",
         path=quote("\n".join(path)),
+        no_room=publish.NO_ROOM,
         python=python,
         program=quote(_PROGRAM.format(code=code, package=package)),
     )

@@ -12,10 +12,11 @@ import signal
 import subprocess
 import threading
 import time
-from typing import Callable, List, Mapping, NamedTuple, Optional, Sequence, Set
+from typing import Callable, Collection, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set
 
 from . import commands
-from .scheduler import Held, Limits, Outcome, Refused, Request, Row
+from .scheduler import NOT_FOUND_OUT, UNKNOWN, Held, Limits, Outcome, Refused, Request, Row
+from .states import TERMINAL
 
 #: sbatch itself waits up to two minutes where the queue is full; ended sooner, it might have submitted after all.
 SUBMIT_SECONDS = 240.0
@@ -24,6 +25,7 @@ QUERY_SECONDS = 60.0
 CANCEL_PATIENCE = 2.0
 
 _IDS_A_QUERY = 200  # more job ids in one sacct make a slow query for the database
+_MOST_MISSING = 20  # jobs without a record of which slurmctld is asked at once, one by one
 
 
 class Bucket:
@@ -142,22 +144,39 @@ class Slurm:
         except ValueError:
             return None
 
-    def why(self, job_ids: Sequence[str]) -> Optional[commands.Records]:
-        """Return what is recorded of jobs, by (job id, array index or None); None if the query failed.
+    def why(self, jobs: Mapping[str, float], doubted: Collection[str] = ()) -> Optional[commands.Records]:
+        """Return what is recorded of jobs, as `Scheduler.why` says; None is never the answer.
 
-        The accounting records may be seconds, and in trouble hours, behind. A job id that was used before may bring the
-        record of an older job of this user.
+        The accounting records may be seconds, and in trouble hours, behind. Those of older jobs, whose ids are in use
+        again, are left out by the time of submission in `jobs`. slurmctld itself is asked for jobs of which there is no
+        record at all, and for those of `doubted` that are not over by their records.
         """
-        recorded = self._recorded(job_ids) if self._accounting else None
-        if recorded is not None:
-            return recorded
+        recorded = self._recorded(jobs) if self._accounting else None
+        if recorded is None:
+            return self._shown(jobs, recorded=False)
+        unending = {job_id for (job_id, _), ending in recorded.items() if ending.state not in TERMINAL}
+        doubted = unending.intersection(doubted)
+        missing = sorted(set(jobs).difference(job_id for job_id, _ in recorded), key=commands.numeric_order)
+        shown = self._shown([*doubted, *missing[:_MOST_MISSING]], recorded=True)
+        return {**shown, **{key: it for key, it in recorded.items() if key[0] not in doubted or it.state in TERMINAL}}
+
+    def _shown(self, job_ids: Iterable[str], *, recorded: bool) -> commands.Records:
+        """Return what slurmctld knows of jobs; those it has forgotten are left out.
+
+        But for that to be an answer, the records must have been asked too: `recorded`, or there are none.
+        """
         shown: commands.Records = {}
+        answers = True
         for job_id in job_ids:
-            done = self._ask(["scontrol", "--oneliner", "show", "job", job_id])
-            if done.returncode == 0:
-                shown.update(commands.parse_shown(done.stdout))
-            elif self._accounting or not commands.OVER.search(done.stderr):
-                return None  # with the records out of reach, that slurmctld has forgotten the job says nothing
+            if answers:
+                done = self._ask(["scontrol", "--oneliner", "show", "job", job_id])
+                if done.returncode == 0:
+                    shown.update(commands.parse_shown(done.stdout))
+                    continue
+                answers = commands.OVER.search(done.stderr) is not None
+                if answers and (recorded or not self._accounting):
+                    continue
+            shown[job_id, UNKNOWN] = NOT_FOUND_OUT
         return shown
 
     def cancel(self, targets: commands.Targets) -> bool:
@@ -173,9 +192,10 @@ class Slurm:
         done = self._ask(["scontrol", "update", "JobId=" + job_id, f"ArrayTaskThrottle={tasks}"])
         return commands.throttle_worked(done.returncode, done.stdout + done.stderr)
 
-    def _recorded(self, job_ids: Sequence[str]) -> Optional[commands.Records]:
+    def _recorded(self, jobs: Mapping[str, float]) -> Optional[commands.Records]:
         """Return what sacct knows of jobs, None where it does not answer."""
         found: commands.Records = {}
+        job_ids = sorted(jobs, key=commands.numeric_order)
         for start in range(0, len(job_ids), _IDS_A_QUERY):
             some = job_ids[start : start + _IDS_A_QUERY]
             done = self._ask(commands.records_argv(some, os.getuid(), self._reason_known))
@@ -185,7 +205,7 @@ class Slurm:
             if done.returncode != 0:
                 self._has_accounting(done)
                 return None
-            found.update(commands.parse_records(done.stdout))
+            found.update(commands.parse_records(done.stdout, jobs))
         return found
 
     def _has_accounting(self, failed: _Done) -> bool:

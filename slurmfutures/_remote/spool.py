@@ -170,6 +170,22 @@ class Part:
         except OSError:
             return False
 
+    def owner(self, task: int) -> str:
+        """Return the id of the job, or of the array, that has claimed a task; "" where that is not known."""
+        try:
+            with open(os.path.join(self.results, "%d.%s" % (task, CLAIM)), "rb") as file:
+                return file.readline().decode().partition(" ")[0]
+        except (OSError, ValueError):
+            return ""
+
+    def owners(self) -> List[str]:
+        """Return the id of a job that has claimed a task, if there is one."""
+        try:
+            claims = [name for name in map(parse_name, self.published()) if name is not None and name.kind == CLAIM]
+        except OSError:
+            return []
+        return [owner for owner in (self.owner(claim.task) for claim in claims[:10]) if owner][:1]
+
     def source(self, name: str, then: Callable[[bool], None]) -> "ResultSource":
         """Return a large result file as the body of a frame; `then` is told whether it was whole."""
         return ResultSource(os.path.join(self.results, name), then)

@@ -7,13 +7,14 @@ rule behind it: a task fails only when it is known to be over and its results ha
 from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from . import publish, spool
-from .scheduler import Ending, Row
+from .scheduler import UNKNOWN, Ending, Row
 from .states import TERMINAL, JobState
 
 LOOK_SHARE = 0.02  # of the age of what is waited for: the time between two listings
 LOOK_FLOOR = 0.01  # seconds
 LOOK_CEILING = 10.0  # seconds
-RUNAWAY_AFTER = 600.0  # seconds out of the queue after which a record that says "running" is not believed
+DOUBT_AFTER = 600.0  # seconds out of the queue after which a record that says "running" is to be confirmed
+UNREADABLE_FOR = 300.0  # seconds for which the content of a file whose name is there may still come into sight
 WHY_FIRST = 0.3  # seconds after a death was suspected
 WHY_GROWTH = 2.0
 WHY_CEILING = 30.0  # seconds
@@ -74,9 +75,11 @@ class Watch:
         self.open: Set[int] = set(range(size))
         self._submitted = now - age
         self._grace = grace
-        self._looked = now if not age else now - LOOK_CEILING
+        self._looked = now if not age else now - LOOK_CEILING  # the last listing
+        self._tried = self._looked  # the same, failed ones counted
         self._listings = 0
         self._seen: Set[str] = set()
+        self._unread: Dict[str, Tuple[int, Optional[float]]] = {}  # files in sight: task, since when reading them fails
         self._states: Dict[int, JobState] = {}
         self._ends: Dict[int, Tuple[End, int, float]] = {}  # with the number of listings when it was seen, and when
         self._gone: Dict[int, float] = {}  # since when the queue has not had it
@@ -86,15 +89,15 @@ class Watch:
 
     def look_at(self) -> float:
         """Return when the next listing is due."""
-        return self._looked + self.interval()
+        return self._tried + self.interval()
 
     def interval(self) -> float:
         """Return the seconds between two listings at the present age."""
-        return min(LOOK_CEILING, max(LOOK_FLOOR, LOOK_SHARE * (self._looked - self._submitted)))
+        return min(LOOK_CEILING, max(LOOK_FLOOR, LOOK_SHARE * (self._tried - self._submitted)))
 
     def listed(self, names: Iterable[str], now: float) -> List[spool.Name]:
         """Take in a listing and return what is new: results first, so that no end is judged before them."""
-        self._looked = now
+        self._looked = self._tried = now
         self._listings += 1
         new = []
         for text in set(names) - self._seen:
@@ -102,15 +105,27 @@ class Watch:
             if name is not None:
                 new.append(name)
         new.sort(key=lambda name: (name.kind == spool.END, name.kind == spool.CLAIM, name.task, name.text))
+        unread = [name for name in new if name.kind != spool.CLAIM]
+        self._unread = {name.text: self._unread.get(name.text, (name.task, None)) for name in unread}
         return new
+
+    def not_listed(self, now: float) -> None:
+        """A listing has failed: it says nothing, neither of results nor that there are none."""
+        self._tried = now
+
+    def unreadable(self, name: spool.Name, now: float) -> None:
+        """A published file could not be read, or is not whole yet."""
+        task, since = self._unread.get(name.text, (name.task, None))
+        self._unread[name.text] = task, now if since is None else since
 
     def taken(self, name: spool.Name) -> None:
         """A published file was read and is done with."""
         self._seen.add(name.text)
+        self._unread.pop(name.text, None)
 
     def ended(self, name: spool.Name, end: End) -> None:
         """The exit trap of a task says that a run of it is over."""
-        self._seen.add(name.text)
+        self.taken(name)
         if name.task in self.open:
             self._ends[name.task] = end, self._listings, self._looked
 
@@ -192,16 +207,25 @@ class Watch:
         """Return, of each suspect, when the time is over in which its results may still come into sight."""
         return [self._gone.get(task, float("-inf")) + self._grace for task in self.suspects()]
 
+    def doubts(self, now: float) -> bool:
+        """Whether a task is out of the queue for so long that a record that says otherwise is to be confirmed."""
+        return any(now - self._gone[task] >= DOUBT_AFTER for task in self._gone.keys() & self.open)
+
+    def _unread_tasks(self, now: float) -> Set[int]:
+        """Return the tasks of which files are in sight that are still to be read, or may still become whole."""
+        patience = max(UNREADABLE_FOR, self._grace)
+        return {task for task, since in self._unread.values() if since is None or now < since + patience}
+
     def judge(self, endings: Mapping[Tuple[str, Optional[int]], Ending], now: float) -> List[Verdict]:
         """Decide on the suspects by the scheduler's records. What is left undecided is asked again."""
         verdicts = []
-        for task in sorted(self.suspects()):
-            ending = endings.get((self.job_id, task if self.array else None))
+        for task in sorted(self.suspects() - self._unread_tasks(now)):
+            ending = endings.get((self.job_id, task if self.array else None), endings.get((self.job_id, UNKNOWN)))
             end, listings, seen = self._ends.get(task, (None, 0, now))
             waited = now - self._gone.get(task, now)
-            if ending is not None and ending.state not in TERMINAL and waited >= RUNAWAY_AFTER:
-                ending = None  # the queue has long forgotten it: the record was never closed
             if ending is not None and ending.state not in TERMINAL:
+                if waited >= DOUBT_AFTER and ending.state is not None:
+                    self._gone[task] = now  # it was confirmed: the queue does not show all there is
                 if now >= seen + LAG:
                     self._unsure.add(task)  # either that record is behind, or it was requeued: the queue knows
                 continue

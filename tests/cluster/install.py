@@ -20,6 +20,7 @@ PACKAGES = {
     "sshd": "openssh-server",
     "ssh": "openssh-client",
     "openssl": "openssl",
+    "sshfs": "sshfs",
     "zsh": "zsh",
     "fish": "fish",
     "csh": "csh",

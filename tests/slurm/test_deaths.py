@@ -70,6 +70,7 @@ class Deaths:
     def __init__(self, open_slurm: OpenSlurm, executor: SlurmExecutor, folder: Path, queue: Queue) -> None:
         self.runs = folder / "runs"
         self.restarted = folder / "restarted"
+        self.power_cut = folder / "power cut"
         here = executor.with_options(nodelist="n1")
 
         self.timeout = here.with_options(time="00:01:00").submit(time.sleep, 600)
@@ -79,6 +80,8 @@ class Deaths:
         alive = Gate(folder / "alive")
         there = executor.with_options(nodelist=DEAD_NODE, no_requeue=True)
         self.node_failed = there.submit(calls.pass_gate, alive.folder)
+        there = executor.with_options(nodelist=DEAD_NODE)
+        self.node_started_again = there.submit(work.wait_for_the_second_run, str(self.power_cut))
         there = executor.with_options(nodelist=DOWN_NODE)
         self.node_came_back = there.submit(work.wait_for_the_second_run, str(self.restarted))
         there = executor.with_options(nodelist=PREEMPTED_NODE, cpus_per_task=2)
@@ -109,7 +112,7 @@ class Deaths:
         assert [next(self.moved_chunk), next(self.moved_chunk)] == [0, 1]
         until(lambda: _lines(self.chunk_places)[2:] and _lines(self.places) and _lines(folder / "preempted"))
         alive.wait(2)
-        until(lambda: _lines(self.runs) and _lines(self.restarted))
+        until(lambda: _lines(self.runs) and _lines(self.restarted) and _lines(self.power_cut))
 
         queue.cluster.kill_node(DEAD_NODE)
         queue.run("scontrol", "update", f"NodeName={DOWN_NODE}", "State=DOWN", "Reason=test")
@@ -449,3 +452,10 @@ def test_the_calls_that_were_done_before_a_time_limit_have_their_results(deaths:
     assert [next(chunk), next(chunk), next(chunk)] == [0, 1, 2]
     with pytest.raises(JobTimeout):
         next(chunk)
+
+
+@pytest.mark.slow
+def test_a_job_whose_node_had_a_power_cut_gives_its_result(deaths: Deaths) -> None:
+    job_id = submitted(deaths.node_started_again)
+    assert deaths.node_started_again.result(LONG) == f"{job_id} 1"
+    assert _lines(deaths.power_cut) == [f"{job_id} 0", f"{job_id} 1"]

@@ -62,3 +62,36 @@ def end_only_by_force(folder: str) -> NoReturn:
     calls.mark(folder)
     while True:
         time.sleep(60)
+
+
+def run_twice(path: str, number: int, twice: int, folder: str) -> str:
+    """Write down that this call ran; number `twice` ends in its second run only, others wait at the gate, if any."""
+    run = os.environ.get("SLURM_RESTART_COUNT", "0")
+    write(path, f"{number} {run}")
+    if number == twice and run == "0":
+        time.sleep(600)
+    if number != twice and folder:
+        from tests import calls
+
+        calls.pass_gate(folder)
+    return job()
+
+
+def fill(path: str, size: int = 1 << 30) -> None:
+    """Write so much, or as much as there is room for."""
+    with open(path, "wb", 0) as file:
+        try:
+            while file.tell() < size:
+                file.write(bytes(4096))
+        except OSError:
+            pass
+
+
+def fill_and_return(path: str, value: int) -> int:
+    fill(path)
+    return value
+
+
+def noise_at(large: int, number: int, size: int) -> bytes:
+    """Return many bytes for one number, and few for all others."""
+    return os.urandom(size if number == large else 8)

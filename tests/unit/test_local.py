@@ -57,7 +57,7 @@ class Queue:
         return outcome.job_id
 
     def endings(self, job_id: str) -> dict[Any, Ending]:
-        found = self.scheduler.why([job_id])
+        found = self.scheduler.why({job_id: 0.0})
         assert found is not None
         return {index: ending for (_, index), ending in found.items()}
 
@@ -261,7 +261,7 @@ def test_jobs_are_found_by_name(queue: Queue) -> None:
 
 
 def test_nothing_is_said_of_unknown_jobs(queue: Queue) -> None:
-    assert queue.scheduler.why(["999"]) == {}
+    assert queue.scheduler.why({"999": 0.0}) == {}
 
 
 def test_a_script_that_cannot_be_started_fails(queue: Queue) -> None:

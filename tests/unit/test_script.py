@@ -191,6 +191,45 @@ def test_a_claim_without_content_is_another_job_s_to_who_was_not_requeued(batch:
     assert "job another has these calls already" in done.stderr
 
 
+def test_a_requeued_job_whose_results_are_there_has_nothing_to_do(batch: Batch) -> None:
+    for name, text in (("0.c", "70 0 n1\n"), ("0.r", "results")):
+        (Path(batch.part.results) / name).write_text(text)
+    done = batch.run("echo never", SLURM_RESTART_COUNT="1")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "an earlier run of this job has left all results" in done.stderr
+    assert batch.names() == ["0.c", "0.r"]
+
+
+# ---- no room
+
+
+def test_a_claim_for_whose_words_there_is_no_room_is_a_claim(small_disk: Path) -> None:
+    batch = Batch(small_disk)
+    python = batch.interpreter("echo on")
+    batch.command(python)
+    fill(small_disk / "big")
+    command = ["/bin/bash", f"{batch.folder.path}/script.sh", "3", "map"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "on\n")
+    assert (batch.part.read("0.c"), batch.part.owners()) == (b"", [])
+
+
+def fill(path: Path) -> None:
+    with path.open("wb", 0) as file, suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+
+
+def test_a_folder_in_which_nothing_can_be_claimed_is_not_taken_for_a_claim_of_somebody_else(small_disk: Path) -> None:
+    batch = Batch(small_disk)
+    batch.command("echo never")
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    command = ["/bin/bash", f"{batch.folder.path}/script.sh", "3", "map"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (73, "")
+    assert f"cannot be written to on node {NODE}" in done.stderr
+
+
 # ---- signals
 
 

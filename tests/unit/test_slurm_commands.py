@@ -1,3 +1,4 @@
+import datetime as dt
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,19 @@ from typing import Any
 import pytest
 
 from slurmfutures._remote import commands
-from slurmfutures._remote.scheduler import Ending, Held, Limits, Refused, Request, Row, Scheduler, Submitted, Unclear
+from slurmfutures._remote.scheduler import (
+    NOT_FOUND_OUT,
+    UNKNOWN,
+    Ending,
+    Held,
+    Limits,
+    Refused,
+    Request,
+    Row,
+    Scheduler,
+    Submitted,
+    Unclear,
+)
 from slurmfutures._remote.slurm import Bucket, Slurm
 from slurmfutures._remote.states import JobState
 
@@ -409,14 +422,25 @@ BEGAN, ENDED = "2026-11-23T13:14:11", "2026-11-23T13:14:16"
     ],
 )
 def test_accounting_records_are_read(line: str, expected: dict[tuple[str, int | None], Ending]) -> None:
-    assert commands.parse_records(line + "\n") == expected
+    assert commands.parse_records(line + "\n", {}) == expected
 
 
 def test_of_several_records_with_one_id_the_newest_counts() -> None:
     new = f"9|COMPLETED|0:0|{ENDED}|{ENDED}|{ENDED}|n1\n"
     old = f"9|FAILED|1:0|2017-01-01T00:00:00|{BEGAN}|{BEGAN}|n1\n"
     for stdout in (new + old, old + new):
-        assert commands.parse_records(stdout)["9", None].state is JobState.COMPLETED
+        assert commands.parse_records(stdout, {})["9", None].state is JobState.COMPLETED
+
+
+def test_the_record_of_an_older_job_with_the_same_id_is_left_out() -> None:
+    ours = dt.datetime.fromisoformat(ENDED).timestamp()
+    old = f"9|CANCELLED by 0|0:0|2017-01-01T00:00:00|{BEGAN}|{BEGAN}|None assigned\n"
+    assert commands.parse_records(old, {"9": ours}) == {}
+    assert list(commands.parse_records(old, {"8": ours})) == [("9", None)]
+    clocks_differ = f"9|FAILED|1:0|{BEGAN}|{BEGAN}|{ENDED}|n1\n"
+    assert commands.parse_records(clocks_differ + old, {"9": ours})["9", None].state is JobState.FAILED
+    no_time = f"9|FAILED|1:0|Unknown|{BEGAN}|{ENDED}|n1\n"
+    assert list(commands.parse_records(no_time, {"9": ours})) == [("9", None)]
 
 
 SHOWN = (
@@ -588,7 +612,7 @@ def test_a_login_node_without_sbatch_is_told_apart(site: Site) -> None:
         site[1].version()
     assert isinstance(site[1].submit(request()), Refused)
     assert site[1].queue() is None
-    assert site[1].why(["1"]) is None
+    assert site[1].why({"1": 0.0}) == {("1", UNKNOWN): NOT_FOUND_OUT}
     assert site[1].cancel([("1", None)]) is False
     assert site[1].throttle("1", 2) is False
     assert site[1].limits() is None
@@ -672,15 +696,65 @@ def test_without_accounting_scontrol_is_asked_and_a_forgotten_job_is_unknown(sit
     )
     install("scontrol", script)
     for _ in range(2):
-        assert list(slurm.why(["9", "10"]) or {}) == [("9", None)]
+        assert list(slurm.why({"9": 0.0, "10": 0.0}) or {}) == [("9", None)]
     assert (tmp_path / "asked").read_text() == "x\n"
 
 
 def test_with_the_records_out_of_reach_a_forgotten_job_is_no_answer(site: Site) -> None:
     install, slurm = site
     install("sacct", "echo 'sacct: error: Problem talking to the database: Connection refused' >&2; exit 1")
-    install("scontrol", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
-    assert slurm.why(["9"]) is None
+    install("scontrol", f'if [ "$4" = 7 ]; then cat <<X\n{RUNNING}X\nelse {FORGOTTEN}; fi')
+    found = slurm.why(dict.fromkeys(("7", "9", "10"), 0.0)) or {}
+    assert found.pop(("7", None)).state is JobState.RUNNING
+    assert found == {("9", UNKNOWN): NOT_FOUND_OUT, ("10", UNKNOWN): NOT_FOUND_OUT}
+
+
+def test_a_controller_that_does_not_answer_is_not_asked_for_each_job(site: Site, tmp_path: Path) -> None:
+    install, slurm = site
+    install("sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
+    install("scontrol", f"echo x >>'{tmp_path}/asked'; {AWAY}")
+    found = slurm.why(dict.fromkeys(("7", "9", "10"), 0.0)) or {}
+    assert set(found) == {("7", UNKNOWN), ("9", UNKNOWN), ("10", UNKNOWN)}
+    assert (tmp_path / "asked").read_text() == "x\n"
+
+
+def test_the_controller_is_asked_for_a_job_of_which_there_is_no_record(site: Site) -> None:
+    install, slurm = site
+    install("sacct", f"echo '9|FAILED|1:0|{BEGAN}|{BEGAN}|{ENDED}|n1'")
+    install("scontrol", f'if [ "$4" = 7 ]; then cat <<X\n{RUNNING}X\nelse {FORGOTTEN}; fi')
+    found = slurm.why(dict.fromkeys(("7", "8", "9"), 0.0)) or {}
+    assert {key: it.state for key, it in found.items()} == {("7", None): JobState.RUNNING, ("9", None): JobState.FAILED}
+    install("scontrol", AWAY)
+    found = slurm.why(dict.fromkeys(("7", "9"), 0.0)) or {}
+    assert set(found) == {("7", UNKNOWN), ("9", None)}
+
+
+def test_a_record_by_which_a_doubted_job_runs_needs_slurmctld_s_word(site: Site) -> None:
+    install, slurm = site
+    lines = (f"{job}|{state}|0:0|{BEGAN}|{BEGAN}|Unknown|n1" for job, state in JOBS_IN_DOUBT.items())
+    install("sacct", f"cat <<X\n{chr(10).join(lines)}\nX\n")
+    install("scontrol", f'if [ "$4" = 7 ]; then cat <<X\n{RUNNING}X\nelse {FORGOTTEN}; fi')
+    jobs = dict.fromkeys(JOBS_IN_DOUBT, 0.0)
+
+    def states(doubted: set[str]) -> dict[str, JobState | None]:
+        return {job_id: it.state for (job_id, _), it in (slurm.why(jobs, doubted) or {}).items()}
+
+    assert states(set()) == JOBS_IN_DOUBT
+    assert states({"7", "8", "9"}) == {"7": JobState.RUNNING, "9": JobState.FAILED}
+    install("scontrol", AWAY)
+    assert {key: it.state for key, it in (slurm.why(jobs, {"8"}) or {}).items()} == {
+        ("7", None): JobState.RUNNING,
+        ("8", UNKNOWN): None,
+        ("9", None): JobState.FAILED,
+    }
+
+
+FORGOTTEN = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
+AWAY = "echo 'slurm_load_jobs error: Unable to contact slurm controller (connect failure)' >&2; exit 1"
+RUNNING = SHOWN.format(
+    id="7", array="", name="n", state="RUNNING", reason="None", code="0:0", start=BEGAN, end="Unknown", node="n1"
+)
+JOBS_IN_DOUBT = {"7": JobState.RUNNING, "8": JobState.RUNNING, "9": JobState.FAILED}
 
 
 def test_a_sacct_without_the_reason_is_asked_without_it(site: Site) -> None:
@@ -690,13 +764,14 @@ def test_a_sacct_without_the_reason_is_asked_without_it(site: Site) -> None:
         'case "$*" in *Reason*) echo "sacct: error: Invalid field requested: \\"Reason\\"" >&2; exit 1;; esac\n'
         f"echo '9|TIMEOUT|0:0|{BEGAN}|{BEGAN}|{ENDED}|n1'",
     )
-    assert (slurm.why(["9"]) or {})["9", None].state is JobState.TIMEOUT
+    assert (slurm.why({"9": 0.0}) or {})["9", None].state is JobState.TIMEOUT
 
 
 def test_many_jobs_are_asked_for_in_several_queries(site: Site, tmp_path: Path) -> None:
     install, slurm = site
     install("sacct", f"echo x >>'{tmp_path}/asked'")
-    assert slurm.why([str(number) for number in range(450)]) == {}
+    install("scontrol", FORGOTTEN)
+    assert slurm.why(dict.fromkeys(map(str, range(450)), 0.0)) == {}
     assert (tmp_path / "asked").read_text() == "x\n" * 3
 
 

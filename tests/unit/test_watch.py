@@ -4,7 +4,7 @@ import pytest
 
 from slurmfutures._remote import spool, watch
 from slurmfutures._remote.commands import Records
-from slurmfutures._remote.scheduler import Ending, Row
+from slurmfutures._remote.scheduler import NOT_FOUND_OUT, UNKNOWN, Ending, Row
 from slurmfutures._remote.states import JobState
 
 GRACE = 10.0
@@ -162,14 +162,71 @@ def test_ended_rows_still_listed_are_no_longer_in_the_queue() -> None:
     assert it.suspects() == {0}
 
 
-def test_a_record_that_was_never_closed_is_not_waited_for_without_end() -> None:
+def test_a_record_by_which_a_task_runs_that_is_long_out_of_the_queue_is_doubted_again_and_again() -> None:
     it = new_watch(1)
     it.queued([], asked=20.0, now=20.0)
     it.listed([], 100.0)
-    assert it.judge({("7", 0): ending(JobState.RUNNING)}, 100.0) == []
-    later = 20.0 + watch.RUNAWAY_AFTER
-    it.listed([], later)
-    assert [found.ending for found in it.judge({("7", 0): ending(JobState.RUNNING)}, later)] == [None]
+    assert not it.doubts(100.0)
+    now = 20.0 + watch.DOUBT_AFTER
+    for _ in range(3):
+        assert it.doubts(now)
+        it.listed([], now)
+        assert it.judge({("7", 0): ending(JobState.RUNNING)}, now) == []
+        assert not it.doubts(now + 1.0)
+        now += watch.DOUBT_AFTER
+    it.listed([], now)
+    assert [found.ending for found in it.judge({}, now)] == [None]
+
+
+def test_what_could_not_be_found_out_of_a_job_decides_nothing() -> None:
+    it = new_watch(2)
+    it.queued([], asked=20.0, now=20.0)
+    now = 20.0 + watch.DOUBT_AFTER
+    it.listed([], now)
+    unknown: Records = {("7", UNKNOWN): NOT_FOUND_OUT, ("7", 1): ending(JobState.FAILED)}
+    assert [found.task for found in it.judge(unknown, now)] == [1]
+    assert it.doubts(now)
+
+
+# ---- files that cannot be read, folders that cannot be listed
+
+
+@pytest.mark.parametrize("text", ["0.r", "0.0.1.p", "0.0.x"])
+def test_a_task_with_a_file_in_sight_that_is_not_read_yet_is_not_judged(text: str) -> None:
+    it = new_watch(1)
+    it.queued([], asked=20.0, now=20.0)
+    gone: Records = {("7", 0): ending(JobState.COMPLETED)}
+    for now in (40.0, 4000.0):
+        it.listed([text], now)
+        assert it.judge(gone, now) == []
+    it.taken(name(text))
+    assert [found.task for found in it.judge(gone, 4000.0)] == [0]
+
+
+def test_a_file_that_stays_unreadable_is_given_up_after_a_while() -> None:
+    it = new_watch(1)
+    it.queued([], asked=20.0, now=20.0)
+    gone: Records = {("7", 0): ending(JobState.COMPLETED)}
+    for now in (30.0, 29.0 + watch.UNREADABLE_FOR):
+        it.listed(["0.r"], now)
+        it.unreadable(name("0.r"), now)
+        assert it.judge(gone, now) == []
+    it.listed(["0.r"], 30.0 + watch.UNREADABLE_FOR)
+    assert [found.task for found in it.judge(gone, 30.0 + watch.UNREADABLE_FOR)] == [0]
+
+
+def test_a_listing_that_failed_is_no_look_but_the_next_one_is_not_due_at_once() -> None:
+    it = new_watch(1)
+    see_end(it, 0, 1.0)
+    it.not_listed(20.0)
+    assert it.look_at() == pytest.approx(20.4)
+    dead: Records = {("7", 0): ending(JobState.FAILED)}
+    assert it.judge(dead, 20.0) == []
+    it.queued([], asked=30.0, now=30.0)
+    it.not_listed(50.0)
+    assert it.judge({("7", 0): ending(JobState.COMPLETED)}, 50.0) == []
+    it.listed(["0.0.x"], 51.0)
+    assert [found.task for found in it.judge(dead, 51.0)] == [0]
 
 
 def test_states_are_news_once() -> None:
