@@ -238,10 +238,12 @@ class Batches:
         if batch is not None and remove:
             self._acting.do(batch.folder.remove, lambda _: None)
 
-    def log(self, batch_id: str, task: int, stream: str) -> bytes:
-        """Return a task's "out" or "err" as far as it is written."""
-        batch = self._batches.get(batch_id)
-        for part in batch.parts if batch else ():
+    def log(self, batch_id: str, task: int, stream: str, number: Optional[int] = None) -> bytes:
+        """Return a task's "out" or "err" as far as it is written, of its last submission or of part `number`."""
+        batch = self._batches.get(batch_id) or Batch.found(spool.Batch(self._place.work_dir, batch_id), set())
+        for part in reversed(batch.parts) if batch else ():
+            if number is not None and part.number != number:
+                continue
             if part.tasks[0] <= task <= part.tasks[-1] and task in part.tasks:
                 return spool.read_tail(part.folder.log(part.tasks.index(task), stream), 1 << 30)
         return b""
@@ -505,6 +507,9 @@ class Batches:
         done: List[int] = []
         began: List[int] = []
         for name in part.watch.listed(names, now):
+            if name.task in part.over:
+                part.watch.taken(name)  # the client has it, or does not want it
+                continue
             if name.kind == spool.CLAIM:
                 part.watch.taken(name)
                 if part.watch.enter(name.task, JobState.RUNNING):

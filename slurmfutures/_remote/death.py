@@ -1,9 +1,10 @@
 """What is known of a task that ended without its results, put together for the client."""
 
-from typing import Any, Dict
+from typing import Any, Dict, Optional, Tuple
 
 from . import spool, watch
 from .batch import Batch, Part
+from .scheduler import Ending
 
 _TAIL = 4000  # bytes of a dead task's stderr that are told
 # What slurmstepd's own errors look like where a signal would stand, and what they mean where the state does not say it.
@@ -16,6 +17,27 @@ _NO_SIGNALS = {
 def explain(batch: Batch, part: Part, watch_: watch.Watch, verdict: watch.Verdict) -> Dict[str, Any]:
     """Return the words of a death: the scheduler's record, what the exit trap wrote, the end of stderr."""
     ending, end = verdict.ending, verdict.end
+    code, signal_, reason = how(ending, end)
+    stderr = spool.read_tail(part.folder.log(verdict.task, "err"), _TAIL).decode("utf-8", "replace")
+    return {
+        "task": part.tasks[verdict.task],
+        "job_id": "%s_%d" % (watch_.job_id, verdict.task) if watch_.array else watch_.job_id,
+        "state": ending.state.value if ending is not None and ending.state is not None else None,
+        "exit_code": code,
+        "signal": signal_,
+        "node": (ending.node if ending is not None else "") or (end.node if end is not None else ""),
+        "reason": reason,
+        "started": ending.started if ending is not None else True,
+        "cancelled_by": ending.cancelled_by if ending is not None else "",
+        "start": ending.start if ending is not None else "",
+        "end": ending.end if ending is not None else "",
+        "stderr": stderr,
+        "where": batch.folder.path,
+    }
+
+
+def how(ending: Optional[Ending], end: Optional[watch.End]) -> Tuple[Optional[int], Optional[int], str]:
+    """Return exit code, signal and reason of a death, by the scheduler's record and what the exit trap wrote."""
     code = ending.exit_code if ending is not None else None
     signal_ = ending.signal if ending is not None else None
     reason = ending.reason if ending is not None else ""
@@ -26,19 +48,4 @@ def explain(batch: Batch, part: Part, watch_: watch.Watch, verdict: watch.Verdic
         code = end.exit_code  # Slurm keeps seven bits of it
     if code is not None and 128 < code < 160 and not signal_:
         signal_ = code - 128  # bash's way to say that its child was killed
-    stderr = spool.read_tail(part.folder.log(verdict.task, "err"), _TAIL).decode("utf-8", "replace")
-    return {
-        "task": part.tasks[verdict.task],
-        "job_id": "%s_%d" % (watch_.job_id, verdict.task) if watch_.array else watch_.job_id,
-        "state": ending.state.value if ending is not None and ending.state is not None else None,
-        "exit_code": code,
-        "signal": signal_ or None,
-        "node": (ending.node if ending is not None else "") or (end.node if end is not None else ""),
-        "reason": reason,
-        "started": ending.started if ending is not None else True,
-        "cancelled_by": ending.cancelled_by if ending is not None else "",
-        "start": ending.start if ending is not None else "",
-        "end": ending.end if ending is not None else "",
-        "stderr": stderr,
-        "where": batch.folder.path,
-    }
+    return code, signal_ or None, reason

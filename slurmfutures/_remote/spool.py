@@ -62,7 +62,7 @@ class Batch:
         self.path = os.path.join(work_dir, "batches", batch)
         self.calls = os.path.join(self.path, "calls")
         self.script = os.path.join(self.path, "script.sh")
-        self._parts = os.path.join(self.path, "parts.jsonl")
+        self.parts = os.path.join(self.path, "parts.jsonl")
 
     def create(self, spec: Any, script: str, calls: Union[Buffer, Incoming]) -> None:
         """Write the batch; batch.json comes last and says that the rest is whole. Raises OSError, leaving nothing."""
@@ -88,7 +88,7 @@ class Batch:
 
     def record(self, entry: Any) -> None:
         """Append an entry to parts.jsonl, on disk when this returns."""
-        handle = os.open(self._parts, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        handle = os.open(self.parts, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             os.write(handle, b"\n" + json.dumps(entry).encode() + b"\n")  # not behind a torn line
             os.fsync(handle)
@@ -97,7 +97,7 @@ class Batch:
 
     def entries(self) -> Iterator[Any]:
         """Yield the entries of parts.jsonl; a torn last line is left out."""
-        with contextlib.suppress(FileNotFoundError), open(self._parts, "rb") as file:
+        with contextlib.suppress(FileNotFoundError), open(self.parts, "rb") as file:
             for line in file:
                 with contextlib.suppress(ValueError):
                     yield json.loads(line.decode())
