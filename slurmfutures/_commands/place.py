@@ -113,7 +113,7 @@ def _open(place: Place) -> SlurmExecutor:
 
 def _must_be_there(work_dir: str) -> str:
     """Return a line of bash that ends where there is no such folder; a "~" it takes as Python does."""
-    home = re.match(r"~[\w.-]*(?=/|$)", work_dir, re.ASCII)
+    home = re.match(r"~[\w.-]*(/|$)", work_dir, re.ASCII)
     head = home[0] if home else ""
     path = head + (quote(work_dir[len(head) :]) if len(work_dir) > len(head) else "")
     return f"[ -d {path} ] || {{ echo {quote(_MISSING)} >&2; exit 1; }}"
