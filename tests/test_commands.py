@@ -16,7 +16,7 @@ import pytest
 
 import tests
 from slurmfutures import _cli
-from slurmfutures._remote import succession
+from slurmfutures._remote import succession, wire
 from tests import calls
 from tests.cluster import Cluster
 from tests.far.sshd import Farm
@@ -384,6 +384,36 @@ def test_what_a_connected_driver_has_is_neither_cancelled_nor_cleared_away(
     assert command("logs", f"{batch['batch']}:0", *place).returncode == 0
     gate.open()
     assert future.result(60) == 7
+
+
+@pytest.mark.slurm
+def test_a_driver_that_goes_on_with_a_batch_of_another_one_has_it(own_left: Left, opener: Opener) -> None:
+    heir = opener.root("slurm", work_dir=own_left.work_dir)
+    poller = heir._connection.poller
+    request = {"op": "attach", "batch": own_left.held, "wanted": [(0, 1)]}
+    assert "error" not in poller.reply_to(poller.request(request)[1]).head
+    assert {name: batch["live"] for name, batch in own_left.status().items()} == {
+        own_left.held: True,
+        own_left.mixed: False,
+    }
+    assert "its driver is connected" in own_left.run("cancel", own_left.held).failed()
+
+
+@pytest.mark.slurm
+def test_who_cancels_is_sent_none_of_the_results(
+    own_left: Left, opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poller = opener.root("slurm", work_dir=own_left.work_dir)._connection.poller
+    seen: list[str] = []
+    take = poller._take
+
+    def listen(frame: wire.Frame) -> None:
+        seen.append(frame.head["op"])
+        take(frame)
+
+    monkeypatch.setattr(poller, "_take", listen)
+    poller.reply_to(poller.request({"op": "cancel", "batch": own_left.mixed, "tasks": [2]})[1])
+    assert "results" not in seen
 
 
 # ---- words

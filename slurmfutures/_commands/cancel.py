@@ -26,7 +26,7 @@ def add_parser(commands: Any) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("batch", metavar="BATCH", nargs="*", default=[], help="as status prints it")
     which.add_argument("--all", action="store_true", help="all of which no driver is connected")
-    use(parser, run)
+    use(parser, run, tables=False)
 
 
 def run(arguments: argparse.Namespace, agent: Agent) -> int:

@@ -28,7 +28,7 @@ def add_parser(commands: Any) -> None:
         help=f"a number and a unit of s, m, h, d or w (default: {_DEFAULT})",
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would go, and remove nothing")
-    use(parser, run)
+    use(parser, run, tables=True)
 
 
 def duration(text: str) -> float:

@@ -18,7 +18,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("call", metavar="CALL", help='a job, "123" or "123_7", or BATCH:TASK as status prints it')
     parser.add_argument("--stderr", action="store_true", help="its standard error in place of that")
-    use(parser, run)
+    use(parser, run, tables=False)
 
 
 def run(arguments: argparse.Namespace, agent: Agent) -> int:

@@ -43,9 +43,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON document on the standard output")
 
 
-def run_at_place(parser: argparse.ArgumentParser, command: "Command", arguments: argparse.Namespace) -> int:
+def run_at_place(
+    parser: argparse.ArgumentParser, command: "Command", tables: bool, arguments: argparse.Namespace
+) -> int:
     """Run a command, given its arguments and an agent, and return its exit code."""
-    if not arguments.json:
+    if tables and not arguments.json:
         importlib.import_module("rich")  # that it is missing is said before anything is done
     place = place_of(arguments)
     try:
@@ -56,10 +58,10 @@ def run_at_place(parser: argparse.ArgumentParser, command: "Command", arguments:
         return command(arguments, Agent(executor, place))
 
 
-def use(parser: argparse.ArgumentParser, command: "Command") -> None:
-    """Have a parser run a command on what its flags name."""
+def use(parser: argparse.ArgumentParser, command: "Command", *, tables: bool) -> None:
+    """Have a parser run a command on what its flags name; `tables` if it shows any, for which there must be rich."""
     add_flags(parser)
-    parser.set_defaults(run=partial(run_at_place, parser, command))
+    parser.set_defaults(run=partial(run_at_place, parser, command, tables))
 
 
 def place_of(arguments: argparse.Namespace) -> Place:

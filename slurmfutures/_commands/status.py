@@ -22,6 +22,7 @@ def add_parser(commands: Any) -> None:
             "them is connected, and which tasks ended without a result.",
         ),
         run,
+        tables=True,
     )
 
 
@@ -69,16 +70,23 @@ def _show_batches(batches: Sequence[Mapping[str, Any]], now: float) -> None:
             batch["name"],
             age(now - batch["made"]),
             age(now - batch["active"]),
-            str(batch["tasks"]),
-            "?" if batch["calls"] is None else str(batch["calls"]),
+            _calls(batch),
             ", ".join(f"{number} {state}" for state, number in counts(batch).items() if number),
             " ".join(batch["jobs"]),
             _DRIVERS[batch["live"]],
         )
         for batch in batches
     ]
-    headings = ("batch", "name", "made", "active", "tasks", "calls", "state", "jobs", "driver")
-    show_table(headings, rows, numbers=("made", "active", "tasks", "calls"))
+    headings = ("batch", "name", "made", "active", "calls", "state", "jobs", "driver")
+    show_table(headings, rows, numbers=("made", "active", "calls"))
+
+
+def _calls(batch: Mapping[str, Any]) -> str:
+    """Return how many calls there are, and in how many tasks where some share one."""
+    calls, tasks = batch["calls"], batch["tasks"]
+    if calls is None:
+        return f"? in {tasks}"
+    return str(calls) if calls == tasks else f"{calls} in {tasks}"
 
 
 def _show_failed(batches: Sequence[Mapping[str, Any]]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 _WIDE = 100_000  # characters of a line where the output is no terminal: nothing is cut or broken there
+_WHOLE = ("batch", "call", "driver")
 _UNITS = (("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
 
 
@@ -33,7 +34,14 @@ def show_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, number
         console = Console(highlight=False, width=_WIDE)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
     for heading in headings:
-        table.add_column(heading, justify="right" if heading in numbers else "left", overflow="fold")
+        number = heading in numbers
+        # What is typed again, and what is short, stays in one piece.
+        table.add_column(
+            heading,
+            justify="right" if number else "left",
+            overflow="fold",
+            no_wrap=number or heading in _WHOLE,
+        )
     for row in rows:
         table.add_row(*map(Text, row))  # what is in square brackets is no markup
     console.print(table)

@@ -158,6 +158,9 @@ class Batches:
         batch = self._resume(batch_id, {task for first, end in wanted for task in range(first, end)})
         if batch is None:
             return {"error": "gone", "message": "it is not in %s any more" % self._place.work_dir}
+        if batch.folder.owner(batch.spec) != self._succession.session:
+            with contextlib.suppress(OSError):  # no room: nothing but the command line asks whose it is
+                batch.folder.adopt(self._succession.session)
         unclear = any(part.watch is None for part in batch.parts)
         submitted = [[part.job, ranges(part.tasks)] for part in batch.parts if part.job is not None]
         return {"parts": submitted, "submitted": not batch.waiting and not unclear}

@@ -40,7 +40,7 @@ class Clean:
         for one in seen:
             if not self._batch(one, asked):
                 left.add(one.batch.id)
-                sessions.add(one.batch.spec.get("session", ""))
+                sessions.add(one.session)
         live = self._live()
         for name in unreadable:
             if self._torn(name, live):
@@ -61,8 +61,7 @@ class Clean:
 
     def _batch(self, seen: survey.Seen, asked: Any) -> bool:
         """Remove a batch if it may go; return whether it has gone, or would have."""
-        session = seen.batch.spec.get("session", "")
-        used = max(seen.active, succession.last_seen(self._work_dir, session) if session else 0.0)
+        used = max(seen.active, succession.last_seen(self._work_dir, seen.session) if seen.session else 0.0)
         why = ""
         if seen.live:
             why = "its driver is connected"
@@ -74,7 +73,7 @@ class Clean:
             why = "the queue cannot be asked" if asked is False else "its jobs are another scheduler's"
         elif not self._is_old(used):
             why = "it was used lately"
-        elif not self._dry and survey.Sessions(self._work_dir, self._own).is_live(session) is not False:
+        elif not self._dry and survey.Sessions(self._work_dir, self._own).is_live(seen.session) is not False:
             why = "its driver has come back"
         return self._remove("batch", seen.batch.id, [seen.batch.folder.path], used, why)
 

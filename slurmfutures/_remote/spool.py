@@ -4,6 +4,7 @@
     batches/<batch>/calls        the batch: functions once, arguments of each call (`payload.pack_batch`)
     batches/<batch>/batch.json   how it is to be submitted
     batches/<batch>/script.sh    what the scheduler runs
+    batches/<batch>/session      whose it is, where that is not the driver any more that made it
     batches/<batch>/parts.jsonl  what was submitted: an intent before each submission, the job id after it
     batches/<batch>/<part>/r/    what the array tasks of a part publish, by array index
     batches/<batch>/<part>/l/    their stdout and stderr, by array index
@@ -85,6 +86,18 @@ class Batch:
                 return json.loads(file.read().decode())
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def owner(self, spec: Any) -> str:
+        """Return the session whose batch it is, "" where nobody can say."""
+        try:
+            with open(os.path.join(self.path, "session"), "rb") as file:
+                return file.read().decode()
+        except (OSError, ValueError):
+            return str(spec.get("session", ""))
+
+    def adopt(self, session: str) -> None:
+        """Make it the batch of another session."""
+        publish(self.path, "session", [session.encode()])
 
     def record(self, entry: Any) -> None:
         """Append an entry to parts.jsonl, on disk when this returns."""

@@ -25,6 +25,7 @@ class Succession:
         """`mark` is a word in this process's command line, and in that of no other; `code` is where its source is."""
         folder = os.path.join(work_dir, "sessions")
         os.makedirs(folder, 0o700, exist_ok=True)
+        self.session = session
         self._path = os.path.join(folder, session)
         self._mark = mark
         self._code = code

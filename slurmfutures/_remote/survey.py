@@ -45,6 +45,7 @@ class Seen(NamedTuple):
     batch: Batch
     made: float  # seconds since the epoch
     active: float  # when a file of it changed last, in seconds since the epoch
+    session: str  # its driver
     live: Optional[bool]  # whether its driver is connected; None if nobody can say
     asked: bool  # whether the queue could be asked about it
     queued: bool  # whether the queue has a job of it that is not over
@@ -216,7 +217,8 @@ class _Queue:
 def _see(batch: Batch, kind: str, queue: Optional[_Queue], sessions: Sessions) -> Seen:
     made = os.stat(os.path.join(batch.folder.path, "batch.json")).st_mtime
     times = [made]
-    live = sessions.is_live(batch.spec.get("session", ""))
+    session = batch.folder.owner(batch.spec)
+    live = sessions.is_live(session)
     states = {task: UNSUBMITTED for first, end in batch.waiting for task in range(first, end)}
     deaths: Dict[int, Death] = {}
     over, queued = True, False
@@ -243,7 +245,8 @@ def _see(batch: Batch, kind: str, queue: Optional[_Queue], sessions: Sessions) -
             if dead is not None:
                 deaths[task] = dead
     ended = [deaths[task] for task in sorted(deaths)]
-    return Seen(batch, made, max(times), live, queue is not None or kind == LOCAL, queued, states, ended, over)
+    asked = queue is not None or kind == LOCAL
+    return Seen(batch, made, max(times), session, live, asked, queued, states, ended, over)
 
 
 class _Files:
@@ -371,7 +374,7 @@ def _words(seen: Seen, records: Records) -> Dict[str, Any]:
         "jobs": [part.job for part in seen.batch.parts if part.job is not None],
         "states": {state: ranges(tasks) for state, tasks in by_state.items()},
         "failed": [_death_words(dead, records) for dead in seen.deaths],
-        "session": spec.get("session"),
+        "session": seen.session,
         "live": seen.live,
         "asked": seen.asked,
     }

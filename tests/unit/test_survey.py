@@ -321,6 +321,18 @@ def test_what_a_connected_driver_has_stays_however_old(work: WorkDir) -> None:
     assert names(work.clean(Scheduler())["removed"]) == ["b", "s"]
 
 
+def test_a_batch_that_another_driver_has_taken_over_is_its(work: WorkDir) -> None:
+    batch = work.batch()
+    driver = Succession(str(work.path), "heir", "mark")
+    driver.claim()
+    assert work.look(Scheduler())["batches"][0]["live"] is False
+    batch.adopt("heir")
+    (told,) = work.look(Scheduler())["batches"]
+    assert (told["session"], told["live"]) == ("heir", True)
+    work.make_old()
+    assert [one["why"] for one in work.clean(Scheduler())["kept"]] == ["its driver is connected"]
+
+
 def test_source_and_sessions_that_a_batch_needs_stay_with_it(work: WorkDir) -> None:
     for letter in "acde":
         (work.path / "code" / (letter * 20)).mkdir(parents=True)
