@@ -105,7 +105,14 @@ class _Connection:
 
         self.poller = Poller(
             connect,
-            lambda greeting: {"python": python, "setup": setup, "path": path, "chdir": cwd or greeting["cwd"]},
+            lambda greeting: {
+                "session": hello["session"],
+                "scheduler": scheduler,
+                "python": python,
+                "setup": setup,
+                "path": path,
+                "chdir": cwd or greeting["cwd"],
+            },
             where,
             heartbeat=heartbeat,
             reconnects=not here or scheduler != "local",  # whose jobs end with the agent

@@ -22,7 +22,7 @@ import threading
 import time
 from typing import Any, Callable, Deque, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from . import batches, hub, outbox, spool, transfers, wire
+from . import batches, clean, hub, outbox, spool, survey, transfers, wire
 from .lane import Lane
 from .local import Local
 from .scheduler import Limits, Scheduler
@@ -72,7 +72,10 @@ class Agent:
         self._leaving = False  # somebody else is there for the driver
         self._work_dir, self._began = _prepare(hello["work_dir"])
         self._spool = spool.identify(self._work_dir)
-        self._succession = Succession(self._work_dir, hello["session"], hello["mark"])
+        _touch(code)
+        self._session: str = hello["session"]
+        self._succession = Succession(self._work_dir, self._session, hello["mark"], code)
+        self._surveying: Optional[Lane] = None  # there since somebody first asked
         # What concerns batches, while the agent before this one has still to go; None once it has.
         self._held: Optional[List[Callable[[], None]]] = None
         self._login = os.path.join(self._work_dir, "login", "%s.%d" % (os.uname().nodename, os.getpid()))
@@ -366,7 +369,13 @@ class Agent:
             elif op == "release":
                 self._batches.release(head["batch"], head["remove"], head["logs"], reply)
             elif op == "log":
-                reply({}, self._batches.log(head["batch"], head["task"], head["stream"]))
+                reply({}, self._batches.log(head["batch"], head["task"], head["stream"], head.get("part")))
+            elif op == "survey":
+                self._survey(lambda: survey.survey(self._work_dir, self._scheduler, self._session), reply)
+            elif op == "find":
+                self._survey(lambda: survey.find(self._work_dir, head["call"]), reply)
+            elif op == "clean":
+                self._clean(head["age"], head["dry"], reply)
             elif op == "run":
                 self._run(number, head, body)
             elif "transfer" in head:
@@ -378,6 +387,23 @@ class Agent:
             reply(dict(words, error="os", message=str(error)))
         except (ValueError, TypeError, IndexError) as error:  # words that no process can be given
             reply({"error": "value", "message": str(error)})
+
+    def _survey(self, work: Callable[[], Any], reply: Callable[..., None]) -> None:
+        """Reply what `work()` returns, as JSON: it reads much, and may ask the scheduler."""
+
+        def then(outcome: Any) -> None:
+            if isinstance(outcome, Exception):
+                reply({"error": "os", "message": "%s: %s" % (type(outcome).__name__, outcome)})
+            else:
+                reply({}, json.dumps(outcome).encode())
+
+        if self._surveying is None:
+            self._surveying = Lane("survey", self._post)
+        self._surveying.do(work, then)
+
+    def _clean(self, age: float, dry: bool, reply: Callable[..., None]) -> None:
+        work = clean.Clean(self._work_dir, self._scheduler, self._session, os.path.basename(self._code), age, dry=dry)
+        self._survey(work.run, reply)
 
     def _run(self, number: int, head: Mapping[str, Any], data: wire.Body) -> None:
         command = head["command"]
@@ -452,6 +478,14 @@ def _clear_dead(folder: str) -> None:
         host, _, process = name.rpartition(".")
         if host == os.uname().nodename and not os.path.exists("/proc/%s" % process):
             shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
+
+
+def _touch(code: str) -> None:
+    """Note that the source is used, for who clears away what is not."""
+    try:
+        os.utime(code)
+    except OSError:
+        pass
 
 
 def _file_system(path: str) -> str:

@@ -161,6 +161,9 @@ class Batches:
         batch = self._resume(batch_id, {task for first, end in wanted for task in range(first, end)}, epoch)
         if batch is None:
             return {"error": "gone", "message": "it is not in %s any more" % self._place.work_dir}
+        if batch.folder.owner(batch.spec) != self._succession.session:
+            with contextlib.suppress(OSError):  # no room: nothing but the command line asks whose it is
+                batch.folder.adopt(self._succession.session)
         unclear = any(part.watch is None for part in batch.parts)
         submitted = [[part.job, ranges(part.tasks)] for part in batch.parts if part.job is not None]
         attempts = sorted(batch.attempts.items())
@@ -265,10 +268,12 @@ class Batches:
         if batch is not None and remove:
             self._acting.do(batch.folder.remove, lambda _: None)
 
-    def log(self, batch_id: str, task: int, stream: str) -> bytes:
-        """Return a task's "out" or "err" as far as it is written."""
-        batch = self._batches.get(batch_id)
+    def log(self, batch_id: str, task: int, stream: str, number: Optional[int] = None) -> bytes:
+        """Return a task's "out" or "err" as far as it is written, of its last submission or of part `number`."""
+        batch = self._batches.get(batch_id) or Batch.found(spool.Batch(self._place.work_dir, batch_id), set())
         for part in reversed(batch.parts) if batch else ():
+            if number is not None and part.number != number:
+                continue
             if part.tasks[0] <= task <= part.tasks[-1] and task in part.tasks:
                 return spool.read_tail(part.folder.log(part.tasks.index(task), stream), 1 << 30)
         return b""
@@ -558,6 +563,9 @@ class Batches:
         began: List[int] = []
         part.unread.clear()
         for name in part.watch.listed(names, now):
+            if name.task in part.over:
+                part.watch.taken(name)  # the client has it, or does not want it
+                continue
             if name.kind == spool.CLAIM:
                 part.watch.taken(name)
                 if part.watch.enter(name.task, JobState.RUNNING):

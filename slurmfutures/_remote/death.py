@@ -1,9 +1,10 @@
 """What is known of a task that ended without its results, put together for the client."""
 
-from typing import Any, Dict
+from typing import Any, Dict, Optional, Tuple
 
 from . import publish, spool, watch
 from .batch import Batch, Part
+from .scheduler import Ending
 
 _TAIL = 4000  # bytes of a dead task's stderr that are told
 # What slurmstepd's own errors look like where a signal would stand, and what they mean where the state does not say it.
@@ -21,20 +22,11 @@ _NO_ROOM = "its results could not be written to %s, nor why: there is no room, o
 def explain(batch: Batch, part: Part, watch_: watch.Watch, verdict: watch.Verdict) -> Dict[str, Any]:
     """Return the words of a death: the scheduler's record, what the exit trap wrote, the end of stderr."""
     ending, end = verdict.ending, verdict.end
-    code = ending.exit_code if ending is not None else None
-    signal_ = ending.signal if ending is not None else None
-    reason = ending.reason if ending is not None else ""
-    unseen = signal_ == _NO_OUTPUT
-    if signal_ in _NO_SIGNALS:
-        reason = _NO_SIGNALS[signal_] or reason
-        signal_ = None
-    if end is not None and not signal_:
-        code = end.exit_code  # Slurm keeps seven bits of it
-    if code is not None and 128 < code < 160 and not signal_:
-        signal_ = code - 128  # bash's way to say that its child was killed
+    code, signal_, reason = how(ending, end)
     if code == publish.NO_ROOM and end is None:  # the trap could write nothing either
         reason = _NO_ROOM % batch.folder.path
     stderr = spool.read_tail(part.folder.log(verdict.task, "err"), _TAIL).decode("utf-8", "replace")
+    unseen = ending is not None and ending.signal == _NO_OUTPUT
     if code == _UNSEEN_CODE and _UNSEEN_WORDS in stderr:
         unseen, reason = True, "where work_dir cannot be seen"
     return {
@@ -43,7 +35,7 @@ def explain(batch: Batch, part: Part, watch_: watch.Watch, verdict: watch.Verdic
         "job_id": "%s_%d" % (watch_.job_id, verdict.task) if watch_.array else watch_.job_id,
         "state": ending.state.value if ending is not None and ending.state is not None else None,
         "exit_code": code,
-        "signal": signal_ or None,
+        "signal": signal_,
         "node": (ending.node if ending is not None else "") or (end.node if end is not None else ""),
         "reason": reason,
         "unseen": unseen,
@@ -54,3 +46,18 @@ def explain(batch: Batch, part: Part, watch_: watch.Watch, verdict: watch.Verdic
         "stderr": stderr,
         "where": batch.folder.path,
     }
+
+
+def how(ending: Optional[Ending], end: Optional[watch.End]) -> Tuple[Optional[int], Optional[int], str]:
+    """Return exit code, signal and reason of a death, by the scheduler's record and what the exit trap wrote."""
+    code = ending.exit_code if ending is not None else None
+    signal_ = ending.signal if ending is not None else None
+    reason = ending.reason if ending is not None else ""
+    if signal_ in _NO_SIGNALS:
+        reason = _NO_SIGNALS[signal_] or reason
+        signal_ = None
+    if end is not None and not signal_:
+        code = end.exit_code  # Slurm keeps seven bits of it
+    if code is not None and 128 < code < 160 and not signal_:
+        signal_ = code - 128  # bash's way to say that its child was killed
+    return code, signal_ or None, reason

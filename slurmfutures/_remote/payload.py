@@ -238,6 +238,10 @@ class BatchFile:
             data += more
         return data
 
+    def size(self) -> Tuple[int, int]:
+        """Return how many tasks and how many calls there are."""
+        return self._tasks, self._calls
+
     def initializer(self) -> bytes:
         return self._blob(0)
 

@@ -4,6 +4,7 @@
     batches/<batch>/calls        the batch: functions once, arguments of each call (`payload.pack_batch`)
     batches/<batch>/batch.json   how it is to be submitted
     batches/<batch>/script.sh    what the scheduler runs
+    batches/<batch>/session      whose it is, where that is not the driver any more that made it
     batches/<batch>/parts.jsonl  what was submitted: an intent before each submission, the job id after it
     batches/<batch>/<part>/r/    what the array tasks of a part publish, by array index
     batches/<batch>/<part>/l/    their stdout and stderr, by array index
@@ -88,7 +89,7 @@ class Batch:
         self.path = os.path.join(work_dir, "batches", batch)
         self.calls = os.path.join(self.path, "calls")
         self.script = os.path.join(self.path, "script.sh")
-        self._parts = os.path.join(self.path, "parts.jsonl")
+        self.parts = os.path.join(self.path, "parts.jsonl")
 
     def create(self, spec: Any, script: str, calls: Union[Buffer, Incoming]) -> None:
         """Write the batch; batch.json comes last and says that the rest is whole. Raises OSError, leaving nothing."""
@@ -112,9 +113,21 @@ class Batch:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
+    def owner(self, spec: Any) -> str:
+        """Return the session whose batch it is, "" where nobody can say."""
+        try:
+            with open(os.path.join(self.path, "session"), "rb") as file:
+                return file.read().decode()
+        except (OSError, ValueError):
+            return str(spec.get("session", ""))
+
+    def adopt(self, session: str) -> None:
+        """Make it the batch of another session."""
+        publish(self.path, "session", [session.encode()])
+
     def record(self, entry: Any) -> None:
         """Append an entry to parts.jsonl, on disk when this returns."""
-        handle = os.open(self._parts, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        handle = os.open(self.parts, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             os.write(handle, b"\n" + json.dumps(entry).encode() + b"\n")  # not behind a torn line
             os.fsync(handle)
@@ -123,7 +136,7 @@ class Batch:
 
     def entries(self) -> Iterator[Any]:
         """Yield the entries of parts.jsonl; a torn last line is left out."""
-        with contextlib.suppress(FileNotFoundError), open(self._parts, "rb") as file:
+        with contextlib.suppress(FileNotFoundError), open(self.parts, "rb") as file:
             for line in file:
                 with contextlib.suppress(ValueError):
                     yield json.loads(line.decode())

@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import time
-from typing import Optional
+from typing import Any, Dict, Optional
 
 POLL = 0.02  # seconds between two tries for the lock
 PATIENCE = 45.0  # seconds; an agent that was told to end takes up to 30 for what must not be cut off
@@ -21,12 +21,14 @@ PATIENCE = 45.0  # seconds; an agent that was told to end takes up to 30 for wha
 class Succession:
     """Owner of sessions/<session> and of the lock beside it, from `claim` to `leave`."""
 
-    def __init__(self, work_dir: str, session: str, mark: str) -> None:
-        """`mark` is a word in this process's command line, and in that of no other."""
+    def __init__(self, work_dir: str, session: str, mark: str, code: str = "") -> None:
+        """`mark` is a word in this process's command line, and in that of no other; `code` is where its source is."""
         folder = os.path.join(work_dir, "sessions")
         os.makedirs(folder, 0o700, exist_ok=True)
+        self.session = session
         self._path = os.path.join(folder, session)
         self._mark = mark
+        self._code = code
         self._lock: Optional[int] = None
         self._before = ""  # the machine of the predecessor
         self._process = 0, ""  # its number and mark, if it is on this machine
@@ -36,7 +38,8 @@ class Succession:
         self._lock = self._open()
         free = self._try()
         self._see_predecessor(end=not free)
-        words = json.dumps({"host": os.uname().nodename, "pid": os.getpid(), "mark": self._mark}).encode()
+        named = {"host": os.uname().nodename, "pid": os.getpid(), "mark": self._mark, "code": self._code}
+        words = json.dumps(named).encode()
         temporary = "%s.%d" % (self._path, os.getpid())
         try:
             with open(temporary, "wb") as file:
@@ -70,6 +73,9 @@ class Succession:
             for path in (self._path, self._path + ".lock"):
                 with contextlib.suppress(OSError):
                     os.unlink(path)
+        elif self.is_ours():
+            with contextlib.suppress(OSError):
+                os.utime(self._path)  # when the driver was last seen: it may come back, see `last_seen`
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -117,6 +123,49 @@ class Succession:
         if self._before != os.uname().nodename:
             return None
         return any(name in _command_line(process) for process in os.listdir("/proc") if process.isdigit())
+
+
+def agent_of(work_dir: str, session: str) -> Dict[str, Any]:
+    """Return what the agent that serves a session, or did last, wrote of itself; nothing where there is none."""
+    try:
+        with open(os.path.join(work_dir, "sessions", session), "rb") as file:
+            words = json.loads(file.read().decode())
+    except (OSError, ValueError):
+        return {}
+    return words if isinstance(words, dict) else {}
+
+
+def is_live(work_dir: str, session: str) -> Optional[bool]:
+    """Whether an agent serves the session, that is: its driver is connected; None if nobody can say.
+
+    An agent that takes over in the very moment of the test waits a little longer for the lock: no more than that.
+    """
+    try:
+        handle = os.open(os.path.join(work_dir, "sessions", session + ".lock"), os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        agent = agent_of(work_dir, session)
+        if agent.get("host") != os.uname().nodename:
+            return None
+        return bool(agent.get("mark")) and str(agent["mark"]) in _command_line(str(agent.get("pid")))
+    finally:
+        os.close(handle)
+    return False
+
+
+def last_seen(work_dir: str, session: str) -> float:
+    """Return when an agent of the session has come or gone, in seconds since the epoch; 0 where there was none."""
+    try:
+        return os.stat(os.path.join(work_dir, "sessions", session)).st_mtime
+    except OSError:
+        return 0.0
 
 
 def _command_line(process: str) -> str:

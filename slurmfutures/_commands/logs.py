@@ -1,0 +1,43 @@
+"""The command `slurmfutures logs`: what a call has printed."""
+
+import argparse
+import sys
+from typing import Any
+
+from .. import SlurmFuturesError
+from .place import Agent, use
+from .table import show_json
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to argparse's subparsers."""
+    parser = commands.add_parser(
+        "logs",
+        help="what a call has printed",
+        description="Print what the task of a call has written to its standard output so far.",
+    )
+    parser.add_argument("call", metavar="CALL", help='a job, "123" or "123_7", or BATCH:TASK as status prints it')
+    parser.add_argument("--stderr", action="store_true", help="its standard error in place of that")
+    use(parser, run, tables=False)
+
+
+def run(arguments: argparse.Namespace, agent: Agent) -> int:
+    """Show a log as it is, byte by byte."""
+    found = agent.ask_json("find", call=arguments.call)
+    if "size" in found:
+        example = f"{arguments.call}_0"
+        raise SlurmFuturesError(f"job {arguments.call} is an array of {found['size']} tasks: name one, as {example}")
+    if not found:
+        raise SlurmFuturesError(f"there is no call {arguments.call} in {agent.where}")
+    if arguments.json:
+        texts = {
+            name: agent.ask("log", stream=stream, **found).decode(errors="replace")
+            for name, stream in (("stdout", "out"), ("stderr", "err"))
+        }
+        show_json({"batch": found["batch"], "task": found["task"], **texts})
+        return 0
+    data = agent.ask("log", stream="err" if arguments.stderr else "out", **found)
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+    return 0

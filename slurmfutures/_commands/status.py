@@ -1,0 +1,113 @@
+"""The command `slurmfutures status`: which batches there are, and how far they are."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .place import Agent, use
+from .table import age, count, show_json, show_lines, show_table
+
+_STATES = ("done", "running", "pending", "ended", "unsubmitted")
+_DRIVERS = {True: "connected", False: "gone", None: "unknown"}
+_MOST = 100  # failures that are listed
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to argparse's subparsers."""
+    use(
+        commands.add_parser(
+            "status",
+            help="the batches in a work_dir, and how far they are",
+            description="List the batches in a work_dir: how far their tasks are, whether the driver that submitted "
+            "them is connected, and which tasks ended without a result.",
+        ),
+        run,
+        tables=True,
+    )
+
+
+def run(arguments: argparse.Namespace, agent: Agent) -> int:
+    """Show what there is."""
+    found = agent.ask_json("survey")
+    if arguments.json:
+        show_json(document(found))
+        return 0
+    batches = found["batches"]
+    if not batches:
+        show_lines([f"no batches in {agent.where}"])
+    else:
+        _show_batches(batches, found["now"])
+        _show_failed(batches)
+    if found["queue"] is False:
+        show_lines(["the queue could not be asked: what runs and what is pending is as the files tell"])
+    if found["unreadable"]:
+        show_lines([f"not whole, or not readable: {', '.join(found['unreadable'])}"])
+    return 0
+
+
+def document(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the JSON document: see docs/command-line.md."""
+    return {**found, "batches": [_batch_words(batch) for batch in found["batches"]]}
+
+
+def _batch_words(batch: Mapping[str, Any]) -> dict[str, Any]:
+    words = {name: batch[name] for name in batch if name not in ("states", "failed", "asked")}
+    words["states"] = counts(batch)
+    words["ranges"] = batch["states"]
+    words["failed"] = [{"call": f"{batch['batch']}:{dead['task']}", **dead} for dead in batch["failed"]]
+    return words
+
+
+def counts(batch: Mapping[str, Any]) -> dict[str, int]:
+    """Return how many tasks of a batch are in each state."""
+    return {state: sum(end - first for first, end in batch["states"][state]) for state in _STATES}
+
+
+def _show_batches(batches: Sequence[Mapping[str, Any]], now: float) -> None:
+    rows = [
+        (
+            batch["batch"],
+            batch["name"],
+            age(now - batch["made"]),
+            age(now - batch["active"]),
+            _calls(batch),
+            ", ".join(f"{number} {state}" for state, number in counts(batch).items() if number),
+            " ".join(batch["jobs"]),
+            _DRIVERS[batch["live"]],
+        )
+        for batch in batches
+    ]
+    headings = ("batch", "name", "made", "active", "calls", "state", "jobs", "driver")
+    show_table(headings, rows, numbers=("made", "active", "calls"))
+
+
+def _calls(batch: Mapping[str, Any]) -> str:
+    """Return how many calls there are, and in how many tasks where some share one."""
+    calls, tasks = batch["calls"], batch["tasks"]
+    if calls is None:
+        return f"? in {tasks}"
+    return str(calls) if calls == tasks else f"{calls} in {tasks}"
+
+
+def _show_failed(batches: Sequence[Mapping[str, Any]]) -> None:
+    failed = [(batch["batch"], dead) for batch in batches for dead in batch["failed"]]
+    if not failed:
+        return
+    show_lines([f"{count(len(failed), 'call')} ended without a result:"])
+    rows = [
+        (f"{batch}:{dead['task']}", dead["job"] or "", dead["state"] or "", dead["node"], reason(dead))
+        for batch, dead in failed[:_MOST]
+    ]
+    show_table(("call", "job", "state", "node", "reason"), rows)
+    if len(failed) > _MOST:
+        show_lines([f"and {len(failed) - _MOST} more: --json has them all"])
+
+
+def reason(dead: Mapping[str, Any]) -> str:
+    """Return in words how a task ended."""
+    words = [dead["reason"]] if dead["reason"] else []
+    if dead["signal"]:
+        words.append(f"signal {dead['signal']}")
+    elif dead["exit_code"] is not None:
+        words.append(f"exit code {dead['exit_code']}")
+    return ", ".join(words)

@@ -1,0 +1,202 @@
+"""Clearing away what drivers have left in work_dir: batches, and what belongs to agents that are no more.
+
+Only what is known to be nobody's goes: no connected driver has it, no job in the queue, and for long enough nothing of
+it was used. Files that are not ours stay. For a thread of its own.
+"""
+
+import os
+import re
+import shutil
+import time
+from typing import Any, Dict, Iterator, List, Set, Tuple
+
+from . import spool, succession, survey
+from .scheduler import Scheduler
+
+_CODE = re.compile(rb"/code/([0-9a-f]+)")
+_CODE_NAME = re.compile(r"[0-9a-f]{20}(\.\d+)?")
+
+
+class Clean:
+    """One time of clearing away. What is younger than `age` seconds stays; with `dry` all does."""
+
+    def __init__(self, work_dir: str, scheduler: Scheduler, own: str, code: str, age: float, *, dry: bool) -> None:
+        """`own` and `code` are the session and the source of the agent that does it."""
+        self._work_dir = work_dir
+        self._scheduler = scheduler
+        self._own = own
+        self._code = code
+        self._age = age
+        self._dry = dry
+        self._now = time.time()
+        self._removed: List[Dict[str, Any]] = []
+        self._kept: List[Dict[str, Any]] = []
+
+    def run(self) -> Dict[str, Any]:
+        """Clear away; return what has gone, what has stayed and why, in words for JSON."""
+        seen, unreadable, asked = survey.look(self._work_dir, self._scheduler, self._own)
+        left: Set[str] = set(unreadable)  # names of batches
+        sessions: Set[str] = set()  # that batches refer to
+        for one in seen:
+            if not self._batch(one, asked):
+                left.add(one.batch.id)
+                sessions.add(one.session)
+        live = self._live()
+        for name in unreadable:
+            if self._torn(name, live):
+                left.discard(name)
+        self._sessions(sessions)
+        self._sources(left, live)
+        self._logins(live)
+        return {
+            "host": os.uname().nodename,
+            "work_dir": self._work_dir,
+            "now": self._now,
+            "queue": asked,
+            "dry": self._dry,
+            "removed": self._removed,
+            "kept": self._kept,
+            "freed": sum(one["bytes"] for one in self._removed),
+        }
+
+    def _batch(self, seen: survey.Seen, asked: Any) -> bool:
+        """Remove a batch if it may go; return whether it has gone, or would have."""
+        used = max(seen.active, succession.last_seen(self._work_dir, seen.session) if seen.session else 0.0)
+        why = ""
+        if seen.live:
+            why = "its driver is connected"
+        elif seen.live is None:
+            why = "nobody can say whether its driver is connected"
+        elif seen.queued:
+            why = "it has jobs in the queue"
+        elif not seen.asked and not seen.over:
+            why = "the queue cannot be asked" if asked is False else "its jobs are another scheduler's"
+        elif not self._is_old(used):
+            why = "it was used lately"
+        elif not self._dry and survey.Sessions(self._work_dir, self._own).is_live(seen.session) is not False:
+            why = "its driver has come back"
+        return self._remove("batch", seen.batch.id, [seen.batch.folder.path], used, why)
+
+    def _torn(self, name: str, live: Dict[str, Any]) -> bool:
+        """Remove a folder that holds no whole batch, but not while one may be being written."""
+        path = os.path.join(self._work_dir, "batches", name)
+        used = _newest(path)
+        why = "it is not whole, and a driver is connected" if live else ""
+        if not why and not self._is_old(used):
+            why = "it is not whole, but was used lately"
+        return self._remove("batch", name, [path], used, why)
+
+    def _live(self) -> Dict[str, Any]:
+        """Return the sessions, not this one, that are connected or may be, with what their agents say of themselves."""
+        sessions = survey.Sessions(self._work_dir, self._own)
+        names = {name.partition(".")[0] for name in self._list("sessions")} - {self._own}
+        live = [name for name in names if sessions.is_live(name) is not False]
+        return {name: succession.agent_of(self._work_dir, name) for name in live}
+
+    def _sessions(self, wanted: Set[str]) -> None:
+        """Remove what drivers that have gone have left, but for those that a batch may be attached by again."""
+        files: Dict[str, List[str]] = {}
+        for name in self._list("sessions"):
+            files.setdefault(name.partition(".")[0], []).append(os.path.join(self._work_dir, "sessions", name))
+        sessions = survey.Sessions(self._work_dir, self._own)
+        for session, paths in sorted(files.items()):
+            used = max(map(_mtime, paths))
+            if session in wanted or not self._is_old(used) or sessions.is_live(session) is not False:
+                continue
+            self._remove("session", session, paths, used)
+
+    def _sources(self, batches: Set[str], live: Dict[str, Any]) -> None:
+        """Remove shipped source that no batch's script, and no agent, needs any more."""
+        wanted = {self._code}
+        for words in live.values():
+            if not words.get("code"):
+                return  # which one it uses is not known
+            wanted.add(os.path.basename(words["code"]))
+        for name in batches:
+            try:
+                with open(spool.Batch(self._work_dir, name).script, "rb") as file:
+                    wanted.update(match.decode() for match in _CODE.findall(file.read()))
+            except OSError:
+                pass
+        for name in self._list("code"):
+            path = os.path.join(self._work_dir, "code", name)
+            if name not in wanted and _CODE_NAME.fullmatch(name) and self._is_old(_mtime(path)):
+                self._remove("source", name, [path], _mtime(path))
+
+    def _logins(self, live: Dict[str, Any]) -> None:
+        """Remove what agents that have ended have left on any machine."""
+        if not all("host" in words and "pid" in words for words in live.values()):
+            return
+        wanted = {"%s.%s" % (words["host"], words["pid"]) for words in live.values()}
+        wanted.add("%s.%d" % (os.uname().nodename, os.getpid()))
+        for name in self._list("login"):
+            path = os.path.join(self._work_dir, "login", name)
+            used = _newest(path)
+            if name not in wanted and self._is_old(used):
+                self._remove("login", name, [path], used)
+
+    def _is_old(self, used: float) -> bool:
+        return self._now - used >= self._age
+
+    def _list(self, folder: str) -> List[str]:
+        try:
+            return sorted(os.listdir(os.path.join(self._work_dir, folder)))
+        except OSError:
+            return []
+
+    def _remove(self, kind: str, name: str, paths: List[str], used: float, why: str = "") -> bool:
+        """Remove these, unless `why` says why not, and note that; return whether they are gone, or would be."""
+        words: Dict[str, Any] = {"kind": kind, "name": name, "used": used}
+        if not why:
+            size = sum(map(_size, paths))
+            if not self._dry:
+                for path in paths:
+                    _remove(path)
+            if self._dry or not any(map(os.path.lexists, paths)):
+                self._removed.append(dict(words, bytes=size))
+                return True
+            why = "it cannot be removed"
+        self._kept.append(dict(words, why=why))
+        return False
+
+
+def _remove(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
+
+
+def _mtime(path: str) -> float:
+    """Return when a file was changed, or made; now where that cannot be seen."""
+    try:
+        return os.lstat(path).st_mtime
+    except OSError:
+        return time.time()
+
+
+def _walk(path: str) -> Iterator[Tuple[str, os.stat_result]]:
+    for folder, _, files in os.walk(path):
+        for inner in [folder, *(os.path.join(folder, name) for name in files)]:
+            try:
+                yield inner, os.lstat(inner)
+            except OSError:
+                pass
+
+
+def _newest(path: str) -> float:
+    """Return when anything in a folder was changed last."""
+    return max((about.st_mtime for _, about in _walk(path)), default=time.time())
+
+
+def _size(path: str) -> int:
+    """Return the bytes of all files below a path, or of a file."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        return sum(about.st_size for inner, about in _walk(path) if not os.path.isdir(inner))
+    try:
+        return os.lstat(path).st_size
+    except OSError:
+        return 0

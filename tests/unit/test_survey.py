@@ -1,0 +1,361 @@
+"""What the files of a work_dir and the queue tell of batches, and what may be cleared away."""
+
+import fcntl
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slurmfutures._remote import clean, payload, publish, spool, succession, survey
+from slurmfutures._remote.scheduler import Ending, Row
+from slurmfutures._remote.states import JobState
+from slurmfutures._remote.succession import Succession
+
+OWN = "own"
+OLD = 1000.0  # seconds
+R = JobState.RUNNING
+P = JobState.PENDING
+
+
+class Scheduler:
+    """A queue that is what a test says, or does not answer."""
+
+    def __init__(self, rows: Sequence[Row] | None = (), *, keeps_jobs: bool = True) -> None:
+        self.keeps_jobs = keeps_jobs
+        self.rows = rows
+        self.records: dict[tuple[str, int | None], Ending] = {}
+        self.asked = 0
+
+    def queue(self) -> Any:
+        self.asked += 1
+        return None if self.rows is None else list(self.rows)
+
+    def why(self, job_ids: Sequence[str]) -> Any:
+        return {key: ending for key, ending in self.records.items() if key[0] in job_ids}
+
+
+class WorkDir:
+    """A work_dir with batches that are put together by hand."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.now = time.time()
+
+    def batch(self, name: str = "b", tasks: int = 4, *, session: str = "gone", scheduler: str = "slurm") -> spool.Batch:
+        spec = {"batch": name, "name": "square", "tasks": tasks, "skip": [], "options": ["--mem=4G"]}
+        batch = spool.Batch(str(self.path), name)
+        calls = payload.pack_batch(b"", [b"f"], [(0, b"")] * (2 * tasks), range(0, 2 * tasks, 2))
+        code = f"{self.path}/code/{'c' * 20}"
+        batch.create({**spec, "session": session, "scheduler": scheduler}, f"{code}'", b"".join(calls))
+        return batch
+
+    def part(
+        self, batch: spool.Batch, first: int = 0, end: int = 4, *, job: str | None = "7", number: int = 0
+    ) -> spool.Part:
+        words = {"part": number, "tasks": [[first, end]], "name": f"square.sf-b.{number}", "throttle": None}
+        batch.record({**words, "time": self.now - 100})
+        if job is not None:
+            batch.record({"part": number, "job": job})
+        part = batch.part(number)
+        part.create()
+        return part
+
+    def look(self, scheduler: Scheduler) -> Any:
+        return survey.survey(str(self.path), scheduler, OWN)  # type: ignore[arg-type]
+
+    def states(self, scheduler: Scheduler) -> dict[str, list[int]]:
+        (batch,) = self.look(scheduler)["batches"]
+        return {
+            state: [task for first, end in ranges for task in range(first, end)]
+            for state, ranges in batch["states"].items()
+            if ranges
+        }
+
+    def make_old(self, *but: str) -> None:
+        for path in [self.path, *self.path.rglob("*")]:
+            if not any(word in str(path) for word in but):
+                os.utime(path, (self.now - OLD, self.now - OLD))
+
+    def clean(self, scheduler: Scheduler, age: float = OLD / 2, *, dry: bool = False) -> Any:
+        code = "a" * 20
+        return clean.Clean(str(self.path), scheduler, OWN, code, age, dry=dry).run()  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def work(weird_tmp_path: Path) -> WorkDir:
+    return WorkDir(weird_tmp_path)
+
+
+def row(state: JobState | None, *tasks: tuple[int, int], job: str = "7", name: str = "square.sf-b.0") -> Row:
+    return Row(job, tasks or None, state, "Resources" if state is P else "", name, "")
+
+
+def names(removed: Sequence[Any]) -> list[str]:
+    return [one["name"] for one in removed]
+
+
+# ---- states
+
+
+def test_files_and_queue_together_tell_the_state_of_each_task(work: WorkDir) -> None:
+    batch = work.batch(tasks=6)
+    part = work.part(batch, 0, 5)
+    publish.publish(part.results, "0.r", [b""])
+    publish.publish(part.results, "1.c", [b"7 0 n1\n"])
+    publish.publish(part.results, "2.0.x", [b"7 0 9 n2\n"])
+    queue = Scheduler([row(R, (0, 1)), row(P, (3, 3))])
+    assert work.states(queue) == {"done": [0], "running": [1], "pending": [3], "ended": [2, 4], "unsubmitted": [5]}
+    (told,) = work.look(queue)["batches"]
+    died, lost = told["failed"]
+    assert (died["job"], died["exit_code"], died["node"], died["state"]) == ("7_2", 9, "n2", None)
+    assert (lost["job"], lost["exit_code"], lost["reason"]) == ("7_4", None, survey._GONE)
+    assert (told["tasks"], told["calls"], told["options"], told["jobs"]) == (6, 12, ["--mem=4G"], ["7"])
+
+
+def test_records_say_how_a_task_ended(work: WorkDir) -> None:
+    work.part(work.batch())
+    queue = Scheduler([row(JobState.TIMEOUT, (1, 1)), row(R, (2, 3))])
+    queue.records["7", 0] = Ending(JobState.OUT_OF_MEMORY, 0, 125, "n3", "", True, "", "", "")
+    queue.records["7", 1] = Ending(R, None, None, "n3", "", True, "", "", "")  # it is behind the queue
+    first, second = work.look(queue)["batches"][0]["failed"]
+    assert (first["state"], first["node"], first["signal"]) == ("OUT_OF_MEMORY", "n3", None)
+    assert second["state"] == "TIMEOUT"
+
+
+def test_a_task_that_is_put_back_into_the_queue_has_not_ended(work: WorkDir) -> None:
+    part = work.part(work.batch())
+    for task in range(4):
+        publish.publish(part.results, f"{task}.0.x", [b"7 0 143 n1\n"])
+    queue = Scheduler(
+        [row(P, (0, 0)), row(JobState.REQUEUE_HOLD, (1, 1)), row(R, (2, 2)), row(JobState.COMPLETING, (3, 3))]
+    )
+    assert work.states(queue) == {"pending": [0, 1], "running": [2], "ended": [3]}
+
+
+def test_of_a_task_that_was_submitted_again_the_last_time_counts(work: WorkDir) -> None:
+    batch = work.batch(tasks=2)
+    first = work.part(batch, 0, 2)
+    publish.publish(first.results, "0.r", [b""])
+    work.part(batch, 0, 2, job="8", number=1)
+    assert work.states(Scheduler([row(P, (0, 1), job="8", name="square.sf-b.1")])) == {"done": [0], "pending": [1]}
+
+
+def test_a_submission_of_unknown_outcome_is_found_by_its_name(work: WorkDir) -> None:
+    work.part(work.batch(), job=None)
+    assert work.states(Scheduler([row(P, (0, 3), job="99")])) == {"pending": [0, 1, 2, 3]}
+    assert work.states(Scheduler()) == {"unsubmitted": [0, 1, 2, 3]}
+
+
+def test_a_queue_that_does_not_answer_makes_nothing_end(work: WorkDir) -> None:
+    part = work.part(work.batch())
+    publish.publish(part.results, "1.c", [b"7 0 n1\n"])
+    publish.publish(part.results, "2.0.x", [b"7 0 9 n2\n"])
+    queue = Scheduler(None)
+    assert work.states(queue) == {"running": [1], "pending": [0, 3], "ended": [2]}
+    assert work.look(queue)["queue"] is False
+
+
+def test_embedded_jobs_are_over_when_their_driver_has_gone(work: WorkDir) -> None:
+    part = work.part(work.batch(session="s", scheduler="local"))
+    publish.publish(part.results, "0.r", [b""])
+    publish.publish(part.results, "1.c", [b"7 0 n1\n"])
+    driver = Succession(str(work.path), "s", "mark")
+    assert driver.claim()
+    slurm, local = Scheduler([row(R, (0, 3), name="another")]), Scheduler(keeps_jobs=False)
+    for scheduler in (slurm, local):
+        assert work.states(scheduler) == {"done": [0], "running": [1], "pending": [2, 3]}
+    driver.leave(for_good=False)
+    for scheduler in (slurm, local):
+        assert work.states(scheduler) == {"done": [0], "ended": [1], "unsubmitted": [2, 3]}
+    assert slurm.asked == local.asked == 0
+
+
+def test_what_is_no_batch_is_told_and_harms_nothing(work: WorkDir) -> None:
+    work.batch("whole")
+    (work.path / "batches" / "torn").mkdir()
+    broken = work.batch("broken")
+    Path(broken.path, "batch.json").write_text("{")
+    odd = work.batch("odd")
+    odd.record({"part": 0, "other": 1})
+    found = work.look(Scheduler())
+    assert [batch["batch"] for batch in found["batches"]] == ["whole"]
+    assert found["unreadable"] == ["broken", "odd", "torn"]
+
+
+def test_where_nothing_is_nothing_is_asked(work: WorkDir) -> None:
+    queue = Scheduler()
+    assert work.look(queue)["batches"] == []
+    assert queue.asked == 0
+
+
+# ---- finding a call
+
+
+def test_a_call_is_found_by_job_and_by_task(work: WorkDir) -> None:
+    batch = work.batch("b", tasks=6)
+    work.part(batch, 0, 2)
+    work.part(batch, 4, 5, job="8", number=1)
+
+    def find(call: str) -> dict[str, Any]:
+        return survey.find(str(work.path), call)
+
+    assert find("7_1") == {"batch": "b", "task": 1, "part": 0}
+    assert find("8") == find("8_0") == {"batch": "b", "task": 4, "part": 1}
+    assert find("b:5") == {"batch": "b", "task": 5, "part": None}
+    assert find("7") == {"size": 2}
+    for unknown in ("7_2", "7_x", "9", "", ":", "b:6", "b:-1", "b:", "c:0", "../batches/b:0", "_0", "b:²"):
+        assert find(unknown) == {}, unknown
+
+
+# ---- whether a driver is there
+
+
+def test_a_session_is_live_while_its_agent_holds_the_lock(tmp_path: Path) -> None:
+    assert succession.is_live(str(tmp_path), "s") is False
+    driver = Succession(str(tmp_path), "s", "mark", "/code/abc")
+    driver.claim()
+    assert succession.is_live(str(tmp_path), "s") is True
+    assert succession.agent_of(str(tmp_path), "s")["code"] == "/code/abc"
+    driver.leave(for_good=False)
+    assert succession.is_live(str(tmp_path), "s") is False
+
+
+def test_asking_whether_a_session_is_live_leaves_its_lock_free(tmp_path: Path) -> None:
+    Succession(str(tmp_path), "s", "mark").claim()
+    path = tmp_path / "sessions" / "s.lock"
+    assert succession.is_live(str(tmp_path), "s") is True
+    path.unlink()
+    path.touch()
+    assert succession.is_live(str(tmp_path), "s") is False
+    with path.open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_an_agent_that_leaves_notes_when_its_driver_was_last_seen(tmp_path: Path) -> None:
+    driver = Succession(str(tmp_path), "s", "mark")
+    driver.claim()
+    os.utime(tmp_path / "sessions" / "s", (1, 1))
+    driver.leave(for_good=False)
+    assert succession.last_seen(str(tmp_path), "s") > time.time() - 100
+    assert succession.last_seen(str(tmp_path), "other") == 0
+
+
+# ---- clearing away
+
+
+def test_an_old_batch_goes_and_a_young_one_stays(work: WorkDir) -> None:
+    work.part(work.batch("old"))
+    work.make_old()
+    work.part(work.batch("young"))
+    done = work.clean(Scheduler(), dry=True)
+    assert names(done["removed"]) == ["old"]
+    assert (work.path / "batches" / "old").exists()
+    size = sum(path.stat().st_size for path in (work.path / "batches" / "old").rglob("*") if path.is_file())
+    done = work.clean(Scheduler())
+    assert names(done["removed"]) == ["old"]
+    assert done["freed"] == size
+    assert [(one["name"], one["why"]) for one in done["kept"]] == [("young", "it was used lately")]
+    assert [path.name for path in (work.path / "batches").iterdir()] == ["young"]
+
+
+def test_a_batch_whose_results_came_lately_is_not_old(work: WorkDir) -> None:
+    part = work.part(work.batch())
+    work.make_old()
+    publish.publish(part.results, "0.r", [b""])
+    assert work.clean(Scheduler())["removed"] == []
+
+
+@pytest.mark.parametrize(
+    "rows", [[row(P, (0, 3))], [row(None, (0, 0))], [row(R, job="99")], [row(P, (0, 3), name="renamed")]]
+)
+def test_a_batch_with_a_job_in_the_queue_stays(work: WorkDir, rows: list[Row]) -> None:
+    work.part(work.batch())
+    work.make_old()
+    done = work.clean(Scheduler(rows))
+    assert [one["why"] for one in done["kept"]] == ["it has jobs in the queue"]
+    assert names(work.clean(Scheduler([row(JobState.FAILED, (0, 3))]))["removed"]) == ["b"]
+
+
+def test_without_the_queue_only_goes_what_is_wholly_over(work: WorkDir) -> None:
+    part = work.part(work.batch())
+    for name in ("0.r", "1.r", "2.r"):
+        publish.publish(part.results, name, [b""])
+    work.make_old()
+    for scheduler, why in (
+        (Scheduler(None), "the queue cannot be asked"),
+        (Scheduler(keeps_jobs=False), "its jobs are another scheduler's"),
+    ):
+        assert [one["why"] for one in work.clean(scheduler)["kept"]] == [why]
+    publish.publish(part.results, "3.0.x", [b"7 0 9 n2\n"])
+    work.make_old()
+    assert names(work.clean(Scheduler(None))["removed"]) == ["b"]
+
+
+def test_what_a_connected_driver_has_stays_however_old(work: WorkDir) -> None:
+    code = work.path / "code" / ("d" * 20)
+    code.mkdir(parents=True)
+    work.part(work.batch(session="s"))
+    (work.path / "batches" / "torn").mkdir()
+    driver = Succession(str(work.path), "s", "mark", str(code))
+    driver.claim()
+    login = work.path / "login" / f"{os.uname().nodename}.{os.getppid()}"
+    login.mkdir(parents=True)
+    (work.path / "sessions" / "s").write_text(
+        (work.path / "sessions" / "s").read_text().replace(f'"pid": {os.getpid()}', f'"pid": {os.getppid()}')
+    )
+    work.make_old()
+    done = work.clean(Scheduler(), 0)
+    assert done["removed"] == []
+    assert [one["why"] for one in done["kept"]] == [
+        "its driver is connected",
+        "it is not whole, and a driver is connected",
+    ]
+    driver.leave(for_good=False)
+    done = work.clean(Scheduler())
+    assert names(done["removed"]) == ["torn", code.name, login.name]
+    assert [one["why"] for one in done["kept"]] == ["it was used lately"]  # its driver may come back
+    work.make_old()
+    assert names(work.clean(Scheduler())["removed"]) == ["b", "s"]
+
+
+def test_a_batch_that_another_driver_has_taken_over_is_its(work: WorkDir) -> None:
+    batch = work.batch()
+    driver = Succession(str(work.path), "heir", "mark")
+    driver.claim()
+    assert work.look(Scheduler())["batches"][0]["live"] is False
+    batch.adopt("heir")
+    (told,) = work.look(Scheduler())["batches"]
+    assert (told["session"], told["live"]) == ("heir", True)
+    work.make_old()
+    assert [one["why"] for one in work.clean(Scheduler())["kept"]] == ["its driver is connected"]
+
+
+def test_source_and_sessions_that_a_batch_needs_stay_with_it(work: WorkDir) -> None:
+    for letter in "acde":
+        (work.path / "code" / (letter * 20)).mkdir(parents=True)
+    (work.path / "code" / f"{'f' * 20}.123").mkdir()
+    for session in ("gone", "other"):
+        driver = Succession(str(work.path), session, "mark")
+        driver.claim()
+        driver.leave(for_good=False)
+    work.make_old("eeee")
+    work.part(work.batch())
+    done = work.clean(Scheduler())
+    assert names(done["removed"]) == ["other", "d" * 20, f"{'f' * 20}.123"]
+    assert {path.name for path in (work.path / "sessions").iterdir()} == {"gone", "gone.lock"}
+    assert {path.name[0] for path in (work.path / "code").iterdir()} == set("ace")
+
+
+def test_what_is_not_ours_stays(work: WorkDir) -> None:
+    strangers = ["notes.txt", "limits.json", "local_job_id", "batches/file", "code/mine", "data/batches/b/batch.json"]
+    for name in strangers:
+        path = work.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    (work.path / "batches" / "link").symlink_to(work.path / "data")
+    work.make_old()
+    assert work.clean(Scheduler(), 0)["removed"] == []
+    assert all((work.path / name).exists() for name in strangers)
