@@ -34,9 +34,13 @@ CheckpointKey = Callable[[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]
 class Checkpoint:
     """Owner of the journal from construction to `close`."""
 
-    def __init__(self, path: Any, key: CheckpointKey | None) -> None:
-        """Raises CheckpointLocked, CheckpointCorrupt, SlurmFuturesError, as the journal does."""
+    def __init__(self, path: Any, key: CheckpointKey | None, place: Mapping[str, Any]) -> None:
+        """`place` is what the executor was told of where it is to work, in words for JSON.
+
+        Raises CheckpointLocked, CheckpointCorrupt, SlurmFuturesError, as the journal does.
+        """
         self._key = key
+        self._place = place
         self._lock = threading.Lock()  # guards all below
         self._journal = Journal(path)
         self._contents = self._journal.contents
@@ -147,7 +151,7 @@ class Checkpoint:
 
     def opened(self, words: Mapping[str, Any]) -> None:
         """Write down who goes on with this checkpoint, and where. Raises OSError."""
-        words = {**words, "time": time.time(), "driver": socket.gethostname()}
+        words = {**words, "time": time.time(), "driver": socket.gethostname(), "place": self._place}
         with self._lock:
             self._append([(_journal.OPENED, [_journal.dumps(words)])])
             self._contents.opened = words

@@ -9,12 +9,12 @@ import sys
 from collections.abc import Sequence
 
 from . import SlurmFuturesError, __version__
-from ._commands import cancel, clean, logs, status
+from ._commands import cancel, clean, logs, repair, status
 from ._demo import command as demo
 
 INTERRUPTED = 130  # what a shell gives for a command that Ctrl-C ended
 
-_COMMANDS = (demo.add_parser, status.add_parser, logs.add_parser, cancel.add_parser, clean.add_parser)
+_COMMANDS = tuple(command.add_parser for command in (demo, status, logs, cancel, clean, repair))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

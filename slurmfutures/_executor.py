@@ -455,13 +455,27 @@ class SlurmExecutor(_Jobs):
                 accept_new_host_keys=accept_new_host_keys,
                 connect_timeout=connect_timeout,
             )
-        journal = Checkpoint(checkpoint, checkpoint_key) if checkpoint is not None else None
+        python = python or (quote(sys.executable) if host is None else "python3")
+        journal = None
+        if checkpoint is not None:
+            jumps = [jump] if isinstance(jump, str | Host) else list(jump or ())
+            place = {
+                "host": None if host is None else Host.parse(host).address,
+                "jump": [Host.parse(one).address for one in jumps],
+                "transport": transport,
+                "ssh_config": None if ssh_config is None else os.path.abspath(ssh_config),
+                "scheduler": scheduler,
+                "work_dir": os.path.abspath(os.path.expanduser(work_dir)) if host is None else os.fspath(work_dir),
+                "python": python,
+                "setup": setup,
+            }
+            journal = Checkpoint(checkpoint, checkpoint_key, place)
         super().__init__(
             _Connection(
                 entrance,
                 scheduler=scheduler,
                 work_dir=os.fspath(work_dir),
-                python=python or (quote(sys.executable) if host is None else "python3"),
+                python=python,
                 setup=setup,
                 max_workers=max_workers,
                 retries=retries,

@@ -2,10 +2,12 @@
 
 import argparse
 import sys
+from functools import partial
 from typing import Any
 
 from .. import SlurmFuturesError
-from .place import Agent, use
+from . import checkpoint
+from .place import Agent, add_flags, run_at, run_at_place
 from .table import show_json
 
 
@@ -17,8 +19,17 @@ def add_parser(commands: Any) -> None:
         description="Print what the task of a call has written to its standard output so far.",
     )
     parser.add_argument("call", metavar="CALL", help='a job, "123" or "123_7", or BATCH:TASK as status prints it')
+    parser.add_argument("--checkpoint", metavar="FILE", help="look where the calls of this checkpoint are")
     parser.add_argument("--stderr", action="store_true", help="its standard error in place of that")
-    use(parser, run, tables=False)
+    add_flags(parser)
+    parser.set_defaults(run=partial(_run, parser))
+
+
+def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
+    if arguments.checkpoint is None:
+        return run_at_place(parser, run, False, arguments)
+    scan = checkpoint.load(arguments.checkpoint)
+    return run_at(checkpoint.place_in(scan, parser, arguments), parser, run, arguments)
 
 
 def run(arguments: argparse.Namespace, agent: Agent) -> int:

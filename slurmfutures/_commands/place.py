@@ -49,7 +49,11 @@ def run_at_place(
     """Run a command, given its arguments and an agent, and return its exit code."""
     if tables and not arguments.json:
         importlib.import_module("rich")  # that it is missing is said before anything is done
-    place = place_of(arguments)
+    return run_at(place_of(arguments), parser, command, arguments)
+
+
+def run_at(place: "Place", parser: argparse.ArgumentParser, command: "Command", arguments: argparse.Namespace) -> int:
+    """Run a command, given its arguments and an agent at a place, and return its exit code."""
     try:
         opened = _open(place)
     except (TypeError, ValueError) as error:

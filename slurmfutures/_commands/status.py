@@ -1,10 +1,13 @@
 """The command `slurmfutures status`: which batches there are, and how far they are."""
 
 import argparse
+import importlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from .place import Agent, use
+from . import checkpoint
+from .place import Agent, add_flags, run_at, run_at_place
 from .table import age, count, show_json, show_lines, show_table
 
 _STATES = ("done", "running", "pending", "ended", "unsubmitted")
@@ -14,16 +17,45 @@ _MOST = 100  # failures that are listed
 
 def add_parser(commands: Any) -> None:
     """Add the command to argparse's subparsers."""
-    use(
-        commands.add_parser(
-            "status",
-            help="the batches in a work_dir, and how far they are",
-            description="List the batches in a work_dir: how far their tasks are, whether the driver that submitted "
-            "them is connected, and which tasks ended without a result.",
-        ),
-        run,
-        tables=True,
+    parser = commands.add_parser(
+        "status",
+        help="the calls of a checkpoint, or the batches in a work_dir, and how far they are",
+        description="List the batches in a work_dir: how far their tasks are, whether the driver that submitted "
+        "them is connected, and which tasks ended without a result. Or tell what a checkpoint says of its calls; "
+        "with --live also how far their batches are, where they are.",
     )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?", help="the file; nobody is asked but it")
+    parser.add_argument("--live", action="store_true", help="ask the cluster for the checkpoint's batches too")
+    add_flags(parser)
+    parser.set_defaults(run=partial(_run, parser))
+
+
+def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
+    if arguments.checkpoint is None:
+        return run_at_place(parser, run, True, arguments)
+    if not arguments.json:
+        importlib.import_module("rich")
+    scan = checkpoint.load(arguments.checkpoint)
+    found = checkpoint.document(scan)
+    if arguments.live:
+        names = {batch["batch"] for batch in found["batches"]}
+        place = checkpoint.place_in(scan, parser, arguments)
+
+        def ask(arguments: argparse.Namespace, agent: Agent) -> int:
+            survey = agent.ask_json("survey")
+            found["live"] = {**survey, "batches": [it for it in survey["batches"] if it["batch"] in names]}
+            return 0
+
+        run_at(place, parser, ask, arguments)
+    if arguments.json:
+        if arguments.live:
+            found["live"] = document(found["live"])
+        show_json(found)
+        return 0
+    checkpoint.show(found)
+    if arguments.live:
+        _show(found["live"], f"{found['live']['work_dir']} on {found['live']['host']}")
+    return 0
 
 
 def run(arguments: argparse.Namespace, agent: Agent) -> int:
@@ -32,9 +64,14 @@ def run(arguments: argparse.Namespace, agent: Agent) -> int:
     if arguments.json:
         show_json(document(found))
         return 0
+    _show(found, agent.where)
+    return 0
+
+
+def _show(found: Mapping[str, Any], where: str) -> None:
     batches = found["batches"]
     if not batches:
-        show_lines([f"no batches in {agent.where}"])
+        show_lines([f"no batches in {where}"])
     else:
         _show_batches(batches, found["now"])
         _show_failed(batches)
@@ -42,7 +79,6 @@ def run(arguments: argparse.Namespace, agent: Agent) -> int:
         show_lines(["the queue could not be asked: what runs and what is pending is as the files tell"])
     if found["unreadable"]:
         show_lines([f"not whole, or not readable: {', '.join(found['unreadable'])}"])
-    return 0
 
 
 def document(found: Mapping[str, Any]) -> dict[str, Any]:
