@@ -332,7 +332,7 @@ def _shape(value: Any) -> _Shape:
             return b"member(", _ORDERED, (kind, value._name_, value._value_)
         if issubclass(kind, (set, frozenset)) and kind.__reduce__ in (set.__reduce__, frozenset.__reduce__):
             return b"subset(", _ORDERED, (kind, frozenset(value), getattr(value, "__dict__", None))
-        return _numpy(value, kind) or _reduced(value, kind)
+        return _numpy(value, kind) or _jitted(value, kind) or _reduced(value, kind)
     except (Unkeyable, RecursionError):
         raise
     except Exception as error:
@@ -513,7 +513,7 @@ def _belongs(name: str, value: object, of_enum: bool) -> bool:
     return True
 
 
-# ---- numpy
+# ---- numpy, numba
 
 
 def _numpy(value: Any, kind: type) -> _Shape | None:
@@ -547,6 +547,14 @@ def _content(array: Any) -> object:
     if array.flags.c_contiguous and dtype.itemsize:
         return blake2b(array.reshape(-1).view("u1"), digest_size=_SIZE).digest()
     return _digest(array.tobytes())
+
+
+def _jitted(value: Any, kind: type) -> _Shape | None:
+    """Return the shape of a function that numba compiles, and pickles with a random number; None for anything else."""
+    module = kind.__module__
+    if not isinstance(module, str) or not module.startswith("numba.") or not hasattr(value, "py_func"):
+        return None
+    return b"jitted(", _ORDERED, (kind, value.py_func, value.targetoptions)
 
 
 # ---- the table

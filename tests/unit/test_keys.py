@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import io
 import itertools
 import json
 import os
@@ -377,6 +378,15 @@ def test_numpy_is_not_imported_for_a_key() -> None:
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(_keys.__file__).parents[1]), *sys.path])}
     assert subprocess.check_output([sys.executable, "-c", text], env=env, text=True) == "False\n"
+
+
+def test_functions_that_numba_compiles_have_keys_by_what_they_do() -> None:
+    pytest.importorskip("numba")
+    source = "import numba\n@numba.njit\ndef f(x): return x + 1\ndef g(x): return f(x)"
+    for name in "fg":
+        assert key_of(main(source)[name]) == key_of(main(source, 1)[name])
+        assert key_of(main(source)[name]) != key_of(main(source.replace("+ 1", "+ 2"))[name])
+        assert key_of(main(source)[name]) != key_of(main(source.replace("njit", "njit(fastmath=True)"))[name])
 
 
 # ---- functions
@@ -755,3 +765,18 @@ def test_a_key_leaves_arguments_and_classes_as_they_were() -> None:
     key(value, names["C"])
     assert {name for name in vars(names["C"]) if name not in before} <= {"__slotnames__"}  # copyreg's own note
     assert vars(value) == {"a": {1, 2}}
+
+
+def test_what_only_looks_at_a_class_leaves_its_key() -> None:
+    names = main("class C: pass")
+    before = key(names["C"])
+    assert names["C"].__annotations__ == {}  # makes them
+    cloudpickle.dumps(names["C"]())
+    assert key(names["C"]) == before
+
+
+def test_bytes_in_memory_have_a_key_with_their_position() -> None:
+    file = io.BytesIO(b"abc")
+    assert key(file) == key(io.BytesIO(b"abc")) != key(io.BytesIO(b"abd"))
+    assert file.read() == b"abc"
+    assert key(file) != key(io.BytesIO(b"abc"))
