@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from slurmfutures import JobFailed, JobState, ResultLost, SlurmExecutor
+from slurmfutures import JobFailed, JobState, ResultLost, SlurmExecutor, SlurmFuture
+from slurmfutures._remote import payload, publish
 from tests import calls
 from tests.fix_executors import Opener
 from tests.fix_gate import Gate
@@ -123,9 +124,26 @@ def test_a_call_can_be_cancelled_in_a_later_attempt(executor: SlurmExecutor, pat
     future = executor.submit(calls.leave_at_first_and_pass_gate, str(path), gate.folder)
     (process,) = gate.wait()
     assert future.cancel()
-    until(lambda: not lives(int(process)))
+    until(lambda: not lives(int(process)), DEADLINE / 3)  # before it gives up by itself
     executor.shutdown()
     assert runs(path) == 2
+
+
+def test_a_result_that_shows_late_is_taken_and_ends_the_next_attempt(
+    executor: SlurmExecutor, path: Path, gate: Gate, tmp_path: Path
+) -> None:
+    other = Gate(tmp_path / "other")
+    with executor._connection.poller._lock:  # one array, which is watched as long as the other task runs
+        future: SlurmFuture[Any] = executor.submit(calls.leave_at_first_and_pass_gate, str(path), gate.folder)
+        sibling = executor.submit(calls.pass_gate, other.folder, "sibling")
+    (process,) = gate.wait()
+    (batch,) = (tmp_path / "work/batches").iterdir()
+    record = payload.pack_record(0, payload.OK, pickle.dumps("late"))
+    publish.publish(str(batch / "0/r"), "0.r", payload.pack_results(record))
+    assert future.result(DEADLINE) == "late"
+    until(lambda: not lives(int(process)), DEADLINE / 3)  # before it gives up by itself
+    other.open()
+    assert sibling.result(DEADLINE) == "sibling"
 
 
 def test_a_retry_that_is_asked_for_twice_is_made_once(executor: SlurmExecutor, path: Path, gate: Gate) -> None:

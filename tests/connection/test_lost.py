@@ -169,6 +169,7 @@ def test_a_retry_that_was_asked_for_is_made_by_the_next_agent(line: Line, shadow
     assert first != second
 
 
+@pytest.mark.parametrize("line", ["here"], indirect=True)
 def test_a_retry_whose_submission_hangs_is_made_once(line: Line, shadow: Shadow, tmp_path: Path) -> None:
     hang = 'touch "$here/called"; exec sleep 300'
     shadow.put("sbatch", f'[[ "$*" == *--exclude=* ]] && {{ {hang}; }}')

@@ -72,7 +72,7 @@ def test_one_can_be_cancelled(executor: SlurmExecutor, gate: Gate) -> None:
     (child,) = gate.wait()
     kill_agent(executor)
     assert future.cancel()
-    until(lambda: not lives(int(child)))
+    until(lambda: not lives(int(child)), DEADLINE / 3)  # before it ends by itself
     assert executor.submit(calls.square, 3).result(DEADLINE) == 9
 
 
@@ -82,6 +82,6 @@ def test_they_end_with_the_executor(executor: SlurmExecutor, gate: Gate) -> None
     kill_agent(executor)
     agent = agent_of(executor)
     os.kill(agent, signal.SIGTERM)
-    until(lambda: not lives(int(child)))
+    until(lambda: not lives(int(child)), DEADLINE / 3)  # before it ends by itself
     until_connected_again(executor, agent)
     assert isinstance(future.exception(DEADLINE), JobFailed)

@@ -105,10 +105,12 @@ class Deaths:
         there = again.with_options(no_requeue=True)
         self.moved = there.submit(_stay_on, DEAD_NODE, str(self.places))
         self.moved_chunk = there.map(_stay_at_two, [str(self.chunk_places)] * 4, range(4), chunksize=4)
-        there = open_slurm(retries=1).with_options(nodelist=PREEMPTED_NODE, partition="lowcancel")
+        once = open_slurm(retries=1)
+        there = once.with_options(nodelist=PREEMPTED_NODE, partition="lowcancel")
         self.preempted_and_made_again = there.submit(_stay_at_first, str(folder / "preempted"))
-        self.left = open_slurm(retries=1, exclude=UNSAFE).submit(calls.leave_at_first, str(folder / "left"), 9)
+        self.left = once.with_options(exclude=UNSAFE).submit(calls.leave_at_first, str(folder / "left"), 9)
         self.left_places = folder / "left"
+        self.nowhere_else = once.with_options(nodelist="n1").submit(calls.leave_at_first, str(folder / "n1"), 1, "n1")
         assert [next(self.moved_chunk), next(self.moved_chunk)] == [0, 1]
         until(lambda: _lines(self.chunk_places)[2:] and _lines(self.places) and _lines(folder / "preempted"))
         alive.wait(2)
@@ -407,6 +409,11 @@ def test_a_call_that_left_without_a_result_is_tried_elsewhere_and_told_of(deaths
     assert len(error.earlier) == 1
     assert "(attempt 2 of 2)\nattempt 1: job " in str(error)
     assert len(set(_lines(deaths.left_places))) == 2
+
+
+@pytest.mark.slow
+def test_where_no_other_node_will_do_it_is_tried_on_the_same_one(deaths: Deaths) -> None:
+    assert deaths.nowhere_else.result(LONG) == "n1"
 
 
 @pytest.mark.slow
