@@ -17,6 +17,7 @@ from slurmfutures._remote.slurm import Slurm
 from tests import calls
 from tests.cluster import Cluster, ClusterError
 from tests.cluster.config import ACCOUNT
+from tests.cluster.install import program
 from tests.fix_gate import Gate
 from tests.slurm import work
 from tests.slurm.conftest import OpenSlurm
@@ -27,6 +28,9 @@ from tests.waiting import until
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(240)]
 
 LONG = 150.0  # seconds
+
+FUSE = os.path.exists("/dev/fuse")
+needs_fuse = pytest.mark.skipif(not FUSE, reason="no FUSE to make a file system with faults")
 
 OPERATOR = "daemon"  # any user of this machine but root
 
@@ -162,8 +166,10 @@ class Late:
     def __init__(self, open_slurm: OpenSlurm, folder: Path, stack: ExitStack) -> None:
         folder.mkdir()
         self.empty_first = Elsewhere(open_slurm, folder / "empty", 6)
-        self.out_of_sight = Elsewhere(open_slurm, folder / "away", 7)
         self.empty_first.shown.touch()
+        if not FUSE:
+            return
+        self.out_of_sight = Elsewhere(open_slurm, folder / "away", 7)
         _break(self.out_of_sight.shown.parent, stack)
 
         seen, written = folder / "seen", folder / "written"
@@ -203,7 +209,9 @@ def _break(folder: Path, stack: ExitStack) -> None:
     server = _file_server(folder.parent / "server")
     elsewhere = folder.with_name("elsewhere")
     elsewhere.mkdir()
-    with subprocess.Popen(["sshfs", "-f", "-o", f"ssh_command={server}", f"here:{elsewhere}", folder]) as process:
+    with subprocess.Popen(
+        [program("sshfs"), "-f", "-o", f"ssh_command={server}", f"here:{elsewhere}", folder]
+    ) as process:
         until(lambda: os.path.ismount(folder))
         stack.callback(_unmount, folder, check=False)
         process.kill()
@@ -220,7 +228,7 @@ def _show_late(folder: Path, shown: Path, stack: ExitStack) -> None:
     server = _file_server(shown.with_name("server"))
     times = ",".join(f"dcache{kind}_timeout=30" for kind in ("", "_dir", "_stat", "_link"))
     options = f"ssh_command={server},dir_cache=yes,{times},attr_timeout=0,entry_timeout=0"
-    subprocess.run(["sshfs", "-o", options, f"here:{folder}", shown], check=True)
+    subprocess.run([program("sshfs"), "-o", options, f"here:{folder}", shown], check=True)
     stack.callback(_unmount, shown)
 
 
@@ -377,6 +385,7 @@ def test_a_result_that_shows_empty_at_first_is_waited_for(troubles: Troubles) ->
     assert it.future.result(60) == 36
 
 
+@needs_fuse
 def test_while_a_file_system_does_not_answer_no_result_is_missed(troubles: Troubles) -> None:
     it = troubles.late.out_of_sight
     it.wait_beyond_the_grace()
@@ -388,6 +397,7 @@ def test_while_a_file_system_does_not_answer_no_result_is_missed(troubles: Troub
     assert it.future.result(60) == 49
 
 
+@needs_fuse
 def test_what_a_file_system_shows_late_is_waited_for(troubles: Troubles) -> None:
     late = troubles.late
     assert late.late.result(LONG) == 64
