@@ -46,6 +46,8 @@ class Checkpoint:
         self._contents = self._journal.contents
         self._taken: dict[bytes, int] = {}  # how many repeats of a call there are, by its digest
         self._free: dict[bytes, list[int]] = {}  # of these, those that have failed
+        # The last function, its code, what it was pickled to, and its digest; written and read as one, not locked.
+        self._last: tuple[Any, Any, bytes, bytes] = (None, None, b"", b"")
         self._unkeyable = False  # that has been said
         self._full = False  # that has been said
         self.path = self._journal.path
@@ -57,29 +59,38 @@ class Checkpoint:
         """Return what stands for a function, None where nothing stable does."""
         if self._key is not None:
             return b""
+        code = getattr(function, "__code__", None)
+        last = self._last
+        if function is last[0] and code is last[1] and pickled == last[2]:
+            return last[3]
         try:
-            return _keys.function_digest(function, pickled)
+            digest = _keys.function_digest(function, pickled)
+            self._last = function, code, pickled, digest
+            return digest
         except _keys.Unkeyable as why:
             self._warn(function, why)
             return None
 
-    def key_of(
+    def find(
         self, function: Callable[..., Any], digest: bytes | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> bytes:
-        """Return the key of a call that is made now, NO_KEY where it cannot be remembered."""
+    ) -> tuple[bytes, SlurmFuture[Any] | None]:
+        """Return the key of a call that is made now, NO_KEY where it has none, and its future if it is done already.
+
+        Raises SlurmFuturesError where the result cannot be read.
+        """
         try:
             if self._key is not None:
                 name = self._key(function, args, kwargs)
                 if name is None:
-                    return NO_KEY
+                    return NO_KEY, None
                 digest = _keys.named_digest(name)
             elif digest is None:
-                return NO_KEY
+                return NO_KEY, None
             else:
                 digest = _keys.call_digest(digest, args, kwargs)
         except _keys.Unkeyable as why:
             self._warn(function, why)
-            return NO_KEY
+            return NO_KEY, None
         with self._lock:
             free = self._free.get(digest)
             if free:
@@ -87,7 +98,24 @@ class Checkpoint:
             else:
                 repeat = self._taken.get(digest, 0)
                 self._taken[digest] = repeat + 1
-        return digest + repeat.to_bytes(4, "big")
+            key = digest + repeat.to_bytes(4, "big")
+            place = self._contents.finished.get(key)
+            if place is None:
+                return key, None
+            try:
+                data = self._journal.read(*place)
+            except OSError as problem:
+                raise SlurmFuturesError(f"the checkpoint {self.path} cannot be read: {problem}") from problem
+        return key, self._resolved(data)
+
+    def _resolved(self, data: bytes) -> SlurmFuture[Any]:
+        future: SlurmFuture[Any] = SlurmFuture(_REMEMBERED, 0)
+        value, error = result_of(payload.Record(0, payload.OK, data), None, self.path)
+        if error is None:
+            future.set_result(value)
+        else:
+            future.set_exception(error)
+        return future
 
     def _warn(self, function: Callable[..., Any], why: Exception) -> None:
         with self._lock:
@@ -108,24 +136,6 @@ class Checkpoint:
         digest, repeat = key[:-4], int.from_bytes(key[-4:], "big")
         if repeat < self._taken.get(digest, 0):  # else it was made by an earlier driver, and not by this one
             heapq.heappush(self._free.setdefault(digest, []), repeat)
-
-    def recall(self, key: bytes) -> SlurmFuture[Any] | None:
-        """Return a resolved future for a call that has its result, None for any other."""
-        with self._lock:
-            place = self._contents.finished.get(key)
-            if place is None:
-                return None
-            try:
-                data = self._journal.read(*place)
-            except OSError as problem:
-                raise SlurmFuturesError(f"the checkpoint {self.path} cannot be read: {problem}") from problem
-        future: SlurmFuture[Any] = SlurmFuture(_REMEMBERED, 0)
-        value, error = result_of(payload.Record(0, payload.OK, data), None, self.path)
-        if error is None:
-            future.set_result(value)
-        else:
-            future.set_exception(error)
-        return future
 
     def flying(self, key: bytes) -> tuple[str, int] | None:
         """Return the batch, and the call's number in it, of a call that was sent and has no end yet."""

@@ -276,8 +276,7 @@ class _View(Executor):
             for args, kwargs in chunk:
                 key = b""
                 if checkpoint is not None:
-                    key = checkpoint.key_of(fn, digest, args, kwargs)
-                    future = checkpoint.recall(key)
+                    key, future = checkpoint.find(fn, digest, args, kwargs)
                     if future is not None:
                         found.append(future)
                         continue

@@ -44,6 +44,7 @@ _SUMMED = struct.Struct(">BQ")
 _BATCH = struct.Struct(">III")  # length of the JSON, tasks, calls
 _CALL = struct.Struct(">20s12sI")  # key, batch, number in the batch
 _CHUNK = 1 << 20
+_BLOCK = 1 << 16
 _COMPACT_FROM = 1 << 20  # bytes that are dead and half of all, from which on the file is written anew
 
 
@@ -253,6 +254,7 @@ class Journal:
         self.path = os.path.realpath(os.path.expanduser(os.fspath(path)))
         self._file = -1
         self._dirty = False
+        self._block = 0, b""  # what was read last
         self._lock = _acquire(self.path)
         try:
             with contextlib.suppress(FileNotFoundError):
@@ -303,6 +305,7 @@ class Journal:
         self.contents, self._end = _write_anew(self.path, self._file, self.contents)
         os.close(self._file)
         self._file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        self._block = 0, b""
 
     def append(self, records: Iterable[tuple[int, Sequence[wire.Buffer]]]) -> list[int]:
         """Add records; return where their bodies are. Raises OSError, and then none of them is there."""
@@ -337,7 +340,15 @@ class Journal:
 
     def read(self, offset: int, length: int) -> bytes:
         """Return what lies there. Raises OSError where the file is shorter now."""
-        return _read(self._file, offset, length)
+        at, block = self._block
+        if at <= offset and offset + length <= at + len(block):
+            return block[offset - at : offset - at + length]
+        if length > _BLOCK:
+            return _read(self._file, offset, length)
+        self._block = offset, os.pread(self._file, _BLOCK, offset)  # results are mostly asked for in their order
+        if len(self._block[1]) < length:
+            return _read(self._file, offset, length)
+        return self._block[1][:length]
 
     def close(self) -> None:
         """Let go of the file and of its lock."""
