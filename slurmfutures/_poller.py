@@ -751,6 +751,7 @@ class Poller:
             batch.unsaved = not self.checkpoint.finish(batch, good) or batch.unsaved
         earlier = set(head.get("earlier", ()))
         late: set[int] = set()
+        lost: dict[int, SlurmFuturesError] = {}
         for record in payload.records(body):
             if batch.futures[record.call] is None:
                 continue
@@ -766,22 +767,24 @@ class Poller:
                 self._resolve(batch, record.call, value, error)
             elif task in earlier and record.call not in batch.unclaimed:
                 batch.stale[task] = error
+            elif isinstance(error, ResultLost) and task in head["done"]:
+                lost[task] = error
             else:
                 self._fail(batch, [record.call], error)
             if isinstance(error, InitializerError):
                 self._break(error)
-        anew = []
+        retries = []
         for task in head["done"]:
             missing = [call for call in batch.calls_of(task) if batch.futures[call] is not None]
-            if task in batch.stale and missing:
-                attempts = self._attempts_of(batch, task, head.get("attempt", 0))
-                anew.append(self._anew(batch, task, attempts, batch.stale.pop(task)))
+            if not missing:
                 continue
-            for call in missing:
-                batch.failed = True
-                lost = ResultLost(f"job {batch.job_id(call)} is done but has left no result of this call")
-                self._fail(batch, [call], lost)
-        self._retry(batch, anew)
+            attempts = self._attempts_of(batch, task, head.get("attempt", 0))
+            if task in batch.stale:
+                retries.append(self._anew(batch, task, attempts, batch.stale.pop(task)))
+                continue
+            said = f"job {batch.job_id(missing[0])} is done but has left no result of this call"
+            retries += self._again_or_fail(batch, task, attempts, lost.get(task) or ResultLost(said), "")
+        self._retry(batch, retries)
         for task in late:  # the results of an attempt that counted as lost: the next one is not needed any more
             if not any(batch.futures[call] for call in batch.calls_of(task)):
                 batch.unwanted.add(task)
@@ -801,12 +804,19 @@ class Poller:
             if (record.get("earlier") or task in batch.stale) and not batch.unclaimed.issuperset(calls):
                 batch.stale.pop(task, None)
                 retries.append(self._anew(batch, task, attempts, error))
-            elif attempts.again(error, record["node"]):
-                logger.warning("batch %s: %s is run again: %s", batch.id, batch.name, error)
-                retries.append(self._request(batch, task, attempts))
             else:
-                self._fail_task(batch, task, attempts.told(error))
+                retries += self._again_or_fail(batch, task, attempts, error, record["node"])
         self._retry(batch, retries)
+
+    def _again_or_fail(
+        self, batch: Batch, task: int, attempts: Attempts, error: SlurmFuturesError, node: str
+    ) -> Sequence[Mapping[str, Any]]:
+        """Return the request for another attempt, or nothing where there is to be none: then the task has failed."""
+        if attempts.again(error, node):
+            logger.warning("batch %s: %s is run again: %s", batch.id, batch.name, error)
+            return [self._request(batch, task, attempts)]
+        self._fail_task(batch, task, attempts.told(error))
+        return []
 
     def _attempts_of(self, batch: Batch, task: int, number: int) -> Attempts:
         """Return the attempts of a task; `number` is the one that is spoken of."""

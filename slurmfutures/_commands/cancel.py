@@ -40,12 +40,12 @@ def add_parser(commands: Any) -> None:
 
 
 def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
-    files = [name for name in arguments.batch if not _BATCH.fullmatch(name)]
-    if not files and not arguments.forget:
+    alone = arguments.batch[0] if len(arguments.batch) == 1 else ""
+    if not alone or _BATCH.fullmatch(alone):
+        if arguments.forget:
+            parser.error("--forget is for one CHECKPOINT")
         return run_at_place(parser, run, False, arguments)
-    if len(files) != 1 or len(arguments.batch) != 1:
-        parser.error("name one CHECKPOINT, and no batches beside it")
-    scan = checkpoint.load(files[0])
+    scan = checkpoint.load(alone)
     with contextlib.closing(_journal.Journal(scan.path)) as journal:
         return _cancel_checkpoint(journal, parser, arguments, scan)
 
