@@ -48,6 +48,7 @@ class Part:
         self.watch: Optional[watch.Watch] = None
         self.unwanted: Set[int] = set()  # array indices to be cancelled
         self.over: Set[int] = set()  # array indices whose end the client knows, or that are a later part's by now
+        self.passed_on: Set[int] = set()  # the latter: results of them that show after all are still results
         self.unread: Set[int] = set()  # array indices of which the last look has left results for the next one
         self.sending: List[int] = []  # array indices of large results on their way, each as often as it has some
 
@@ -60,6 +61,7 @@ class Part:
         for index, task in enumerate(self.tasks):
             if task in tasks:
                 self.over.add(index)
+                self.passed_on.add(index)
                 if self.watch is not None:
                     self.watch.resolve(index)
 

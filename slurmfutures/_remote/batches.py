@@ -563,7 +563,7 @@ class Batches:
         began: List[int] = []
         part.unread.clear()
         for name in part.watch.listed(names, now):
-            if name.task in part.over:
+            if name.task in part.over and name.task not in part.passed_on:
                 part.watch.taken(name)  # the client has it, or does not want it
                 continue
             if name.kind == spool.CLAIM:
