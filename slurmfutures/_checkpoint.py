@@ -16,12 +16,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from . import _journal, _keys
+from . import _keys, _records
 from ._batcher import Batch
 from ._errors import JobError, SlurmFuturesError, give_warning
 from ._future import SlurmFuture
-from ._journal import NO_KEY, Journal
+from ._journal import Journal
 from ._pickling import name_of, result_of
+from ._records import NO_KEY
 from ._remote import payload, wire
 from ._remote.states import JobState
 
@@ -144,7 +145,7 @@ class Checkpoint:
 
     # ---- the poller's thread
 
-    def unfinished(self) -> list[_journal.Batch]:
+    def unfinished(self) -> list[_records.Batch]:
         """Return the batches of earlier drivers that are not done with."""
         with self._lock:
             return [batch for batch in self._contents.batches.values() if not batch.closed]
@@ -163,7 +164,7 @@ class Checkpoint:
         """Write down who goes on with this checkpoint, and where. Raises OSError."""
         words = {**words, "time": time.time(), "driver": socket.gethostname(), "place": self._place}
         with self._lock:
-            self._append([(_journal.OPENED, [_journal.dumps(words)])])
+            self._append([(_records.OPENED, [_records.dumps(words)])])
             self._contents.opened = words
 
     def begin(self, batch: Batch, greeting: Mapping[str, Any], where: str) -> None:
@@ -180,16 +181,16 @@ class Checkpoint:
         }
         keys = [NO_KEY if future is None else key for key, future in zip(batch.keys, batch.futures, strict=True)]
         with self._lock:
-            self._append([(_journal.BATCH, [_journal.pack_batch(words, batch.firsts, keys)])])
+            self._append([(_records.BATCH, [_records.pack_batch(words, batch.firsts, keys)])])
             self._journal.sync()
-            self._contents.begin(_journal.Batch(words, batch.firsts, keys))
+            self._contents.begin(_records.Batch(words, batch.firsts, keys))
 
     def part(self, batch: str, job: str, tasks: Sequence[Sequence[int]]) -> None:
         """Write down that tasks of a batch have become a job: for those who ask, it is found without."""
         words = {"batch": batch, "job": job, "tasks": [list(ends) for ends in tasks]}
         with self._lock, self._tolerant():
             if batch in self._contents.batches and words not in self._contents.batches[batch].parts:
-                self._append([(_journal.PART, [_journal.dumps(words)])])
+                self._append([(_records.PART, [_records.dumps(words)])])
                 self._contents.batches[batch].parts.append(words)
 
     def finish(self, batch: Batch, results: Sequence[tuple[int, wire.Buffer]]) -> bool:
@@ -198,9 +199,9 @@ class Checkpoint:
         if not keyed:
             return True
         with self._lock, self._tolerant():
-            places = self._append([(_journal.RESULT, [key, data]) for key, data in keyed])
+            places = self._append([(_records.RESULT, [key, data]) for key, data in keyed])
             for (key, data), place in zip(keyed, places, strict=True):
-                self._contents.finish(key, place + _journal.KEY_SIZE, len(data))
+                self._contents.finish(key, place + _records.KEY_SIZE, len(data))
             return True
         return False
 
@@ -215,7 +216,7 @@ class Checkpoint:
                 self._release(key)
             with self._tolerant():
                 self._append(
-                    (_journal.FAILED, [_journal.pack_failure(key, batch.id, call, words)]) for key, call in keyed
+                    (_records.FAILED, [_records.pack_failure(key, batch.id, call, words)]) for key, call in keyed
                 )
             for key, call in keyed:  # if not for the next driver, then for this one
                 self._contents.fail(key, batch.id, call, words)
@@ -231,7 +232,7 @@ class Checkpoint:
         """Write down that nothing of a batch is wanted on the cluster any more."""
         with self._lock, self._tolerant():
             if batch in self._contents.batches:
-                self._append([(_journal.CLOSED, [batch.encode()])])
+                self._append([(_records.CLOSED, [batch.encode()])])
                 self._contents.close(batch)
                 del self._contents.batches[batch]
 

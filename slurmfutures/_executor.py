@@ -226,7 +226,8 @@ class _View(Executor):
 
         All calls are scheduled at once; with `buffersize`, only so many tasks are under way ahead of what was
         yielded. `chunksize` calls share one task of a job array, each with a result of its own. `timeout` is in
-        seconds from now; when it is over, or when the iterator is dropped, the calls that are left are cancelled.
+        seconds from now; when it is over, or when the iterator is dropped, the calls that are left are cancelled. With
+        a checkpoint an exception that ends the iteration leaves them to the next start.
         """
         if chunksize < 1:
             raise ValueError(f"chunksize must be >= 1, not {chunksize!r}")
@@ -274,27 +275,11 @@ class _View(Executor):
             task: list[bytes] = []
             task_keys: list[bytes] = []
             for args, kwargs in chunk:
-                key = b""
-                if checkpoint is not None:
-                    key, future = checkpoint.find(fn, digest, args, kwargs)
-                    if future is not None:
-                        found.append(future)
-                        continue
-                try:
-                    arguments = self._connection.pickle_arguments(args, kwargs, name)
-                except (PayloadError, PythonMismatch) as error:
-                    if checkpoint is not None:
-                        checkpoint.give_back(key)
-                    found.append(_failed(error))
-                    continue
-                if checkpoint is not None:
-                    future = self._claim(key, function, name, arguments)
-                    if future is not None:
-                        found.append(future)
-                        continue
+                future, key, arguments = self._prepare(fn, function, digest, name, args, kwargs)
+                found.append(future)
+                if future is None:
+                    task.append(arguments)
                     task_keys.append(key)
-                task.append(arguments)
-                found.append(None)
             if task:
                 tasks.append(task)
                 keys.append(task_keys)
@@ -305,6 +290,30 @@ class _View(Executor):
             return added
         rest = iter(added)
         return [next(rest) if future is None else future for future in found]
+
+    def _prepare(
+        self,
+        fn: Callable[..., Any],
+        function: bytes,
+        digest: bytes | None,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> tuple[SlurmFuture[Any] | None, bytes, bytes]:
+        """Return the future of a call that need not be sent; for any other, None, its key and its pickled arguments."""
+        checkpoint = self._checkpoint
+        key = b""
+        if checkpoint is not None:
+            key, future = checkpoint.find(fn, digest, args, kwargs)
+            if future is not None:
+                return future, key, b""
+        try:
+            arguments = self._connection.pickle_arguments(args, kwargs, name)
+        except (PayloadError, PythonMismatch) as error:
+            if checkpoint is not None:
+                checkpoint.give_back(key)
+            return _failed(error), key, b""
+        return (self._claim(key, function, name, arguments) if checkpoint is not None else None), key, arguments
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; wait for those under way, unless `wait` is false; cancel those not begun, if asked."""

@@ -9,6 +9,7 @@ import pytest
 
 from slurmfutures import SlurmExecutor
 from slurmfutures import _journal as journal
+from slurmfutures import _records as records
 from tests import calls
 from tests.drivers import Driver
 from tests.fix_executors import HERE, Opener
@@ -135,7 +136,7 @@ def test_calls_in_a_work_dir_that_is_gone_can_be_forgotten(left: Left, scheduler
 def test_a_damaged_one_is_told_of_by_status_and_saved_by_repair(tmp_path: Path) -> None:
     path = tmp_path / "c"
     file = journal.Journal(path)
-    places = file.append((journal.RESULT, [bytes([number]) * 20, b"value"]) for number in range(5))
+    places = file.append((records.RESULT, [bytes([number]) * 20, b"value"]) for number in range(5))
     file.close()
     content = bytearray(path.read_bytes())
     content[places[2]] ^= 1

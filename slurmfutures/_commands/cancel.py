@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from .. import SlurmFuturesError, _journal
+from .. import SlurmFuturesError, _journal, _records
 from . import checkpoint
 from .place import Agent, add_flags, run_at, run_at_place
 from .table import count, show_json, show_lines
@@ -90,9 +90,9 @@ def _write_down(journal: _journal.Journal, cancelled: Mapping[str, set[int]]) ->
     for name, calls in cancelled.items():
         batch = journal.contents.batches[name]
         for call in sorted(calls):
-            records.append((_journal.FAILED, [_journal.pack_failure(batch.keys[call], name, call, words)]))
+            records.append((_records.FAILED, [_records.pack_failure(batch.keys[call], name, call, words)]))
         if calls >= batch.open:
-            records.append((_journal.CLOSED, [name.encode()]))
+            records.append((_records.CLOSED, [name.encode()]))
     try:
         journal.append(records)
     except OSError as error:

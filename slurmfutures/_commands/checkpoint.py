@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import SlurmFuturesError
-from .._journal import Batch, Contents, Scan
+from .._journal import Scan
+from .._records import Batch, Contents
 from .place import Place
 from .table import age, count, show_lines, show_table
 

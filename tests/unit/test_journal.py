@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 
 from slurmfutures import CheckpointCorrupt, CheckpointLocked, SlurmFuturesError, SlurmFuturesWarning
 from slurmfutures import _journal as journal
-from slurmfutures._journal import KEY_SIZE, NO_KEY, Contents, Journal, Scan
+from slurmfutures import _records as records
+from slurmfutures._journal import Journal, Scan
+from slurmfutures._records import KEY_SIZE, NO_KEY, Contents
 
 HEADER = 256
 
@@ -66,18 +68,18 @@ class Writer:
             words = {"batch": f"{self.made:012}", "name": "f", "options": []}
             taken = set(contents.flying) | set(contents.finished)
             keys = [key(n) if key(n) not in taken else NO_KEY for n in range(1 + 3 * which, 1 + 3 * which + number % 4)]
-            record = journal.BATCH, journal.pack_batch(words, range(len(keys)), keys)
+            record = records.BATCH, records.pack_batch(words, range(len(keys)), keys)
             self.made += 1
         elif alive and kind == "part":
-            record = journal.PART, journal.dumps({"batch": alive[which % len(alive)], "job": str(number), "tasks": []})
+            record = records.PART, records.dumps({"batch": alive[which % len(alive)], "job": str(number), "tasks": []})
         elif alive and kind == "close":
-            record = journal.CLOSED, alive[which % len(alive)].encode()
+            record = records.CLOSED, alive[which % len(alive)].encode()
         elif contents.flying and kind in ("finish", "fail"):
             one = sorted(contents.flying)[which % len(contents.flying)]
             if kind == "finish":
-                record = journal.RESULT, one + bytes([number]) * number * 7
+                record = records.RESULT, one + bytes([number]) * number * 7
             else:
-                record = journal.FAILED, journal.pack_failure(one, *contents.flying[one], {"said": "no"})
+                record = records.FAILED, records.pack_failure(one, *contents.flying[one], {"said": "no"})
         if record is not None:
             (place,) = self.journal.append([(record[0], [record[1]])])
             contents.take(record[0], record[1], place)
@@ -146,7 +148,7 @@ def test_damage_before_the_last_record_is_told_with_its_place_and_what_can_be_sa
 def test_what_is_whole_of_a_damaged_one_is_saved(tmp_path: Path) -> None:
     path = tmp_path / "c"
     file = Journal(path)
-    places = file.append((journal.RESULT, [key(number), b"value %d" % number]) for number in range(9))
+    places = file.append((records.RESULT, [key(number), b"value %d" % number]) for number in range(9))
     file.close()
     content = bytearray(path.read_bytes())
     content[places[4] + KEY_SIZE] ^= 1
@@ -189,17 +191,17 @@ def test_a_long_one_is_written_anew_when_it_is_opened(tmp_path: Path) -> None:
     file = Journal(path)
     words = {"batch": "0" * 12, "said": "x" * 1000}
     for _ in range(3):
-        file.append([(journal.BATCH, [journal.pack_batch(words, [0], [key(1)])])])
-        file.append([(journal.FAILED, [journal.pack_failure(key(1), "0" * 12, 0, {"said": "x" * 700_000})])])
-        file.append([(journal.CLOSED, [b"0" * 12])])
-    file.append([(journal.RESULT, [key(2), b"kept"])])
+        file.append([(records.BATCH, [records.pack_batch(words, [0], [key(1)])])])
+        file.append([(records.FAILED, [records.pack_failure(key(1), "0" * 12, 0, {"said": "x" * 700_000})])])
+        file.append([(records.CLOSED, [b"0" * 12])])
+    file.append([(records.RESULT, [key(2), b"kept"])])
     file.close()
     before = path.stat().st_size
     again = Journal(path)
     assert path.stat().st_size < before / 2
     assert again.read(*again.contents.finished[key(2)]) == b"kept"
     assert again.contents.failures[key(1)].words["said"] == "x" * 700_000
-    (place,) = again.append([(journal.RESULT, [key(3), b"later"])])
+    (place,) = again.append([(records.RESULT, [key(3), b"later"])])
     again.close()
     assert path.read_bytes()[place + KEY_SIZE :] == b"later"
 
@@ -207,7 +209,7 @@ def test_a_long_one_is_written_anew_when_it_is_opened(tmp_path: Path) -> None:
 def test_what_was_left_by_one_that_was_ended_while_it_was_written_anew_is_cleared(tmp_path: Path) -> None:
     path = tmp_path / "c"
     file = Journal(path)
-    file.append([(journal.RESULT, [key(2), b"kept"])])
+    file.append([(records.RESULT, [key(2), b"kept"])])
     file.close()
     (tmp_path / "c.new").write_bytes(path.read_bytes()[:300])
     again = Journal(path)
@@ -274,13 +276,13 @@ import resource, signal, sys
 from slurmfutures import _journal as journal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 file = journal.Journal(sys.argv[1])
-file.append([(journal.RESULT, [b"1" * 20, b"fits"])])
+file.append([(records.RESULT, [b"1" * 20, b"fits"])])
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
-    file.append([(journal.RESULT, [b"2" * 20, b"x" * 2000])])
+    file.append([(records.RESULT, [b"2" * 20, b"x" * 2000])])
 except OSError as error:
     print(error.errno)
-file.append([(journal.RESULT, [b"3" * 20, b"fits too"])])
+file.append([(records.RESULT, [b"3" * 20, b"fits too"])])
 """
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "27"
@@ -293,7 +295,7 @@ def test_a_link_to_it_stays_a_link(tmp_path: Path) -> None:
     link = tmp_path / "c"
     link.symlink_to(tmp_path / "real" / "c")
     file = Journal(link)
-    file.append([(journal.RESULT, [key(1), b"x"])])
+    file.append([(records.RESULT, [key(1), b"x"])])
     file.close()
     file = Journal(link)
     file._compact()
