@@ -274,6 +274,7 @@ def test_what_does_not_fit_is_not_written_at_all(tmp_path: Path) -> None:
     code = """
 import resource, signal, sys
 from slurmfutures import _journal as journal
+from slurmfutures import _records as records
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 file = journal.Journal(sys.argv[1])
 file.append([(records.RESULT, [b"1" * 20, b"fits"])])
