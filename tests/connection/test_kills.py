@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.ssh, pytest.mark.slow, pytest.mark.
 SWEEP = """
 folder, count, chunk, kills = arguments
 with SlurmExecutor(**options) as executor:
-    shares = [kills * number // count for number in range(count)]
+    shares = [kills * (number + 1) // count for number in range(count)]
     half = count // 2
     futures = [executor.submit(calls.append_after, folder, number, shares[number]) for number in range(half)]
     rest = executor.map(calls.append_after, [folder] * half, range(half, count), shares[half:], chunksize=chunk)
@@ -113,7 +113,7 @@ def run_killing(bench: Bench, executor: SlurmExecutor, kill: Callable[[], None])
     from tests import calls
 
     folder, half = str(bench.folder), CALLS // 2
-    shares = [KILLS * number // CALLS for number in range(CALLS)]
+    shares = [KILLS * (number + 1) // CALLS for number in range(CALLS)]
     with executor:
         futures = [executor.submit(calls.append_after, folder, number, shares[number]) for number in range(half)]
         rest = executor.map(calls.append_after, [folder] * half, range(half, CALLS), shares[half:], chunksize=CHUNK)
