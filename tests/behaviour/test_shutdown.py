@@ -27,16 +27,19 @@ def test_leaving_the_with_block_waits_for_all_calls(open_executor: Open) -> None
     assert futures[4].result() == 16
 
 
-def test_leaving_the_with_block_by_an_exception_waits_too(open_executor: Open) -> None:
+def test_leaving_the_with_block_by_an_exception_cancels_what_is_pending(open_executor: Open, gate: Gate) -> None:
     def use() -> NoReturn:
         with open_executor() as executor:
-            futures.append(executor.submit(calls.square, 3))
+            futures.append(executor.submit(calls.pass_gate, gate.folder))
+            gate.wait()
+            futures.append(executor.submit(calls.pass_gate, gate.folder))
             raise KeyError
 
     futures: list[Future[int]] = []
     with pytest.raises(KeyError):
         use()
-    assert futures[0].done()
+    assert [future.cancelled() for future in futures] == [True, True]
+    assert len(gate.entered()) <= 2
 
 
 def test_nothing_can_be_submitted_after_shutdown(open_executor: Open) -> None:
