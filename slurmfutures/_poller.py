@@ -664,21 +664,21 @@ class Poller:
 
     def _send_cancels(self) -> None:
         """Cancel the tasks all of whose calls are; one message for each batch."""
-        batches: set[Batch] = set()
+        batches: dict[Batch, list[int]] = {}
         while self._cancels:
             batch, call = self._cancels.popleft()
             if batch.futures[call] is None:
                 continue
-            if self.checkpoint is not None:
-                self.checkpoint.fail(batch, [call], None)
             batch.futures[call] = None
             batch.unresolved -= 1
+            batches.setdefault(batch, []).append(call)
             task = batch.task_of(call)
             if all(batch.futures[other] is None for other in batch.calls_of(task)):
                 batch.unwanted.add(task)
-                batches.add(batch)
-        for batch in batches:
-            if batch.id in self._active and batch.stored:
+        for batch, calls in batches.items():
+            if self.checkpoint is not None:
+                self.checkpoint.fail(batch, calls, None)
+            if batch.unwanted and batch.id in self._active and batch.stored:
                 self._send_cancel(batch)
                 self._batch_over(batch)
 
