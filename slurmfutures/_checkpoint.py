@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import _keys, _records
 from ._batcher import Batch
@@ -30,6 +30,14 @@ logger = logging.getLogger("slurmfutures.checkpoint")
 
 #: Given the function, its positional and its keyword arguments; returns what stands for the call, or None: forget it.
 CheckpointKey = Callable[[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]], object]
+
+
+class Found(NamedTuple):
+    """What is known of a call that is made now."""
+
+    key: bytes  # NO_KEY where it cannot be remembered
+    future: SlurmFuture[Any] | None  # resolved, if it has its result
+    place: tuple[str, int] | None  # the batch, and its number there, if it was sent and has no end yet
 
 
 class Checkpoint:
@@ -74,24 +82,21 @@ class Checkpoint:
 
     def find(
         self, function: Callable[..., Any], digest: bytes | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> tuple[bytes, SlurmFuture[Any] | None]:
-        """Return the key of a call that is made now, NO_KEY where it has none, and its future if it is done already.
-
-        Raises SlurmFuturesError where the result cannot be read.
-        """
+    ) -> Found:
+        """Return what is known of a call that is made now. Raises SlurmFuturesError where its result cannot be read."""
         try:
             if self._key is not None:
                 name = self._key(function, args, kwargs)
                 if name is None:
-                    return NO_KEY, None
+                    return _UNKNOWN
                 digest = _keys.named_digest(name)
             elif digest is None:
-                return NO_KEY, None
+                return _UNKNOWN
             else:
                 digest = _keys.call_digest(digest, args, kwargs)
         except _keys.Unkeyable as why:
             self._warn(function, why)
-            return NO_KEY, None
+            return _UNKNOWN
         with self._lock:
             free = self._free.get(digest)
             if free:
@@ -100,16 +105,20 @@ class Checkpoint:
                 repeat = self._taken.get(digest, 0)
                 self._taken[digest] = repeat + 1
             key = digest + repeat.to_bytes(4, "big")
+        # In this order: what lands in between is found by whoever claims it.
+        place = self.flying(key)
+        return Found(key, self.recall(key), place)
+
+    def recall(self, key: bytes) -> SlurmFuture[Any] | None:
+        """Return a resolved future for a call that has its result, None for any other. Raises as `find` does."""
+        with self._lock:
             place = self._contents.finished.get(key)
             if place is None:
-                return key, None
+                return None
             try:
                 data = self._journal.read(*place)
             except OSError as problem:
                 raise SlurmFuturesError(f"the checkpoint {self.path} cannot be read: {problem}") from problem
-        return key, self._resolved(data)
-
-    def _resolved(self, data: bytes) -> SlurmFuture[Any]:
         future: SlurmFuture[Any] = SlurmFuture(_REMEMBERED, 0)
         value, error = result_of(payload.Record(0, payload.OK, data), None, self.path)
         if error is None:
@@ -281,6 +290,9 @@ def _words_of(error: BaseException | None) -> dict[str, Any]:
     if isinstance(error, JobError) and error.job_id is not None:
         words["job"] = error.job_id
     return words
+
+
+_UNKNOWN = Found(NO_KEY, None, None)
 
 
 class _Remembered:

@@ -21,7 +21,7 @@ from typing import Any, ParamSpec, TypeVar
 from . import _files
 from ._batcher import Claim, Spec
 from ._bootstrap import Started, handshake, new_mark, start_line
-from ._checkpoint import Checkpoint, CheckpointKey
+from ._checkpoint import Checkpoint, CheckpointKey, Found
 from ._errors import PayloadError, PythonMismatch
 from ._future import SlurmFuture
 from ._hosts import Host
@@ -184,8 +184,10 @@ class _View(Executor):
         """Add tasks of already pickled calls, with the calls' keys; return the futures of all calls in order."""
         raise NotImplementedError
 
-    def _claim(self, key: bytes, function: bytes, name: str, arguments: bytes) -> SlurmFuture[Any] | None:
-        """Return the future of a call that an earlier driver has sent, None for any other."""
+    def _claim(
+        self, found: Found, function: bytes, name: str, arguments: bytes, checkpoint: Checkpoint
+    ) -> SlurmFuture[Any] | None:
+        """Return the future of a call that an earlier driver has sent, None where it has come to nothing."""
         raise NotImplementedError
 
     @property
@@ -302,18 +304,20 @@ class _View(Executor):
     ) -> tuple[SlurmFuture[Any] | None, bytes, bytes]:
         """Return the future of a call that need not be sent; for any other, None, its key and its pickled arguments."""
         checkpoint = self._checkpoint
-        key = b""
-        if checkpoint is not None:
-            key, future = checkpoint.find(fn, digest, args, kwargs)
-            if future is not None:
-                return future, key, b""
+        found = checkpoint.find(fn, digest, args, kwargs) if checkpoint is not None else None
+        if found is not None and found.future is not None:
+            return found.future, found.key, b""
         try:
             arguments = self._connection.pickle_arguments(args, kwargs, name)
         except (PayloadError, PythonMismatch) as error:
-            if checkpoint is not None:
-                checkpoint.give_back(key)
-            return _failed(error), key, b""
-        return (self._claim(key, function, name, arguments) if checkpoint is not None else None), key, arguments
+            if checkpoint is not None and found is not None:
+                checkpoint.give_back(found.key)
+            return _failed(error), b"", b""
+        if checkpoint is None or found is None:
+            return None, b"", arguments
+        if found.place is None:
+            return None, found.key, arguments
+        return self._claim(found, function, name, arguments, checkpoint), found.key, arguments
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; wait for those under way, unless `wait` is false; cancel those not begun, if asked."""
@@ -350,13 +354,13 @@ class _Jobs(_View):
     def _checkpoint(self) -> Checkpoint | None:
         return self._connection.poller.checkpoint
 
-    def _claim(self, key: bytes, function: bytes, name: str, arguments: bytes) -> SlurmFuture[Any] | None:
-        poller = self._connection.poller
-        assert poller.checkpoint is not None
-        place = poller.checkpoint.flying(key)
-        if place is None:
-            return None
-        return poller.claim(key, place, Claim(self._spec, _job_name(name), function, arguments))
+    def _claim(
+        self, found: Found, function: bytes, name: str, arguments: bytes, checkpoint: Checkpoint
+    ) -> SlurmFuture[Any] | None:
+        assert found.place is not None
+        claim = Claim(self._spec, _job_name(name), function, arguments)
+        future: SlurmFuture[Any] | None = self._connection.poller.claim(found.key, found.place, claim)
+        return future or checkpoint.recall(found.key)  # its result may have come just now
 
 
 class SlurmExecutor(_Jobs):
@@ -395,8 +399,9 @@ class SlurmExecutor(_Jobs):
 
     Raises SchedulerNotFound where there is no Slurm, AgentError where the cluster half cannot start, SlurmFuturesError
     for a `work_dir` that cannot be used, TypeError for an option that sbatch does not have; HostUnreachable,
-    AuthenticationError and HostKeyError for what they say. Later, and of login-node calls and commands that were under
-    way when a connection was lost, ConnectionLost; jobs and their futures outlive that.
+    AuthenticationError and HostKeyError for what they say; CheckpointLocked, CheckpointCorrupt, and SlurmFuturesError
+    for a checkpoint that cannot be used or whose calls are under way elsewhere. Later, and of login-node calls and
+    commands that were under way when a connection was lost, ConnectionLost; jobs and their futures outlive that.
 
     All methods may be called from any thread. It does not promise that calls begin in the order in which they were
     submitted.
@@ -655,9 +660,11 @@ class SlurmView(_Jobs):
         self._own.update(futures)
         return futures
 
-    def _claim(self, key: bytes, function: bytes, name: str, arguments: bytes) -> SlurmFuture[Any] | None:
+    def _claim(
+        self, found: Found, function: bytes, name: str, arguments: bytes, checkpoint: Checkpoint
+    ) -> SlurmFuture[Any] | None:
         self._root._check_open()
-        future = super()._claim(key, function, name, arguments)
+        future = super()._claim(found, function, name, arguments, checkpoint)
         if future is not None:
             self._own.add(future)
         return future
