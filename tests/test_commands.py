@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 import tests
-from slurmfutures import _cli
+from slurmfutures import AgentError, _cli
 from slurmfutures._remote import succession, wire
 from tests import calls
 from tests.cluster import Cluster
+from tests.connection.lines import agent_of
 from tests.far.sshd import Farm
 from tests.fix_executors import Opener
 from tests.fix_gate import Gate
@@ -356,6 +357,24 @@ def test_clean_removes_what_a_killed_driver_has_left_and_no_more(tmp_path: Path)
     for folder in ("batches", "login", "sessions"):
         assert not list((left.work_dir / folder).iterdir())
     assert left.run("status").stdout.startswith("no batches")
+
+
+def test_an_embedded_job_that_outlives_its_agent_runs_and_is_not_cleared_away(
+    opener: Opener, gate: Gate, tmp_path: Path
+) -> None:
+    executor = opener.root("local", work_dir=tmp_path / "work")
+    future = executor.submit(calls.pass_gate, gate.folder)
+    gate.wait()
+    os.kill(agent_of(executor), signal.SIGKILL)
+    assert isinstance(future.exception(), AgentError)
+    for path in (tmp_path / "work").rglob("*"):
+        os.utime(path, (1, 1))
+    place = ["--scheduler", "local", "--work-dir", tmp_path / "work"]
+    (batch,) = command("status", *place, "--json").json()["batches"]
+    assert (batch["live"], batch["states"]["running"]) == (False, 1)
+    assert [one["name"] for one in command("clean", *place, "--json").json()["kept"]] == [batch["batch"]]
+    gate.open()
+    until(lambda: command("status", *place, "--json").json()["batches"][0]["states"]["done"] == 1)
 
 
 @pytest.mark.parametrize("scheduler", ["local", pytest.param("slurm", marks=pytest.mark.slurm)])

@@ -19,6 +19,7 @@ from collections import deque
 from typing import IO, Collection, Deque, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
 from .scheduler import Ending, Limits, Outcome, Request, Row, Submitted
+from .spool import held_log
 from .states import TERMINAL, JobState
 from .times import parse_time
 
@@ -90,7 +91,7 @@ class Local:
         number = int(job_id) if job_id.isdigit() else 0
         adopted = set()
         for index in _logged(request):
-            log = _held(_log_path(request.stdout, index))
+            log = held_log(_log_path(request.stdout, index))
             if log is None:
                 continue
             adopted.add(index)
@@ -362,25 +363,6 @@ def _logged(request: Request) -> List[int]:
         return sorted(names[name] for name in os.listdir(os.path.dirname(request.stdout)) if name in names)
     except OSError:
         return []
-
-
-def _held(path: str) -> Optional[IO[bytes]]:
-    """Return a job's log, opened, if a process of that job lives; a file system that has no locks says that none does.
-
-    On NFS a lock is its process's own, and went with the agent.
-    """
-    try:
-        file = open(path, "r+b", 0)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return file
-    except OSError:
-        pass
-    file.close()
-    return None
 
 
 def _clock(seconds: float) -> str:

@@ -234,6 +234,7 @@ def _see(batch: Batch, kind: str, queue: Optional[_Queue], sessions: Sessions) -
         over = over and len(files.done) + len(files.ends) == len(part.tasks)
         if kind == LOCAL:
             judged = _judge_local(part, files, live)
+            queued = queued or (live is False and any(state == RUNNING for state, _ in judged.values()))
         else:
             judged = _judge(part, files, rows, asked=queue is not None)
         for index, (state, dead) in judged.items():
@@ -318,6 +319,14 @@ def _judge(part: Part, files: _Files, rows: Sequence[Tuple[Set[int], Row]], *, a
     return judged
 
 
+def _lives(part: Part, index: int) -> bool:
+    log = spool.held_log(part.folder.log(index, "out"))
+    if log is None:
+        return False
+    log.close()
+    return True
+
+
 def _judge_local(part: Part, files: _Files, live: Optional[bool]) -> Judged:
     """Return the states of a part's tasks as embedded jobs, which live and die with their driver's agent."""
     judged: Judged = {}
@@ -329,6 +338,8 @@ def _judge_local(part: Part, files: _Files, live: Optional[bool]) -> Judged:
             judged[index] = ENDED, Death(task, part, index, files.ends[index], _LOCAL_END, "")
         elif live is not False:
             judged[index] = RUNNING if begun else PENDING, None
+        elif begun and _lives(part, index):  # its agent was killed by force
+            judged[index] = RUNNING, None
         elif begun:
             judged[index] = ENDED, Death(task, part, index, None, _LOCAL_LOSS, "")
         else:
