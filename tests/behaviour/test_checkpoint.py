@@ -277,7 +277,7 @@ def test_without_room_for_the_checkpoint_nothing_is_sent(
 def test_a_result_for_which_there_is_no_room_is_fetched_at_the_next_start(
     start: Start, scheduler: str, small_disk: Path, lines: Path, tmp_path: Path
 ) -> None:
-    size = 2 << 20
+    size = 5 << 20
     with warnings.catch_warnings(record=True) as said, start(checkpoint=small_disk / "c") as executor:
         warnings.simplefilter("always", SlurmFuturesWarning)
         assert len(executor.submit(make, str(lines), size).result()) == size

@@ -69,7 +69,7 @@ def test_a_cancelled_call_leaves_no_files(open_slurm: OpenSlurm, tmp_path: Path)
 
 def test_a_batch_for_which_there_is_no_room_fails_its_calls_alone(open_slurm: OpenSlurm, small_disk: Path) -> None:
     executor = open_slurm(work_dir=small_disk)
-    error = executor.submit(len, bytes(2 << 20)).exception(60)
+    error = executor.submit(len, bytes(8 << 20)).exception(60)
     assert isinstance(error, SubmitError)
     assert "the batch could not be written" in str(error)
     assert "No space left on device" in str(error)

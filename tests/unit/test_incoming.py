@@ -57,7 +57,7 @@ def test_what_is_dropped_is_gone(loop: Loop, tmp_path: Path) -> None:
 def test_without_room_nothing_is_left_and_the_end_says_why(loop: Loop, small_disk: Path) -> None:
     incoming = Incoming(str(small_disk / "part"), loop.lane)
     for _ in range(3):
-        incoming.write(bytes(1 << 19))
+        incoming.write(bytes(1 << 21))
     incoming.write(b"a small piece behind them")
     loop.run(lambda: None)
     assert list(small_disk.iterdir()) == []
