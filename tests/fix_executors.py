@@ -19,7 +19,10 @@ OpenJobs = Callable[..., SlurmExecutor]
 _SLURM = pytest.param("slurm", marks=pytest.mark.slurm)
 HERE = pytest.mark.parametrize("scheduler", ["local", _SLURM], indirect=True)  # where driver and jobs share a machine
 # The embedded scheduler on a login node far away, by each transport.
-_FAR = [pytest.param(transport, marks=pytest.mark.ssh) for transport in ("paramiko", "openssh")]
+_FAR = [
+    pytest.param("paramiko", marks=pytest.mark.ssh),
+    pytest.param("openssh", marks=[pytest.mark.ssh, pytest.mark.thorough]),  # tests/connection has it all the time
+]
 WEIRD = "a b'c;\"d $HOME %a `e` & (f)"
 
 

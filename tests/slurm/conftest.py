@@ -16,11 +16,14 @@ OpenSlurm = Callable[..., SlurmExecutor]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def clean_cluster(cluster: Cluster) -> Iterator[None]:
-    """A module begins and ends with an empty queue and all nodes at work."""
-    clean(cluster)
+def clean_cluster(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[None]:
+    """A module that is alone begins and ends with an empty queue and all nodes at work."""
+    alone = request.node.get_closest_marker("alone") is not None
+    if alone:
+        clean(cluster)
     yield
-    clean(cluster)
+    if alone:
+        clean(cluster)
 
 
 def clean(cluster: Cluster) -> None:

@@ -10,7 +10,7 @@ from tests.slurm.queue import Queue, together
 from tests.slurm.shadow import Shadow
 from tests.waiting import until
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.alone]
 
 
 def test_a_pending_call_leaves_the_queue(open_slurm: OpenSlurm, queue: Queue) -> None:

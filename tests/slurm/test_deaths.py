@@ -33,7 +33,7 @@ from tests.slurm.queue import Queue, died, submitted, together
 from tests.slurm.shadow import Shadow
 from tests.waiting import until
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slurm, pytest.mark.alone, pytest.mark.timeout(240)]
 
 LONG = 150.0  # seconds in which a job is at its time limit, or its node is missed
 

@@ -20,7 +20,7 @@ from tests.slurm.queue import Queue, submitted, together
 from tests.slurm.shadow import Shadow
 from tests.waiting import until
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slurm, pytest.mark.alone, pytest.mark.timeout(180)]
 
 MOST_TASKS = 1001  # of an array, MaxArraySize of this cluster
 MOST_JOBS = 5000  # MaxJobCount of this cluster, each array task counted

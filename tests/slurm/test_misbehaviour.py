@@ -25,7 +25,7 @@ from tests.slurm.queue import Queue, died, submitted, together
 from tests.slurm.shadow import Called, Shadow
 from tests.waiting import until
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slurm, pytest.mark.alone, pytest.mark.slow, pytest.mark.timeout(240)]
 
 LONG = 150.0  # seconds
 
@@ -151,7 +151,7 @@ class Disk:
 
 def _mount(path: Path, stack: ExitStack) -> Path:
     path.mkdir(parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", path], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", path], check=True)
     stack.callback(_unmount, path)
     return path
 

@@ -15,7 +15,7 @@ from tests.slurm.queue import Queue, died, submitted
 from tests.slurm.shadow import Shadow
 from tests.waiting import until
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.slurm, pytest.mark.alone, pytest.mark.slow, pytest.mark.timeout(150)]
 
 LONG = 100.0  # seconds
 
