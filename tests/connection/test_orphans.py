@@ -80,6 +80,7 @@ def test_they_end_with_the_executor(executor: SlurmExecutor, gate: Gate) -> None
     future = executor.submit(calls.pass_gate_with_a_child, gate.folder)
     (child,) = gate.wait()
     kill_agent(executor)
+    assert executor.login.submit(calls.square, 3).result(DEADLINE) == 9  # it has looked at its batches
     agent = agent_of(executor)
     os.kill(agent, signal.SIGTERM)
     until(lambda: not lives(int(child)), DEADLINE / 3)  # before it ends by itself

@@ -18,7 +18,7 @@ from tests.slurm.queue import Queue, submitted, together
 from tests.slurm.shadow import Called, Shadow
 from tests.waiting import until
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slurm, pytest.mark.alone, pytest.mark.timeout(180)]
 
 LONG = 120.0  # seconds
 
