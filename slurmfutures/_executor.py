@@ -335,14 +335,11 @@ class _View(Executor):
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Wait for all calls; where an exception leaves the block, cancel them."""
-        if kind is not None:
-            self._leave()
-        self.shutdown()
-
-    def _leave(self) -> None:
-        for future in self._pending():
-            future.cancel()
+        """Wait for all calls; where an exception leaves the block, cancel them, unless a checkpoint remembers them."""
+        if kind is not None and self._checkpoint is None:
+            for future in self._pending():
+                future.cancel()
+        self.shutdown(wait=kind is None or self._checkpoint is None)
 
 
 class _Jobs(_View):

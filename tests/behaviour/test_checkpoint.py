@@ -312,6 +312,21 @@ def test_a_map_that_an_exception_ends_goes_on_for_the_next_start(start: Start, g
         assert list(executor.map(calls.pass_gate, [gate.folder], [5])) == [5]
 
 
+def test_a_view_that_is_left_by_an_exception_cancels_nothing(start: Start, gate: Gate) -> None:
+    def use(executor: SlurmExecutor) -> None:
+        with executor.with_options(time="00:10:00") as view:
+            futures.append(view.submit(calls.pass_gate, gate.folder, 5))
+            raise KeyError
+
+    futures: list[Any] = []
+    with start() as executor:
+        with pytest.raises(KeyError):
+            use(executor)
+        assert not futures[0].done()
+        gate.open()
+        assert futures[0].result() == 5
+
+
 def test_files_in_work_dir_go_when_their_results_are_in_the_checkpoint(
     start: Start, lines: Path, tmp_path: Path
 ) -> None:
