@@ -761,8 +761,11 @@ def _results(
             yielded += 1
             timeout = None if end is None else end - time.monotonic()
             yield futures.popleft().result(timeout) if keep else _result_or_cancel(futures.popleft(), timeout)
-    except (GeneratorExit, TimeoutError):
+    except GeneratorExit:
         keep = False
+        raise
+    except TimeoutError:  # ours, or what a call has raised
+        keep = keep and (end is None or time.monotonic() < end)
         raise
     finally:
         if not keep:

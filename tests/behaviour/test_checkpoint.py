@@ -312,6 +312,25 @@ def test_a_map_that_an_exception_ends_goes_on_for_the_next_start(start: Start, g
         assert list(executor.map(calls.pass_gate, [gate.folder], [5])) == [5]
 
 
+def time_out(folder: str, number: int) -> int:
+    from tests.calls import pass_gate
+
+    if number == 0:
+        raise TimeoutError
+    pass_gate(folder)
+    return number
+
+
+def test_a_call_that_times_out_cancels_no_other(start: Start, gate: Gate) -> None:
+    with start() as executor:
+        results = executor.map(time_out, [gate.folder] * 2, [0, 1])
+        with pytest.raises(TimeoutError):
+            next(results)
+        gate.open()
+    with start() as executor:
+        assert executor.submit(time_out, gate.folder, 1).done()
+
+
 def test_a_view_that_is_left_by_an_exception_cancels_nothing(start: Start, gate: Gate) -> None:
     def use(executor: SlurmExecutor) -> None:
         with executor.with_options(time="00:10:00") as view:
