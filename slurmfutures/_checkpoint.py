@@ -19,12 +19,11 @@ from typing import Any, NamedTuple
 from . import _keys, _records
 from ._batcher import Batch
 from ._errors import JobError, SlurmFuturesError, give_warning
-from ._future import SlurmFuture
+from ._future import NOBODY, SlurmFuture
 from ._journal import Journal
 from ._pickling import name_of, result_of
 from ._records import NO_KEY
 from ._remote import payload, wire
-from ._remote.states import JobState
 
 logger = logging.getLogger("slurmfutures.checkpoint")
 
@@ -119,7 +118,7 @@ class Checkpoint:
                 data = self._journal.read(*place)
             except OSError as problem:
                 raise SlurmFuturesError(f"the checkpoint {self.path} cannot be read: {problem}") from problem
-        future: SlurmFuture[Any] = SlurmFuture(_REMEMBERED, 0)
+        future: SlurmFuture[Any] = SlurmFuture(NOBODY, 0)
         value, error = result_of(payload.Record(0, payload.OK, data), None, self.path)
         if error is None:
             future.set_result(value)
@@ -293,25 +292,3 @@ def _words_of(error: BaseException | None) -> dict[str, Any]:
 
 
 _UNKNOWN = Found(NO_KEY, None, None)
-
-
-class _Remembered:
-    """Owner of calls that had their results before."""
-
-    def job_id(self, call: int) -> None:
-        return None
-
-    def state(self, call: int) -> JobState:
-        return JobState.COMPLETED
-
-    def log(self, call: int, stream: str) -> str:
-        return ""
-
-    def cancel(self, call: int) -> None:
-        pass
-
-    def hurry(self) -> None:
-        pass
-
-
-_REMEMBERED = _Remembered()

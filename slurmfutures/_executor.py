@@ -23,7 +23,7 @@ from ._batcher import Claim, Spec
 from ._bootstrap import Started, handshake, new_mark, start_line
 from ._checkpoint import Checkpoint, CheckpointKey, Found
 from ._errors import PayloadError, PythonMismatch
-from ._future import SlurmFuture
+from ._future import NOBODY, SlurmFuture
 from ._hosts import Host
 from ._link import Reply
 from ._options import render_options, split_labels
@@ -712,28 +712,9 @@ def _job_name(name: str) -> str:
 
 def _failed(error: BaseException) -> SlurmFuture[Any]:
     """Return a future of a call that got nowhere."""
-    future: SlurmFuture[Any] = SlurmFuture(_Nowhere(), 0)
+    future: SlurmFuture[Any] = SlurmFuture(NOBODY, 0)
     future.set_exception(error)
     return future
-
-
-class _Nowhere:
-    """Owner of calls that were never sent."""
-
-    def job_id(self, call: int) -> None:
-        return None
-
-    def state(self, call: int) -> Any:
-        raise AssertionError("the call is over")
-
-    def log(self, call: int, stream: str) -> str:
-        return ""
-
-    def cancel(self, call: int) -> None:
-        pass
-
-    def hurry(self) -> None:
-        pass
 
 
 def _chunks(calls: Iterator[_Call], size: int) -> Iterator[list[_Call]]:

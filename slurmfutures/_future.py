@@ -30,6 +30,28 @@ class Owner(Protocol):
     def hurry(self) -> None: ...
 
 
+class _Nobody:
+    """Owner of calls that have no job: they got nowhere, or had their results before. Their futures are resolved."""
+
+    def job_id(self, call: int) -> str | None:
+        return None
+
+    def state(self, call: int) -> JobState:
+        raise AssertionError("the call is over")
+
+    def log(self, call: int, stream: str) -> str:
+        return ""
+
+    def cancel(self, call: int) -> None:
+        pass
+
+    def hurry(self) -> None:
+        pass
+
+
+NOBODY = _Nobody()
+
+
 class SlurmFuture(Future[T]):
     """The outcome of one call.
 

@@ -65,8 +65,8 @@ class Contents:
         if kind == RESULT:
             self.finish(body[:KEY_SIZE], offset + KEY_SIZE, len(body) - KEY_SIZE)
         elif kind == FAILED:
-            key, batch, call = _CALL.unpack_from(body)
-            self.fail(key, batch.decode(), call, json.loads(body[_CALL.size :]))
+            key, name, call = _CALL.unpack_from(body)
+            self.fail(key, name.decode(), call, json.loads(body[_CALL.size :]))
             self.dead += size  # nearly: the last one of a call is kept for those who ask
         elif kind == BATCH:
             found = _unpack_batch(body)
@@ -74,9 +74,10 @@ class Contents:
             self.begin(found)
         elif kind == PART:
             words = json.loads(body)
-            if words["batch"] in self.batches:
-                self.batches[words["batch"]].parts.append(words)
-                self._sizes[words["batch"]] += size
+            batch = self.batches.get(words["batch"])
+            if batch is not None and not batch.closed:
+                batch.parts.append(words)
+                self._sizes[batch.id] += size
         elif kind == CLOSED:
             self.dead += size + self._sizes.pop(body.decode(), 0)
             self.close(body.decode())
