@@ -751,7 +751,7 @@ class Poller:
             batch.unsaved = not self.checkpoint.finish(batch, good) or batch.unsaved
         earlier = set(head.get("earlier", ()))
         late: set[int] = set()
-        lost: dict[int, SlurmFuturesError] = {}
+        lost: dict[int, SlurmFuturesError] = {}  # calls
         for record in payload.records(body):
             if batch.futures[record.call] is None:
                 continue
@@ -768,7 +768,7 @@ class Poller:
             elif task in earlier and record.call not in batch.unclaimed:
                 batch.stale[task] = error
             elif isinstance(error, ResultLost) and task in head["done"]:
-                lost[task] = error
+                lost[record.call] = error
             else:
                 self._fail(batch, [record.call], error)
             if isinstance(error, InitializerError):
@@ -782,8 +782,9 @@ class Poller:
             if task in batch.stale:
                 retries.append(self._anew(batch, task, attempts, batch.stale.pop(task)))
                 continue
-            said = f"job {batch.job_id(missing[0])} is done but has left no result of this call"
-            retries += self._again_or_fail(batch, task, attempts, lost.get(task) or ResultLost(said), "")
+            silent = ResultLost(f"job {batch.job_id(missing[0])} is done but has left no result of this call")
+            errors = {call: lost.get(call, silent) for call in missing}
+            retries += self._again_or_fail(batch, task, attempts, errors, "")
         self._retry(batch, retries)
         for task in late:  # the results of an attempt that counted as lost: the next one is not needed any more
             if not any(batch.futures[call] for call in batch.calls_of(task)):
@@ -805,17 +806,26 @@ class Poller:
                 batch.stale.pop(task, None)
                 retries.append(self._anew(batch, task, attempts, error))
             else:
-                retries += self._again_or_fail(batch, task, attempts, error, record["node"])
+                retries += self._again_or_fail(batch, task, attempts, dict.fromkeys(calls, error), record["node"])
         self._retry(batch, retries)
 
     def _again_or_fail(
-        self, batch: Batch, task: int, attempts: Attempts, error: SlurmFuturesError, node: str
+        self, batch: Batch, task: int, attempts: Attempts, errors: Mapping[int, SlurmFuturesError], node: str
     ) -> Sequence[Mapping[str, Any]]:
-        """Return the request for another attempt, or nothing where there is to be none: then the task has failed."""
+        """Return the request for another attempt, or nothing where there is to be none: then the task has failed.
+
+        `errors` says of each call that is left what became of it.
+        """
+        error = next(iter(errors.values()))
         if attempts.again(error, node):
             logger.warning("batch %s: %s is run again: %s", batch.id, batch.name, error)
             return [self._request(batch, task, attempts)]
-        self._fail_task(batch, task, attempts.told(error))
+        batch.failed = True
+        calls_of: dict[SlurmFuturesError, list[int]] = {}
+        for call, own in errors.items():
+            calls_of.setdefault(own, []).append(call)
+        for own, calls in calls_of.items():
+            self._fail(batch, calls, attempts.told(own))
         return []
 
     def _attempts_of(self, batch: Batch, task: int, number: int) -> Attempts:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 PUBLISH_EVERY = 1.0  # seconds between publications within a task of several calls
 PUBLISH_BYTES = 16 * 1024 * 1024  # or when this much has gathered
+ROOM_AGAIN = (0.2, 0.6, 1.8)  # seconds before each further attempt to write results for which there was no room
 
 
 class _Publisher:
@@ -84,16 +85,27 @@ class _Publisher:
         publish.publish(self._directory, publish.final_name(self._task), payload.pack_results(self._records))
 
     def _finish_without_room(self) -> None:
-        """Publish the results for which there is room, and of the others why they are not there."""
-        records = sorted(payload.records(b"".join(self._records)), key=lambda record: len(record.payload))
-        refusals: List[payload.Buffer] = []
-        for record in records:
-            self._records = payload.pack_record(record.call, record.status, record.payload)
-            try:
-                self._partial()
-            except OSError as error:
-                said = OSError(error.errno, "%s (%d bytes)" % (error.strerror, len(record.payload)), self._directory)
-                refusals += payload.pack_record(record.call, payload.UNPUBLISHED, payload.pack_error(said))
+        """Publish the results for which there is room, and of the others why they are not there.
+
+        Room may be short for a moment only: what others begin to write and does not fit either takes it until then.
+        """
+        waiting = sorted(payload.records(b"".join(self._records)), key=lambda record: len(record.payload))
+        for pause in (0.0, *ROOM_AGAIN):
+            time.sleep(pause)
+            refusals: List[payload.Buffer] = []
+            refused = []
+            for record in waiting:
+                self._records = payload.pack_record(record.call, record.status, record.payload)
+                try:
+                    self._partial()
+                except OSError as error:
+                    words = "%s (%d bytes)" % (error.strerror, len(record.payload))
+                    said = payload.pack_error(OSError(error.errno, words, self._directory))
+                    refusals += payload.pack_record(record.call, payload.UNPUBLISHED, said)
+                    refused.append(record)
+            waiting = refused
+            if not waiting:
+                break
         self._records = refusals
         try:
             self._final()
