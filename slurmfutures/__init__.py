@@ -31,6 +31,7 @@ from ._errors import (
 from ._executor import LoginExecutor, SlurmExecutor, SlurmView
 from ._future import SlurmFuture
 from ._hosts import Host
+from ._paths import ClusterPath
 from ._remote.states import JobState
 
 __version__ = "0.1.0"
@@ -42,6 +43,7 @@ __all__ = [
     "AuthenticationError",
     "CheckpointCorrupt",
     "CheckpointLocked",
+    "ClusterPath",
     "ConnectionLost",
     "Host",
     "HostKeyError",
