@@ -335,7 +335,7 @@ class ClusterPath:
             found = self._answer(asked.popleft())
             yield found.body
             offset += len(found.body)
-            if len(found.body) < RANGE:
+            if found.head["end"]:
                 return  # what was asked for beyond the end is of no interest
             same = found.head["same"]
             while len(asked) < AHEAD and (not asked or offset + RANGE * len(asked) < found.head["size"]):
@@ -517,7 +517,7 @@ class _Reading(io.RawIOBase):
         found = self._path._answer(self._path._range(self._at, self._ahead, self._same))
         self._same = found.head["same"]
         self._start, self._held = self._at, memoryview(found.body)
-        self._ended = len(self._held) < self._ahead
+        self._ended = found.head["end"]
 
     def _check_open(self) -> None:
         if self.closed:
@@ -597,13 +597,20 @@ class _BinaryWriter(io.BufferedWriter):
 class _TextWriter(io.TextIOWrapper):
     """The same for text."""
 
+    _writing: "_Writing | None" = None  # until it is open
+
+    def __init__(self, writer: _BinaryWriter, *options: Any) -> None:
+        super().__init__(writer, *options)
+        self._writing = writer.raw
+
     def __exit__(self, kind: object, value: object, traceback: object) -> None:
-        if kind is not None:
-            self.buffer.raw.give_up()  # type: ignore[attr-defined]
+        if kind is not None and self._writing is not None:
+            self._writing.give_up()
         self.close()
 
     def __del__(self) -> None:
-        _forgotten(self, self.buffer.raw)  # type: ignore[attr-defined]
+        if self._writing is not None:
+            _forgotten(self, self._writing)
 
 
 def _forgotten(file: "io.BufferedWriter | io.TextIOWrapper", writing: _Writing) -> None:

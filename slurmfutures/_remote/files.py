@@ -17,6 +17,7 @@ from . import wire
 from .lane import Lane
 
 MOST_LANES = 32  # operations at once; those beyond wait for one
+_CHUNK = 1 << 18
 _Outcome = Tuple[Dict[str, Any], wire.Buffer]  # words and body of a reply
 _Post = Callable[[Callable[[], None]], None]
 
@@ -261,8 +262,8 @@ def _stat(head: Mapping[str, Any], body: wire.Body) -> _Outcome:
 
 
 def _read(head: Mapping[str, Any], body: wire.Body) -> _Outcome:
-    """Read a range; `same` is the file that it must be of, where an earlier one was read."""
-    path, offset, left = head["path"], head["offset"], head["size"]
+    """Read a range, or all where there are none, of a pipe; `same` is the file that an earlier range was of."""
+    path, offset = head["path"], head["offset"]
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         about = os.fstat(handle)
@@ -271,19 +272,21 @@ def _read(head: Mapping[str, Any], body: wire.Body) -> _Outcome:
         same = [about.st_dev, about.st_ino]
         if head["same"] not in (None, same):
             raise OSError(errno.ESTALE, "was replaced by another file while it was read", path)
+        ranges = stat.S_ISREG(about.st_mode) or stat.S_ISCHR(about.st_mode) or stat.S_ISBLK(about.st_mode)
         parts: List[bytes] = []
-        while left:
-            part = os.pread(handle, left, offset)
-            if not part:
-                break
+        left = head["size"]
+        end = False
+        while left and not end:
+            part = os.pread(handle, left, offset) if ranges else os.read(handle, _CHUNK)
             parts.append(part)
             offset += len(part)
-            left -= len(part)
+            left -= len(part) if ranges else 0
+            end = not part
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from error
     finally:
         os.close(handle)
-    return {"same": same, "size": about.st_size}, parts[0] if len(parts) == 1 else b"".join(parts)
+    return {"same": same, "size": about.st_size, "end": end}, parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _check(head: Mapping[str, Any], body: wire.Body) -> _Outcome:
