@@ -27,6 +27,7 @@ def test_what_is_read_is_read_again(executor: SlurmExecutor, line: Line, pipe: P
         reading = pool.submit(executor.path(pipe).read_text)
         handle = os.open(pipe, os.O_WRONLY)  # returns when somebody reads
         line.cut()
+        until_connected_again(executor, agent)
         until(lambda: not lives(agent))
         until(lambda: takes(handle, b"content"))  # the next agent reads
         os.close(handle)
@@ -57,7 +58,7 @@ def test_a_large_file_is_whole_or_old_however_often_it_breaks(
     executor: SlurmExecutor, line: Line, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("old")
-    content = os.urandom(1 << 20) * 64
+    content = os.urandom(1 << 20) * 24
     agent = agent_of(executor)
     with ThreadPoolExecutor(1) as pool:
         writing = pool.submit(executor.path(tmp_path / "file").write_bytes, content)
