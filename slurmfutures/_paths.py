@@ -56,7 +56,7 @@ class ClusterPath:
     done.
 
     It is no os.PathLike: the built-in `open` would look for a file of that name on this machine. As an argument of a
-    call it arrives as a `pathlib.Path`. Raises RuntimeError after the executor's shutdown. Any thread.
+    call it arrives as a `pathlib.Path`, an absolute one. Raises RuntimeError after the executor's shutdown. Any thread.
     """
 
     __slots__ = ("_cluster", "_pure")
@@ -115,7 +115,7 @@ class ClusterPath:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _PATH, (str(self._pure),)
+        return _PATH, (place_of(self),)  # jobs may start in another folder
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from .lane import Lane
 
 MOST_LANES = 32  # operations at once; those beyond wait for one
 _CHUNK = 1 << 18
+_PATIENCE = 2.0  # seconds
 _Outcome = Tuple[Dict[str, Any], wire.Buffer]  # words and body of a reply
 _Post = Callable[[Callable[[], None]], None]
 
@@ -46,9 +47,9 @@ class Files:
         if head["do"] != "write":
             self._lane().do(lambda: _OPERATIONS[head["do"]](head, body), then)
             return
-        arrived = head.get("body")
+        arrived: Optional[_Arriving] = head.get("body")
         writer = arrived.writer if arrived is not None else self._writer(head)
-        lane = arrived.lane if arrived is not None else self._lane()
+        lane = arrived.let_go() if arrived is not None else self._lane()
 
         def work() -> _Outcome:
             if arrived is None:
@@ -89,16 +90,22 @@ class _Arriving:
 
     def __init__(self, writer: "Writer", lane: Lane, over: Callable[["Writer"], None]) -> None:
         self.writer = writer
-        self.lane = lane
+        self._lane = lane
+        self._lane.busy += 1  # nothing else, which might hang, gets between the pieces
         self._gone = over
 
     def write(self, data: wire.Buffer) -> None:
         piece = bytes(data)
-        self.lane.do(lambda: self.writer.write(piece), _ignore)
+        self._lane.do(lambda: self.writer.write(piece), _ignore)
 
     def drop(self) -> None:
-        self.lane.do(self.writer.discard, _ignore)
+        self.let_go().do(self.writer.discard, _ignore)
         self._gone(self.writer)
+
+    def let_go(self) -> Lane:
+        """Return the lane, which is for others too from now on."""
+        self._lane.busy -= 1
+        return self._lane
 
 
 class Writer:
@@ -146,12 +153,16 @@ class Writer:
             self._end()
 
     def discard(self) -> None:
-        """Leave nothing, unless it has its name."""
-        with self._lock:
+        """Leave nothing, unless it has its name, or the file system hangs."""
+        if not self._lock.acquire(timeout=_PATIENCE):
+            return
+        try:
             self._over = True
             if self._staging is not None:
                 _unlink(self._staging)
                 self._staging = None
+        finally:
+            self._lock.release()
 
     def _end(self) -> None:
         if self._handle is not None:

@@ -356,13 +356,15 @@ def test_as_an_argument_it_is_a_path(jobs: SlurmExecutor, tmp_path: Path) -> Non
         assert found.result(DEADLINE) == [str(path)] * 4
         assert executor.submit(lambda path: path.read_text(), path).result(DEADLINE) == "content"
         assert list(executor.map(Path.exists, [path, path.parent / "missing"])) == [True, False]
+    relative = jobs.path(os.path.relpath(tmp_path, str(jobs.path().absolute())), "file")
+    assert jobs.login.submit(lambda path: path.read_text(), relative).result(DEADLINE) == "content"
     assert jobs.login.submit(calls.identity, [path]).result(DEADLINE) == [tmp_path / "file"]
 
 
 def test_it_is_pickled_by_a_name_that_every_python_knows(local: SlurmExecutor) -> None:
     data = pickle.dumps([local.path("/a/b"), local.path("c")])
     assert b"_local" not in data
-    assert pickle.loads(data) == [Path("/a/b"), Path("c")]
+    assert pickle.loads(data) == [Path("/a/b"), Path("c").absolute()]
 
 
 def test_a_call_with_it_is_found_again(open_jobs: OpenJobs, tmp_path: Path) -> None:
