@@ -198,28 +198,35 @@ class Writer:
 
 
 def check(path: str, *, exclusive: bool) -> Optional[os.stat_result]:
-    """Return what is known of a file that is to be written, None where it is new. Raises OSError as `open` would."""
+    """Return what is known of a file that is to be written, None where it is new. Raises OSError as `open` would.
+
+    And where its folder cannot be written, of which a rename asks more.
+    """
     if exclusive and os.path.lexists(path):
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        raise _error(errno.EEXIST, path)
     try:
-        about = os.stat(path)
+        about: Optional[os.stat_result] = os.stat(path)
     except FileNotFoundError:
-        folder = os.path.dirname(os.path.realpath(path))
-        if not stat.S_ISDIR(_stat_for(folder, path).st_mode):
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from None
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path) from None
-        return None
-    if stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode):
-        os.close(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+        about = None
+    if about is not None:
+        if stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode):
+            os.close(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+        if not stat.S_ISREG(about.st_mode):
+            return about
+    folder = os.path.dirname(os.path.realpath(path))
+    try:
+        if not stat.S_ISDIR(os.stat(folder).st_mode):
+            raise _error(errno.ENOTDIR, path)
+    except OSError as error:
+        raise _error(error.errno, path) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise _error(errno.EACCES, path)
     return about
 
 
-def _stat_for(folder: str, path: str) -> os.stat_result:
-    try:
-        return os.stat(folder)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, path) from error
+def _error(number: Optional[int], path: str) -> OSError:
+    """Return the error of this number, of the class that it has."""
+    return OSError(number, os.strerror(number or 0), path)
 
 
 def _dress(handle: int, before: os.stat_result) -> None:
@@ -279,7 +286,7 @@ def _read(head: Mapping[str, Any], body: wire.Body) -> _Outcome:
     try:
         about = os.fstat(handle)
         if stat.S_ISDIR(about.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+            raise _error(errno.EISDIR, path)
         same = [about.st_dev, about.st_ino]
         if head["same"] not in (None, same):
             raise OSError(errno.ESTALE, "was replaced by another file while it was read", path)

@@ -381,7 +381,7 @@ def test_a_call_with_it_is_found_again(open_jobs: OpenJobs, tmp_path: Path) -> N
 # ---- contents
 
 
-LARGE = 20 << 20  # bytes
+LARGE = 12 << 20  # bytes
 
 
 def test_large_contents_there_and_back(jobs: SlurmExecutor, tmp_path: Path) -> None:
