@@ -32,6 +32,7 @@ from ._executor import LoginExecutor, SlurmExecutor, SlurmView
 from ._future import SlurmFuture
 from ._hosts import Host
 from ._remote.states import JobState
+from .scripts import Script, Step, gpu_parallel
 
 __version__ = "0.1.0"
 
@@ -62,12 +63,15 @@ __all__ = [
     "RemoteTraceback",
     "ResultLost",
     "SchedulerNotFound",
+    "Script",
     "SlurmExecutor",
     "SlurmFuture",
     "SlurmFuturesError",
     "SlurmFuturesWarning",
     "SlurmView",
+    "Step",
     "SubmitError",
+    "gpu_parallel",
 ]
 
 for _name in __all__:  # tracebacks and help say where to import it from

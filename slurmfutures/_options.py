@@ -129,6 +129,12 @@ def split_labels(options: Mapping[str, Any]) -> tuple[str | None, str, dict[str,
     return name, comment or "", {key: value for key, value in rest.items() if key not in ("job_name", "comment")}
 
 
+def is_option(spelt: str) -> bool:
+    """Whether sbatch has a long option of this name, whoever may set it."""
+    name = spelt.replace("-", "_")
+    return name in _ALL or name in _OURS
+
+
 def _check_name(spelt: str, name: str, known: Iterable[str]) -> None:
     if name in _ALL:
         return
