@@ -25,13 +25,12 @@ from itertools import pairwise
 from typing import Union
 
 from . import _bash
-from ._options import is_option
+from ._directives import read_directives
 
 Path = Union[str, "os.PathLike[str]"]
 Command = str | Sequence[Path]
 
 _BASH = re.compile(r"#!\s*(/\S*/)?(env\s+(-S\s+)?)?bash(\s.*)?")
-_DASHES = "\u2013\u2014"  # which word processors make of --
 _SHORT = 60  # characters of a command in an error
 
 
@@ -193,12 +192,13 @@ class Script:
         if not steps:
             raise ValueError("a script needs a step")
         object.__setattr__(self, "steps", steps)
-        object.__setattr__(self, "header", _header(self.header))
         for name in ("setup", "teardown"):
             text = _text(name, getattr(self, name))
             _check_misplaced(name, text)
             object.__setattr__(self, name, text)
         object.__setattr__(self, "shebang", _shebang(self.shebang))
+        object.__setattr__(self, "header", _header(self.header))
+        read_directives(f"{self.shebang}\n{self.header}\n")
 
     @classmethod
     def split(
@@ -260,8 +260,8 @@ def _place(path: Path) -> str:
 
 
 def _quote(text: str) -> str:
-    """Return text as one word of bash. sbatch refuses a script with DOS line breaks: none is left in it."""
-    return shlex.quote(text).replace("\r", "'$'\\r''")
+    """Return text as one word of bash, in which no line ends as in DOS, which sbatch refuses, or is like a directive."""
+    return shlex.quote(text).replace("\r", "'$'\\r''").replace("\n#SBATCH", "\n'#'SBATCH")
 
 
 def _join(words: Iterable[Path]) -> str:
@@ -343,26 +343,15 @@ def _header_fault(line: str) -> str:
         word = re.match(r"#(?!#)\s*(\w+)", line)
         meant = word is not None and difflib.SequenceMatcher(None, word[1].upper(), "SBATCH").ratio() > 0.8
         return "sbatch takes it for a comment; such lines begin with '#SBATCH '" if meant else ""
-    rest = line.removeprefix("#SBATCH")
-    if rest and not rest[0].isspace():
+    if re.match(r"#SBATCH\S", line):
         return "sbatch takes it for a comment; there is a blank behind '#SBATCH'"
-    option = rest.split("#")[0].split()[:1]
-    if not option:
+    found = re.match(r"#SBATCH\s+-([A-Za-z][A-Za-z-]*)=(\S*)", line)
+    if found is None:
         return ""
-    first = option[0]
-    if not first.startswith("-"):
-        return f"it names no option; options begin with -- as in '#SBATCH --{first.lstrip(_DASHES)}'"
-    name, equals, value = first.partition("=")
-    bare = name.lstrip("-")
-    if not re.fullmatch(r"--?[A-Za-z].*", name):
-        return "there is no name behind the dashes; write '#SBATCH --partition=cpu' or '#SBATCH -p cpu'"
-    if name.startswith("--") or len(bare) > 1:
-        if not name.startswith("--") and (is_option(bare) or (equals and bare.replace("-", "").isalpha())):
-            return (
-                f"sbatch reads -{bare[0]} with the value {(bare + equals + value)[1:]!r}; write --{first.lstrip('-')}"
-            )
-        return ""
-    return f"sbatch reads the value as {equals + value!r}; write '-{bare} {value}'" if equals else ""
+    name, value = found.groups()
+    if len(name) == 1:
+        return f"sbatch reads '={value}' as the value; write '-{name} {value}'"
+    return f"sbatch reads -{name[0]} with the value '{name[1:]}={value}'; write '--{name}={value}'"
 
 
 def _check_misplaced(what: str, text: str) -> None:
