@@ -30,7 +30,7 @@ from ._directives import read_directives
 Path = Union[str, "os.PathLike[str]"]
 Command = str | Sequence[Path]
 
-_BASH = re.compile(r"#!\s*(/\S*/)?(env\s+(-S\s+)?)?bash(\s.*)?")
+_BASH = re.compile(r"#!\s*(/\S*/)?(env\s+(-S\s+)?)?bash([ \t].*)?")
 _SHORT = 60  # characters of a command in an error
 
 
@@ -77,7 +77,7 @@ class Step:
         return _line(os.fspath(name) + (f" in {os.fspath(self.cwd)}" if self.cwd is not None else ""))
 
     def _render(self, place: str, last: bool) -> list[str]:
-        command = "eval -- " + _quote(self.cmd) if isinstance(self.cmd, str) else _join(self.cmd)
+        command = _eval(self.cmd) if isinstance(self.cmd, str) else _join(self.cmd)
         if not self.exit_on_error:
             command = f"sf_calm\n(\nsf_alone\nsf_strict\n{command}\n)"
         kind = "on" if not self.exit_on_error else "last" if last else "stop"
@@ -234,10 +234,10 @@ class Script:
         parts = [self.shebang, *([self.header] if self.header else []), _bash.BEGIN.rstrip("\n")]
         if any(isinstance(step, GpuGroups) for step in self.steps):
             parts.append(_bash.GROUPS.rstrip("\n"))
-        teardown = f"eval -- {_quote(self.teardown)}" if self.teardown.strip() else ":"
+        teardown = _eval(self.teardown) if self.teardown.strip() else ":"
         parts += [f"sf_teardown() {{\n{teardown}\n}}", _bash.START.rstrip("\n")]
         if self.setup.strip():
-            parts.append(f'eval -- {_quote(self.setup)}\nsf_ready "$?"')
+            parts += [_eval(self.setup), 'sf_ready "$?"']
         else:
             parts.append("sf_ready 0")
         for number, step in enumerate(self.steps, 1):
@@ -260,8 +260,12 @@ def _place(path: Path) -> str:
 
 
 def _quote(text: str) -> str:
-    """Return text as one word of bash, in which no line ends as in DOS, which sbatch refuses, or is like a directive."""
+    """Return text as one word of bash; none of its lines ends as in DOS, which sbatch refuses, or is a directive."""
     return shlex.quote(text).replace("\r", "'$'\\r''").replace("\n#SBATCH", "\n'#'SBATCH")
+
+
+def _eval(text: str) -> str:
+    return "eval -- " + _quote(text + "\n" if text.endswith("\\") else text)
 
 
 def _join(words: Iterable[Path]) -> str:
