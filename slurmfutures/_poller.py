@@ -184,7 +184,10 @@ class Poller:
             if not found.open:
                 self._done_with.append((found.id, not found.failed))
                 continue
-            script = OwnScript(*found.words["script"]) if "script" in found.words else None
+            words: list[Any] = [
+                tuple(word) if isinstance(word, list) else word for word in found.words.get("script", ())
+            ]
+            script = OwnScript(*words) if words else None
             spec = Spec(tuple(found.words["options"]), found.words["name"], "", b"", script)
             batch = Batch.restore(found.id, spec, self._control, found.firsts, found.keys, set(found.open))
             batch.failed = found.failed

