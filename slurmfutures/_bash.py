@@ -12,12 +12,28 @@ CDPATH and traps are theirs: nothing here relies on them. Arrays are never empty
 #: Before the shell of the steps: `sf_errexit` is whether the script was started with -e.
 BEGIN = """\
 # Made by slurmfutures; the steps are at the end.
-sf_errexit= sf_signal= sf_steps= sf_group=
+set +o posix # or there would be no function of the name trap
+sf_errexit= sf_signal= sf_shell= sf_steps= sf_group= sf_theirs= sf_said=
 case $- in *e*) sf_errexit=1; set +e ;; esac
 sf_say() { printf 'slurmfutures: %s%s\\n' "$sf_group" "$1" >&2; }
+sf_hear() { # a line from the shell of the steps: signals that it has traps of the user's for, and not any more; its end
+    IFS= read -r sf_line <&"$sf_pipe"
+    case $sf_line in
+    +*) sf_theirs="$sf_theirs ${sf_line#+} " ;;
+    -*) sf_theirs=${sf_theirs// ${sf_line#-} /} ;;
+    *) sf_said=$sf_said$sf_line ;;
+    esac
+}
 sf_pass() { # Slurm signals this process alone; what ends the script is passed on once, however often it is said
-    case $1 in USR?) ;; *) [ -z "$sf_signal" ] || return 0; sf_signal=$1 ;; esac
-    [ -z "$sf_steps" ] || kill -s "$1" -- "-$sf_steps" 2>/dev/null
+    sf_passed=1
+    case $1 in
+    USR?) while [ -n "$sf_steps" ] && read -t 0 -r sf_line <&"$sf_pipe"; do sf_hear; done ;;
+    *) [ -z "$sf_signal" ] || return 0; sf_signal=$1 ;;
+    esac
+    case $sf_theirs in
+    *" $1 "*) kill -s "$1" "$sf_steps" ;; # theirs to handle, not the running command's
+    *) [ -z "$sf_steps" ] || kill -s "$1" -- "-$sf_steps" ;;
+    esac 2>/dev/null
 }
 for sf_name in HUP INT TERM USR1 USR2; do trap "sf_pass $sf_name" "$sf_name"; done
 sf_own_traps() {
@@ -47,6 +63,10 @@ trap() { # the end of the steps' shell is ours; the user's trap for it is kept, 
         -:HUP | -:INT | -:TERM | -:USR[12] | -:SIGHUP | -:SIGINT | -:SIGTERM | -:SIGUSR[12])
             sf_own_traps "${sf_name#SIG}" ;;
         *) builtin trap -- "$sf_action" "$sf_name" || return ;;
+        esac
+        case $sf_group$sf_action:$sf_name in
+        -:USR[12] | -:SIGUSR[12]) printf -- '-%s\n' "${sf_name#SIG}" >&"$sf_pipe" ;;
+        *:USR[12] | *:SIGUSR[12]) [ -n "$sf_group" ] || printf '+%s\n' "${sf_name#SIG}" >&"$sf_pipe" ;;
         esac
     done
 }
@@ -130,7 +150,7 @@ sf_exit() { # however the shell of the steps ends
             sf_tell "$sf_code"
         fi
     fi
-    [ -z "$sf_at_exit" ] || ( builtin trap -- "$sf_at_exit" EXIT; exit "$sf_code" )
+    [ -z "$sf_at_exit" ] || ( (exit "$sf_code"); eval -- "$sf_at_exit" )
     [ -z "$sf_group" ] || exit "$sf_code"
     ( builtin cd -- "$sf_home" && sf_strict && sf_teardown )
     sf_down=$?
@@ -163,6 +183,7 @@ sf_gpus() { # ids from the caller or nothing; finds those of the job, and the va
     else
         sf_list=${SLURM_STEP_GPUS-}
     fi
+    set +o posix # which has no <() in old ones
     exec {sf_pipe}<> <(:)
     sf_list=${sf_list//[[:space:]]/},
     while [ -n "$sf_list" ]; do
@@ -218,13 +239,16 @@ exit 0
 sf_steps=$!
 set +m
 [ -z "$sf_signal" ] || kill -s "$sf_signal" -- "-$sf_steps" 2>/dev/null
-while :; do # a signal ends the wait, not the steps
+sf_passed=1
+while [ -n "$sf_passed" ]; do # a signal ends the wait, not the steps
+    sf_passed=
     wait "$sf_steps"
     sf_code=$?
-    kill -0 "$sf_steps" 2>/dev/null || break
 done
+builtin trap '' HUP INT TERM USR1 USR2
 echo >&"$sf_pipe"
-IFS= read -r sf_said <&"$sf_pipe"
+sf_line=.
+while [ -n "$sf_line" ]; do sf_hear; done
 if [ -z "$sf_said" ]; then
     [ "$sf_code" != 0 ] || sf_code=1
     sf_say "the shell of the steps was killed, or replaced by exec: what was to follow has not run"

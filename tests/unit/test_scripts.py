@@ -410,6 +410,11 @@ def test_options_of_the_users_change_nothing_around_steps(setup: str, tmp_path: 
     assert sorted(os.listdir(tmp_path / "m")) == ["1", "3"]
 
 
+def test_a_bash_that_is_told_to_be_posix(tmp_path: Path) -> None:
+    script = Script([gpu_parallel(["echo a"], devices=[0]), "exit 3"], setup="trap 'echo b' EXIT", teardown="echo c")
+    assert run(tmp_path, script, code=3, env={**VARIABLES, "POSIXLY_CORRECT": "1"})[0] == ["a", "b", "c"]
+
+
 # Checkpoints
 
 
@@ -536,12 +541,24 @@ def test_a_second_signal_does_not_disturb_the_teardown(tmp_path: Path) -> None:
 def test_other_signals_go_to_the_running_command(number: signal.Signals, tmp_path: Path) -> None:
     program = f"trap 'echo got; exit 0' {number.name}; echo >at; while :; do read -t 1 <>fifo; done"
     os.mkfifo(tmp_path / "fifo")
-    setup = f"trap 'echo user' {number.name}"
+    setup = f"trap 'echo user' {number.name}; trap - {number.name}"
     with started(tmp_path, Script([["bash", "-c", program], "echo on"], setup=setup)) as process:
         until((tmp_path / "at").exists)
         process.send_signal(number)
         assert process.wait(DEADLINE) == 0
-    assert (tmp_path / "out").read_text().split() == ["got", "user", "on"]
+    assert (tmp_path / "out").read_text().split() == ["got", "on"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_that_the_user_has_a_trap_for_is_the_trap_s(number: signal.Signals, tmp_path: Path) -> None:
+    """As where Slurm warns the shell of the time limit (--signal=B:USR1@60), and the command knows nothing of it."""
+    step = f"{FOREVER} & echo >at; wait; kill $! && echo lives"
+    script = Script([step, "echo on"], setup=f"trap 'echo user' USR1 SIGUSR2; trap 'echo user' {number.name}")
+    with started(tmp_path, script) as process:
+        until((tmp_path / "at").exists)
+        process.send_signal(number)
+        assert process.wait(DEADLINE) == 0
+    assert (tmp_path / "out").read_text().split() == ["user", "lives", "on"]
 
 
 def test_a_script_that_was_killed_goes_on_with_the_step_that_it_was_in(tmp_path: Path) -> None:
