@@ -17,7 +17,7 @@ sf_errexit= sf_signal= sf_shell= sf_steps= sf_group= sf_theirs= sf_said=
 case $- in *e*) sf_errexit=1; set +e ;; esac
 sf_say() { printf 'slurmfutures: %s%s\\n' "$sf_group" "$1" >&2; }
 sf_hear() { # a line from the shell of the steps: signals that it has traps of the user's for, and not any more; its end
-    IFS= read -r sf_line <&"$sf_pipe"
+    IFS= read -t 1 -r sf_line <&"$sf_pipe" # there is one, if no other signal has come between
     case $sf_line in
     +*) sf_theirs="$sf_theirs ${sf_line#+} " ;;
     -*) sf_theirs=${sf_theirs// ${sf_line#-} /} ;;
@@ -65,8 +65,8 @@ trap() { # the end of the steps' shell is ours; the user's trap for it is kept, 
         *) builtin trap -- "$sf_action" "$sf_name" || return ;;
         esac
         case $sf_group$sf_action:$sf_name in
-        -:USR[12] | -:SIGUSR[12]) printf -- '-%s\n' "${sf_name#SIG}" >&"$sf_pipe" ;;
-        *:USR[12] | *:SIGUSR[12]) [ -n "$sf_group" ] || printf '+%s\n' "${sf_name#SIG}" >&"$sf_pipe" ;;
+        -:USR[12] | -:SIGUSR[12]) printf -- '-%s\\n' "${sf_name#SIG}" >&"$sf_pipe" ;;
+        *:USR[12] | *:SIGUSR[12]) [ -n "$sf_group" ] || printf '+%s\\n' "${sf_name#SIG}" >&"$sf_pipe" ;;
         esac
     done
 }
@@ -235,7 +235,7 @@ sf_strict
 """
 END = """\
 exit 0
-) <&0 &
+) &
 sf_steps=$!
 set +m
 [ -z "$sf_signal" ] || kill -s "$sf_signal" -- "-$sf_steps" 2>/dev/null

@@ -27,8 +27,8 @@ from typing import Union
 from . import _bash
 from ._directives import read_directives
 
-Path = Union[str, "os.PathLike[str]"]
-Command = str | Sequence[Path]
+AnyPath = Union[str, "os.PathLike[str]"]
+Command = str | Sequence[AnyPath]
 
 _BASH = re.compile(r"#!\s*(/\S*/)?(env\s+(-S\s+)?)?bash([ \t].*)?")
 _SHORT = 60  # characters of a command in an error
@@ -53,8 +53,8 @@ class Step:
     """
 
     cmd: Command
-    cwd: Path | None = None
-    checkpoint: Path | None = None
+    cwd: AnyPath | None = None
+    checkpoint: AnyPath | None = None
     exit_on_error: bool = True
 
     def __post_init__(self) -> None:
@@ -246,12 +246,12 @@ class Script:
         return "\n".join([*parts, _bash.END])
 
 
-def _begin(kind: str, name: str, cwd: Path | None, checkpoint: Path | None) -> str:
+def _begin(kind: str, name: str, cwd: AnyPath | None, checkpoint: AnyPath | None) -> str:
     words = [kind, _quote(name), _place(cwd) if cwd is not None else ".", _place(checkpoint) if checkpoint else "''"]
     return f"if sf_begin {' '.join(words)}; then"
 
 
-def _place(path: Path) -> str:
+def _place(path: AnyPath) -> str:
     """Return a path as a word of bash that no command takes for an option; `~` is the user's home."""
     text = os.fspath(path)
     if text == "~" or text.startswith("~/"):
@@ -268,7 +268,7 @@ def _eval(text: str) -> str:
     return "eval -- " + _quote(text + "\n" if text.endswith("\\") else text)
 
 
-def _join(words: Iterable[Path]) -> str:
+def _join(words: Iterable[AnyPath]) -> str:
     """Return a command of these words; the first one is never a keyword or an assignment."""
     first, *rest = (_quote(os.fspath(word)) for word in words)
     return " ".join([first if first.startswith("'") else f"'{first}'", *rest])
@@ -298,7 +298,7 @@ def _words(cmd: object) -> tuple[str, ...]:
     return tuple(words)
 
 
-def _path(name: str, path: Path | None) -> str | None:
+def _path(name: str, path: AnyPath | None) -> str | None:
     if path is None:
         return None
     text = os.fspath(path)

@@ -248,7 +248,7 @@ class Local:
             if task.state == JobState.RUNNING:
                 task.state = JobState.COMPLETED if code == 0 else JobState.FAILED
             else:
-                _kill_session(process.pid)  # what ignored SIGTERM, the leader being gone
+                _kill_group(process.pid, signal.SIGKILL)  # what ignored SIGTERM, the leader being gone
             task.exit_code, task.signal = (code, 0) if code >= 0 else (0, -code)
 
     def _expire(self, task: _Task) -> None:
@@ -299,9 +299,7 @@ def _runs(tasks: Sequence[_Task]) -> List[Tuple[JobState, Optional[int], Optiona
 
 def _signal(task: _Task, number: int) -> None:
     """Signal a task's processes, if it has any. Holds the scheduler's lock."""
-    if task.process is not None and number == signal.SIGKILL:
-        _kill_session(task.process.pid)
-    elif task.process is not None:
+    if task.process is not None:
         _kill_group(task.process.pid, number)
     elif task.orphaned:
         for group in _groups_with_stdout(_log_path(task.request.stdout, task.index or 0)):
@@ -317,17 +315,6 @@ def _groups_with_stdout(path: str) -> Set[int]:
             if os.readlink("/proc/%s/fd/1" % process) == path:
                 found.add(os.getpgid(int(process)))
     return found - {os.getpgrp()}
-
-
-def _kill_session(leader: int) -> None:
-    """Kill all of a job's processes, those too that the script has given process groups of their own."""
-    groups = {leader}
-    for process in os.listdir("/proc") if os.path.isdir("/proc") else ():
-        with contextlib.suppress(OSError, ValueError):
-            if os.getsid(int(process)) == leader:
-                groups.add(os.getpgid(int(process)))
-    for group in groups:
-        _kill_group(group, signal.SIGKILL)
 
 
 def _kill_group(leader: int, number: int) -> None:

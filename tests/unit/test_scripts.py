@@ -283,6 +283,20 @@ def test_steps_begin_where_setup_has_gone(tmp_path: Path) -> None:
     assert (tmp_path / "sub/x").exists()
 
 
+def test_steps_read_what_the_script_is_given(tmp_path: Path) -> None:
+    """By #SBATCH --input, which is nothing otherwise; groups for GPUs have no share in it."""
+    path = tmp_path / "script.sh"
+    path.write_text(Script(["read -r x; echo $x", gpu_parallel(["cat"], devices=[0]), "cat"]).render())
+    done = subprocess.run(
+        ["bash", str(path)], input="a\nb\n", env=VARIABLES, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "a\nb\n"
+    done = subprocess.run(
+        ["bash", "-c", f"bash {path} <&-"], env=VARIABLES, capture_output=True, text=True, check=False
+    )
+    assert done.stderr.endswith("slurmfutures: step 3 of 3 (cat) failed with exit code 1\n")
+
+
 def test_a_folder_of_the_users_home(tmp_path: Path) -> None:
     (tmp_path / "a b").mkdir()
     script = Script([Step("pwd", cwd="~"), Step("pwd", cwd="~/a b")])
