@@ -119,13 +119,11 @@ AnyStep = Step | GpuGroups | Command
 Group = Iterable[Step | Command] | Step | str
 
 
-def gpu_parallel(
-    groups: Iterable[Iterable[Step | Command] | Step | str], *, devices: Iterable[object] = ()
-) -> GpuGroups:
+def gpu_parallel(groups: Iterable[Group], *, devices: Iterable[object] = ()) -> GpuGroups:
     """Return a step that runs groups of steps on the GPUs of the node, one group a GPU at a time.
 
-    A group is steps or commands that run one after the other in a shell of their own; a lone step or text is a group
-    too. A GPU that is free takes the next group. A group sees its one GPU by CUDA_VISIBLE_DEVICES, on AMD's by
+    A group is a list of steps or commands that run one after the other in a shell of their own; a lone Step or text is
+    a group too. A GPU that is free takes the next group. A group sees its one GPU by CUDA_VISIBLE_DEVICES, on AMD's by
     ROCR_VISIBLE_DEVICES, and where programs write to the same stdout their lines mix as they come.
 
     The GPUs are those that Slurm gave to the job, of CUDA_VISIBLE_DEVICES, ROCR_VISIBLE_DEVICES, HIP_VISIBLE_DEVICES,
