@@ -27,11 +27,12 @@ from ._hosts import Host
 from ._jobinfo import JobInfo
 from ._link import Reply
 from ._options import render_options, split_labels
+from ._own_arrays import ArrayFuture
 from ._own_scripts import Rendered, job_name_of, own_spec, script_text
 from ._paths import ClusterPath, StrPath, place_of, text_of
 from ._pickling import holds_code, name_of, pickle_arguments, pickle_function, pickle_initializer
 from ._poller import Poller
-from ._remote import wire
+from ._remote import arrays, wire
 from ._ssh import Entrance
 from ._transports.asking import ask_on_terminal
 from ._transports.base import Ask, Stream
@@ -412,16 +413,21 @@ class _Jobs(_View):
         """Submit a batch script as a job of its own; the future's result is a `JobInfo`. Any thread.
 
         `script` is its text, a file on this machine or on the cluster, or what has a `render()` that returns the text
-        (`Script`). Its own
-        `#SBATCH` lines count; what they leave open is as this executor's options say. It begins in the folder `cwd`,
-        made if missing, or else where calls begin, with the environment of the agent; its output is where Slurm puts
-        it, and what the future's `stdout()` and `stderr()` return. `name` is the job's.
+        (`Script`). Its own `#SBATCH` lines count; what they leave open is as this executor's options say. It begins in
+        the folder `cwd`, made if missing, or else where calls begin, with the environment of the agent; its output is
+        where Slurm puts it, and what the future's `stdout()` and `stderr()` return. `name` is the job's.
 
         It has succeeded when its interpreter has ended by itself with exit code 0, whatever Slurm says. A job that
         fails is submitted again up to `retries` times, whatever it failed of; then the future raises its JobError,
         whose `info` is the JobInfo, or, where `check` is false, returns the JobInfo. With a checkpoint a script is
         known by its text and its `cwd`: one that has succeeded is not submitted again at the next start, one that is
         queued or running is waited for.
+
+        By `#SBATCH --array=1-10:3%2` it is one job array with these indices, and the future's result tells of all of
+        it, its `tasks` of each. It has succeeded when all tasks have; those that fail abandon no other, and are run
+        again alone; `cancel()` ends them all; `stdout()` is what they have printed, one after the other. With a
+        checkpoint only tasks that have not succeeded are submitted again. It is never split: an array that is larger
+        than Slurm allows is a SubmitError.
 
         Raises ValueError for a script that sbatch would not take, and for options of it that would leave its job
         unwatched; OSError for a file that cannot be read; RuntimeError after `shutdown`.
@@ -439,7 +445,7 @@ class _Jobs(_View):
             check=check,
             retries=retries,
         )
-        return self._submit_script(spec, text)
+        return self._submit_array(spec, text) if spec.script and spec.script.array else self._submit_script(spec, text)
 
     def _submit_script(self, spec: Spec, text: str) -> SlurmFuture[JobInfo]:
         assert spec.name is not None
@@ -454,6 +460,27 @@ class _Jobs(_View):
                 return future
         keys = None if found is None else [[found.key]]
         return self._send(spec, spec.name, data, [[b""]], keys)[0]
+
+    def _submit_array(self, spec: Spec, text: str) -> SlurmFuture[JobInfo]:
+        """Submit a script that is a job array: of its tasks those that are not in the checkpoint, done or under way."""
+        assert spec.name is not None
+        assert spec.script is not None
+        checkpoint, data = self._checkpoint, text.encode()
+        indices = sorted(arrays.parse(spec.script.array).indices)
+        arguments = [b"%d" % index for index in indices]
+        futures: list[SlurmFuture[JobInfo] | None] = [None] * len(indices)
+        found = checkpoint.find_array(text, spec.script.cwd, indices) if checkpoint is not None else []
+        if checkpoint is not None:
+            for task, one in enumerate(found):
+                futures[task] = one.future
+                if one.future is None and one.place is not None:
+                    futures[task] = self._take_up(one, Claim(spec, spec.name, data, arguments[task]), checkpoint)
+        new = [task for task, future in enumerate(futures) if future is None]
+        if new:
+            keys = None if checkpoint is None else [[found[task].key] for task in new]
+            added = iter(self._send(spec, spec.name, data, [[arguments[task]] for task in new], keys))
+            futures = [next(added) if future is None else future for future in futures]
+        return ArrayFuture([future for future in futures if future is not None])
 
 
 class SlurmExecutor(_Jobs):
@@ -767,6 +794,11 @@ class SlurmView(_Jobs):
         futures = super()._send(spec, name, function, tasks, keys)
         self._own.update(futures)
         return futures
+
+    def _submit_array(self, spec: Spec, text: str) -> SlurmFuture[JobInfo]:
+        future = super()._submit_array(spec, text)
+        self._own.add(future)
+        return future
 
     def _take_up(self, found: Found, claim: Claim, checkpoint: Checkpoint) -> SlurmFuture[Any] | None:
         self._root._check_open()

@@ -615,6 +615,7 @@ class Poller:
             return
         if self.checkpoint is not None and not self._write_down(self.checkpoint, batch):
             return
+        script = batch.script()
         live = [any(batch.futures[call] is not None for call in batch.calls_of(task)) for task in _tasks(batch)]
         spec = {
             **self._common,
@@ -624,7 +625,7 @@ class Poller:
             "options": batch.spec.options,
             "name": batch.name,
             "comment": batch.spec.comment,
-            "script": None if batch.spec.script is None else batch.spec.script._asdict(),
+            "script": None if script is None else script._asdict(),
         }
         words = {"op": "submit", "batch": batch.id, "spec": spec}
         _, reply = self.link.request(words, batch.packed(), again=True)

@@ -205,7 +205,7 @@ def test_a_call_is_found_by_job_and_by_task(work: WorkDir) -> None:
     assert find("7_1") == {"batch": "b", "task": 1, "part": 0}
     assert find("8") == find("8_0") == {"batch": "b", "task": 4, "part": 1}
     assert find("b:5") == {"batch": "b", "task": 5, "part": None}
-    assert find("7") == {"size": 2}
+    assert find("7") == {"size": 2, "first": 0}
     for unknown in ("7_2", "7_x", "9", "", ":", "b:6", "b:-1", "b:", "c:0", "../batches/b:0", "_0", "b:²"):
         assert find(unknown) == {}, unknown
 
