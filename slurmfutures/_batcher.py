@@ -48,7 +48,7 @@ class Control(NamedTuple):
     """What a batch asks of the poller; all may be called from any thread."""
 
     cancel: Callable[["Batch", int], None]
-    log: Callable[["Batch", int, str], str]
+    logs: Callable[["Batch", Sequence[int], str], list[str]]
     hurry: Callable[["Batch"], None]
 
 
@@ -237,7 +237,11 @@ class Batch:
             return self._states.get(self.task_of(call), JobState.PENDING)
 
     def log(self, call: int, stream: str) -> str:
-        return self._control.log(self, call, stream)
+        return self.logs([call], stream)[0]
+
+    def logs(self, calls: Sequence[int], stream: str) -> list[str]:
+        """Return several logs; they are asked for at once."""
+        return self._control.logs(self, calls, stream)
 
     def cancel(self, call: int) -> None:
         self._control.cancel(self, call)

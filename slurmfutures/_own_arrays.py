@@ -6,8 +6,9 @@ from concurrent.futures import InvalidStateError
 from contextlib import suppress
 from typing import Any
 
+from ._batcher import Batch
 from ._errors import JobError
-from ._future import SlurmFuture
+from ._future import Owner, SlurmFuture
 from ._jobinfo import JobInfo, info_of_array
 from ._remote.states import JobState
 
@@ -50,7 +51,15 @@ class _Tasks:
         return JobState.RUNNING if begun else state
 
     def log(self, call: int, stream: str) -> str:
-        return "".join(task.stdout() if stream == "out" else task.stderr() for task in self._tasks)
+        places = [task._place for task in self._tasks]
+        calls: dict[Batch, list[int]] = {}
+        for owner, number in places:
+            if isinstance(owner, Batch):  # else it has its result from the checkpoint
+                calls.setdefault(owner, []).append(number)
+        texts: dict[tuple[Owner, int], str] = {}
+        for batch, numbers in calls.items():
+            texts.update(zip([(batch, number) for number in numbers], batch.logs(numbers, stream), strict=True))
+        return "".join(texts.get(place, "") for place in places)
 
     def cancel(self, call: int) -> None:
         for task in self._tasks:

@@ -533,7 +533,8 @@ class Batches:
     def _held(self, batch: Batch, part: Part, alike: int, message: str) -> None:
         """A limit on submitted jobs is reached: try half as many, or wait for room."""
         if batch.array is not None:  # which is not split
-            self._hold(batch, part, "stuck", "the array waits for room: %s" % message)
+            words = "the array waits until all of its %d tasks have room: %s" % (len(part.tasks), message)
+            self._hold(batch, part, "stuck", words)
         elif batch.pressure.refused(len(part.tasks), alike):
             self._give_back(batch, part)
             self._notice(batch, "held back", message)

@@ -1,13 +1,23 @@
 """Batch scripts of the user's own that are job arrays: one future for all of their tasks."""
 
 import subprocess
+import warnings
 from itertools import accumulate
 from pathlib import Path
 from shlex import quote
 
 import pytest
 
-from slurmfutures import JobCancelled, JobFailed, JobInfo, JobState, SlurmExecutor, SubmitError
+from slurmfutures import (
+    JobCancelled,
+    JobFailed,
+    JobInfo,
+    JobState,
+    SlurmExecutor,
+    SlurmFuturesWarning,
+    SubmitError,
+)
+from tests.cluster.config import SMALL_QOS, SMALL_QOS_MAX_SUBMIT
 from tests.drivers import Driver
 from tests.fix_executors import HERE, Opener, OpenJobs
 from tests.fix_gate import Gate
@@ -179,6 +189,21 @@ class TestOnSlurm:
     def test_one_that_is_too_large_is_refused_in_its_words(self, here: SlurmExecutor, cwd: Path) -> None:
         with pytest.raises(SubmitError, match="Invalid job array specification"):
             here.submit_script(bash("0,2000000", "true"), cwd=cwd, check=False).result(DEADLINE)
+
+    def test_where_there_is_no_room_it_waits_as_a_whole(self, here: SlurmExecutor, cwd: Path, gate: Gate) -> None:
+        most = SMALL_QOS_MAX_SUBMIT
+        qos = f"#SBATCH --qos={SMALL_QOS}"
+        first = here.submit_script(bash(f"1-{most}", qos, PASS, f"pass_gate {quote(gate.folder)}"), cwd=cwd)
+        until(lambda: first.job_id)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", SlurmFuturesWarning)
+            second = here.submit_script(bash("0-2", qos, "true"), cwd=cwd)
+            words = "the array waits until all of its 3 tasks have room"
+            until(lambda: any(words in str(one.message) for one in caught))
+        gate.open()
+        info = second.result(DEADLINE)
+        assert [task.job_id for task in info.tasks] == [f"{info.job_id}_{index}" for index in range(3)]
+        assert first.result(DEADLINE).ok
 
     def test_somebody_else_cancels_a_task(self, here: SlurmExecutor, cwd: Path, gate: Gate) -> None:
         future = here.submit_script(bash("2,9", PASS, f"pass_gate {quote(gate.folder)}"), cwd=cwd)
