@@ -4,7 +4,7 @@ import re
 from typing import Dict, List, NamedTuple, Optional, Sequence
 
 MOST_INDEX = 4000000  # Slurm's highest, whatever a site allows
-MOST_TASKS = 1000000  # of one array here
+MOST_TASKS = 100000  # of one array here
 _RANGE = re.compile(r"([0-9]+)(?:-([0-9]+)(?::([0-9]+))?)?")
 _LIKE = "an array is given as in '0-9', '1-10:3', '0,5,7' or '0-9%2'"
 
@@ -40,9 +40,10 @@ def parse(text: str) -> Array:
             raise ValueError("%r has no array index in %r: %s" % (text, word, _LIKE))
         if last > MOST_INDEX:
             raise ValueError("%r: Slurm's highest array index is %d" % (text, MOST_INDEX))
-        found.update(dict.fromkeys(range(first, last + 1, step)))
-    if len(found) > MOST_TASKS:
-        raise ValueError("%r are %d tasks: submit them as arrays of at most %d" % (text, len(found), MOST_TASKS))
+        more = range(first, last + 1, step)
+        found.update(dict.fromkeys(more[: MOST_TASKS + 1]))
+        if len(found) > MOST_TASKS:
+            raise ValueError("%r has too many tasks: submit them as arrays of at most %d" % (text, MOST_TASKS))
     return Array(list(found), int(bound) if percent else None, words)
 
 

@@ -361,8 +361,9 @@ class Batches:
 
     def _size(self, batch: Batch, inside: int, alike: int) -> int:
         """Return how many tasks the next submission may hold; `alike` of those inside count for the same limit."""
-        if batch.array is not None:
-            return batch.remaining() if own.is_whole(batch) else min(batch.remaining(), own.MOST_NAMED)
+        most = own.most(batch)
+        if most is not None:
+            return most
         most = min(self._limits.max_array_index + 1, self._limits.max_jobs - inside)
         return min(most, batch.pressure.size(batch.remaining(), alike))
 

@@ -163,8 +163,9 @@ class Local:
         with self._lock:
             hit = []
             for job_id, indices in targets:
+                wanted = None if indices is None else set(indices)
                 for task in self._jobs.get(job_id, ()):
-                    if task.state not in TERMINAL and (indices is None or task.index is None or task.index in indices):
+                    if task.state not in TERMINAL and (wanted is None or task.index is None or task.index in wanted):
                         hit.append(task)
             pending = {id(task) for task in hit if task.state == JobState.PENDING}
             self._waiting = deque(task for task in self._waiting if id(task) not in pending)

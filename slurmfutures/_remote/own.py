@@ -8,7 +8,9 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 from . import arrays, payload, script, spool, watch
 from .batch import Batch, Part
 
-MOST_NAMED = 10000  # array indices that are listed in one submission: a word of a command line has its bounds
+# Of array indices in one submission, since a word of a command line may have 128 kB.
+_MOST_WORDS = 100000  # bytes, where they are as the script has them
+_MOST_NAMED = 10000  # where they are listed
 
 
 def is_own(spec: Mapping[str, Any]) -> bool:
@@ -41,9 +43,13 @@ def _pattern(spec: Mapping[str, Any], own: str) -> str:
     return own and os.path.join(spec["chdir"].replace("%", "%%"), re.sub(r"%%|%\d*x", named, own))
 
 
-def is_whole(batch: Batch) -> bool:
-    """Whether all tasks of a user's own array wait for the same submission."""
-    return batch.array is not None and batch.remaining() == len(batch.array.indices)
+def most(batch: Batch) -> Optional[int]:
+    """Return how many tasks the next submission of a user's own array is to have; None for anything else."""
+    if batch.array is None:
+        return None
+    remaining = batch.remaining()
+    whole = remaining == len(batch.array.indices) and len(batch.array.text) <= _MOST_WORDS
+    return remaining if whole else min(remaining, _MOST_NAMED)
 
 
 def array_of(batch: Batch, part: Part) -> Optional[str]:

@@ -42,7 +42,8 @@ def test_what_sbatch_takes(text: str, indices: list[int], throttle: int | None) 
         ("1-3%", "how many tasks may run at once"),
         ("1-3%2,7", "how many tasks may run at once"),
         ("0-4000001", "Slurm's highest array index is 4000000"),
-        ("0-4000000", "are 4000001 tasks: submit them as arrays of at most 1000000"),
+        ("0-99999,100001", "has too many tasks"),
+        ("0-4000000", "has too many tasks: submit them as arrays of at most 100000"),
     ],
 )
 def test_what_it_does_not(text: str, words: str) -> None:
