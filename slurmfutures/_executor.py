@@ -391,7 +391,8 @@ class SlurmExecutor(_Jobs):
         the same call it is. Calls of `login` are not kept.
     :param checkpoint_key: called as `checkpoint_key(function, args, kwargs)`, returns what a call is to be known by
         instead: text, numbers, or whatever else compares by what it holds. None: it is not kept.
-    :param initializer: called with `initargs` once in each job's process, before its first call.
+    :param initializer: called with `initargs` once in each job's process, before its first call. What it assigns to
+        globals of a script or notebook is seen by the calls of that script's functions.
     :param sbatch: any long option of sbatch, "-" written "_": `time="01:00:00"`, `mem="4G"`, `cpus_per_task=2`.
 
     Raises SchedulerNotFound where there is no Slurm, AgentError where the cluster half cannot start, SlurmFuturesError
