@@ -1,0 +1,1 @@
+"""The pages: each of their snippets runs here."""

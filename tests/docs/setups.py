@@ -1,0 +1,121 @@
+"""What is there before a page's first block: names that it takes for granted, files, what is typed."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.docs.world import World
+
+
+def _nothing(world: World, folder: Path) -> Mapping[str, str]:
+    return {}
+
+
+@dataclass
+class Setup:
+    """`code` runs before the page's; `typed` is the stdin.
+
+    `prepare` makes what is to be there, given the folder that the page runs in; it returns what the page's words for
+    things with changing names are here.
+    """
+
+    code: str = ""
+    prepare: Callable[[World, Path], Mapping[str, str]] = _nothing
+    typed: str = ""
+
+
+_SIMULATE = """\
+def simulate(x):
+    return x * x
+
+def reduce_all(values):
+    return sum(values)
+
+grid = [0.5 * number for number in range(12)]
+"""
+
+# What a driver leaves that is killed while a call runs and another one waits.
+_LEAVE = """\
+import json, os, signal, sys, time
+from slurmfutures import SlurmExecutor
+
+def simulate(what):
+    if what == "leave":
+        print("there is no mesh for this one", file=sys.stderr, flush=True)
+        os._exit(3)
+    if what == "stay":
+        time.sleep(300)
+
+def reduce():
+    pass
+
+def until(condition):
+    while not condition():
+        time.sleep(0.01)
+
+ex = SlurmExecutor(partition="main", time="00:05:00", mem="100M", checkpoint="left.ckpt")
+calls = [ex.submit(simulate, what) for what in ("end", "leave", "stay")]
+assert calls[0].result() is None and calls[1].exception() is not None
+until(calls[2].running)
+waits = ex.with_options(hold=True).submit(reduce)
+until(lambda: waits.job_id)
+print(json.dumps([calls[1].job_id, waits.job_id]), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def leave(world: World, folder: Path) -> Mapping[str, str]:
+    """Have a driver leave jobs in the default work_dir, and `left.ckpt`."""
+    script = folder / "leave.py"
+    script.write_text(_LEAVE)
+    done = subprocess.run(
+        [sys.executable, script], cwd=folder, env=world.env(), capture_output=True, text=True, timeout=60, check=False
+    )
+    script.unlink()
+    assert done.stdout, done.stderr
+    died, waits = json.loads(done.stdout)
+    batches = {path.name for path in (world.home / ".slurmfutures" / "batches").iterdir()}
+    found = json.loads(world.run("slurmfutures status --json", folder))["batches"]
+    by_name = {batch["name"]: batch["batch"] for batch in found}
+    assert set(by_name.values()) == batches
+    return {
+        "4f0c1d2be893": by_name["simulate"],
+        "91ab33c07d5e": by_name["reduce"],
+        "81234_17": died,
+        "81234": died.partition("_")[0],
+        "81235": waits.partition("_")[0],
+    }
+
+
+def clear(world: World, folder: Path) -> None:
+    """Cancel what a driver has left."""
+    if world.has_cluster and (world.home / ".slurmfutures").exists():
+        world.run("slurmfutures cancel --all", folder)
+
+
+def _readme(world: World, folder: Path) -> Mapping[str, str]:
+    (folder / "input").mkdir()
+    (folder / "input" / "mesh.txt").write_text("1 2 3\n")
+    for name in ("out", "output", "x"):
+        (world.scratch / name).mkdir()
+    return leave(world, folder)
+
+
+def _command_line(world: World, folder: Path) -> Mapping[str, str]:
+    (world.scratch / "sf").mkdir()
+    (folder / "sf").mkdir()
+    world.run("ssh me@login mkdir -p .slurmfutures".replace("me@", world.names["me@"]), folder)
+    names = leave(world, folder)
+    (folder / "left.ckpt").rename(folder / "sweep.ckpt")
+    return names
+
+
+SETUPS = {
+    "README.md": Setup(_SIMULATE, _readme),
+    "docs/index.md": Setup(_SIMULATE),
+    "docs/command-line.md": Setup(prepare=_command_line),
+    "docs/how-to/codes.md": Setup(typed="123456\n"),
+}
