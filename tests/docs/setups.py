@@ -58,10 +58,9 @@ def until(condition):
 
 ex = SlurmExecutor(partition="main", time="00:05:00", mem="100M", checkpoint="left.ckpt")
 calls = [ex.submit(simulate, what) for what in ("end", "leave", "stay")]
-assert calls[0].result() is None and calls[1].exception() is not None
-until(calls[2].running)
 waits = ex.with_options(hold=True).submit(reduce)
-until(lambda: waits.job_id)
+assert calls[0].result() is None and calls[1].exception() is not None
+until(lambda: waits.job_id and calls[2].running())
 print(json.dumps([calls[1].job_id, waits.job_id]), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """

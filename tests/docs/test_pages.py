@@ -5,7 +5,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,8 +13,7 @@ import pytest
 from tests.docs import driver
 from tests.docs.pages import Block, blocks_of
 from tests.docs.setups import SETUPS, Setup, clear
-from tests.docs.world import World, cluster_world
-from tests.far.sshd import Farm
+from tests.docs.world import World
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -39,19 +38,6 @@ def _runs(path: Path, *, cluster: bool) -> bool:
 
 BEFORE = [pytest.param(path, id=name_of(path)) for path in PAGES if _runs(path, cluster=False)]
 WHOLE = [pytest.param(path, id=name_of(path)) for path in PAGES if _runs(path, cluster=True)]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(tmp_path_factory.mktemp("pages") / "world")
-
-
-@pytest.fixture(scope="module")
-def wide_world(
-    cluster: object, farm: Farm, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[World]:
-    with cluster_world(tmp_path_factory.mktemp("pages"), request.getfixturevalue("cluster"), farm) as world:
-        yield world
 
 
 @pytest.mark.parametrize("path", BEFORE)
@@ -134,3 +120,9 @@ def test_few_blocks_are_not_run_and_each_says_why() -> None:
     for path, block in blocks:
         runs = block.language in ("python", "console") or block.title
         assert runs or block.not_run, f"{name_of(path)}:{block.line} is {block.language} and neither run nor a file"
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    targets = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text())
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
