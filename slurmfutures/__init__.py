@@ -31,6 +31,7 @@ from ._errors import (
 from ._executor import LoginExecutor, SlurmExecutor, SlurmView
 from ._future import SlurmFuture
 from ._hosts import Host
+from ._jobinfo import JobInfo
 from ._remote.states import JobState
 
 __version__ = "0.1.0"
@@ -50,6 +51,7 @@ __all__ = [
     "JobCancelled",
     "JobError",
     "JobFailed",
+    "JobInfo",
     "JobOutOfMemory",
     "JobPreempted",
     "JobState",

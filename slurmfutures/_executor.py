@@ -1,7 +1,6 @@
 """`SlurmExecutor` and its views: what users hold in their hands."""
 
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -25,8 +24,10 @@ from ._checkpoint import Checkpoint, CheckpointKey, Found
 from ._errors import PayloadError, PythonMismatch
 from ._future import NOBODY, SlurmFuture
 from ._hosts import Host
+from ._jobinfo import JobInfo
 from ._link import Reply
 from ._options import render_options, split_labels
+from ._own_scripts import Rendered, job_name_of, own_spec, text_of
 from ._pickling import holds_code, name_of, pickle_arguments, pickle_function, pickle_initializer
 from ._poller import Poller
 from ._remote import wire
@@ -346,6 +347,23 @@ class _Jobs(_View):
     """A view whose calls are jobs, and remembered where there is a checkpoint."""
 
     _spec: Spec
+    _sbatch: Mapping[str, Any]
+
+    def _send(
+        self,
+        spec: Spec,
+        name: str,
+        function: bytes,
+        tasks: Sequence[Sequence[bytes]],
+        keys: Sequence[Sequence[bytes]] | None,
+    ) -> list[SlurmFuture[Any]]:
+        """Hand tasks of this view over, as `Poller.submit` takes them."""
+        return self._connection.poller.submit(spec, name, function, tasks, keys)
+
+    def _add(
+        self, function: bytes, name: str, tasks: Sequence[Sequence[bytes]], keys: Sequence[Sequence[bytes]] | None
+    ) -> list[SlurmFuture[Any]]:
+        return self._send(self._spec, job_name_of(name), function, tasks, keys)
 
     @property
     def _checkpoint(self) -> Checkpoint | None:
@@ -354,10 +372,67 @@ class _Jobs(_View):
     def _claim(
         self, found: Found, function: bytes, name: str, arguments: bytes, checkpoint: Checkpoint
     ) -> SlurmFuture[Any] | None:
+        return self._take_up(found, Claim(self._spec, job_name_of(name), function, arguments), checkpoint)
+
+    def _take_up(self, found: Found, claim: Claim, checkpoint: Checkpoint) -> SlurmFuture[Any] | None:
+        """Return the future of what an earlier driver has sent, None where it has come to nothing."""
         assert found.place is not None
-        claim = Claim(self._spec, _job_name(name), function, arguments)
         future: SlurmFuture[Any] | None = self._connection.poller.claim(found.key, found.place, claim)
         return future or checkpoint.recall(found.key)  # its result may have come just now
+
+    def submit_script(
+        self,
+        script: str | os.PathLike[str] | Rendered,
+        *,
+        cwd: str | os.PathLike[str] | None = None,
+        name: str | None = None,
+        check: bool = True,
+        retries: int = 0,
+    ) -> SlurmFuture[JobInfo]:
+        """Submit a batch script as a job of its own; the future's result is a `JobInfo`. Any thread.
+
+        `script` is its text, a file on this machine, or what has a `render()` that returns the text (`Script`). Its own
+        `#SBATCH` lines count; what they leave open is as this executor's options say. It begins in the folder `cwd`,
+        made if missing, or else where calls begin, with the environment of the agent; its output is where Slurm puts
+        it, and what the future's `stdout()` and `stderr()` return. `name` is the job's.
+
+        It has succeeded when its interpreter has ended by itself with exit code 0, whatever Slurm says. A job that
+        fails is submitted again up to `retries` times, whatever it failed of; then the future raises its JobError,
+        whose `info` is the JobInfo, or, where `check` is false, returns the JobInfo. With a checkpoint a script is
+        known by its text and its `cwd`: one that has succeeded is not submitted again at the next start, one that is
+        queued or running is waited for.
+
+        Raises ValueError for a script that sbatch would not take, and for options of it that would leave its job
+        unwatched; OSError for a file that cannot be read; RuntimeError after `shutdown`.
+        """
+        self._check_open()
+        if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
+            raise ValueError(f"retries must be an integer of 0 or more, not {retries!r}")
+        text = text_of(script)
+        spec = own_spec(
+            text,
+            self._sbatch,
+            known=_KEYWORDS,
+            name=name,
+            cwd=None if cwd is None else os.fspath(cwd),
+            check=check,
+            retries=retries,
+        )
+        return self._submit_script(spec, text)
+
+    def _submit_script(self, spec: Spec, text: str) -> SlurmFuture[JobInfo]:
+        assert spec.name is not None
+        assert spec.script is not None
+        checkpoint, data = self._checkpoint, text.encode()
+        found = checkpoint.find_script(text, spec.script.cwd) if checkpoint is not None else None
+        if checkpoint is not None and found is not None:
+            if found.future is not None:
+                return found.future
+            future = self._take_up(found, Claim(spec, spec.name, data, b""), checkpoint) if found.place else None
+            if future is not None:
+                return future
+        keys = None if found is None else [[found.key]]
+        return self._send(spec, spec.name, data, [[b""]], keys)[0]
 
 
 class SlurmExecutor(_Jobs):
@@ -505,11 +580,6 @@ class SlurmExecutor(_Jobs):
         # Not joined: what is pending is still done. The poller holds no reference to the executor.
         weakref.finalize(self, self._connection.poller.stop).atexit = False
 
-    def _add(
-        self, function: bytes, name: str, tasks: Sequence[Sequence[bytes]], keys: Sequence[Sequence[bytes]] | None
-    ) -> list[SlurmFuture[Any]]:
-        return self._connection.poller.submit(self._spec, _job_name(name), function, tasks, keys)
-
     def _pending(self) -> list[SlurmFuture[Any]]:
         return self._connection.poller.pending()
 
@@ -650,19 +720,22 @@ class SlurmView(_Jobs):
         self._spec = _make_spec(sbatch, root._initializer)
         self._own: weakref.WeakSet[SlurmFuture[Any]] = weakref.WeakSet()
 
-    def _add(
-        self, function: bytes, name: str, tasks: Sequence[Sequence[bytes]], keys: Sequence[Sequence[bytes]] | None
+    def _send(
+        self,
+        spec: Spec,
+        name: str,
+        function: bytes,
+        tasks: Sequence[Sequence[bytes]],
+        keys: Sequence[Sequence[bytes]] | None,
     ) -> list[SlurmFuture[Any]]:
         self._root._check_open()
-        futures = self._connection.poller.submit(self._spec, _job_name(name), function, tasks, keys)
+        futures = super()._send(spec, name, function, tasks, keys)
         self._own.update(futures)
         return futures
 
-    def _claim(
-        self, found: Found, function: bytes, name: str, arguments: bytes, checkpoint: Checkpoint
-    ) -> SlurmFuture[Any] | None:
+    def _take_up(self, found: Found, claim: Claim, checkpoint: Checkpoint) -> SlurmFuture[Any] | None:
         self._root._check_open()
-        future = super()._claim(found, function, name, arguments, checkpoint)
+        future = super()._take_up(found, claim, checkpoint)
         if future is not None:
             self._own.add(future)
         return future
@@ -700,15 +773,10 @@ def _make_spec(sbatch: Mapping[str, Any], initializer: bytes) -> Spec:
     name, comment, options = split_labels(sbatch)
     return Spec(
         options=render_options(options, known=_KEYWORDS),
-        name=_job_name(name) if name else None,
+        name=job_name_of(name) if name else None,
         comment=comment,
         initializer=initializer,
     )
-
-
-def _job_name(name: str) -> str:
-    """Return a name that is the same in every place that Slurm shows it."""
-    return re.sub(r"[^A-Za-z0-9_.+-]", "_", name)[:60] or "call"
 
 
 def _failed(error: BaseException) -> SlurmFuture[Any]:
