@@ -184,7 +184,7 @@ class Poller:
             if not found.open:
                 self._done_with.append((found.id, not found.failed))
                 continue
-            script = OwnScript(*found.words["script"]) if "script" in found.words else None
+            script = OwnScript(*map(_hashable, found.words["script"])) if "script" in found.words else None
             spec = Spec(tuple(found.words["options"]), found.words["name"], "", b"", script)
             batch = Batch.restore(found.id, spec, self._control, found.firsts, found.keys, set(found.open))
             batch.failed = found.failed
@@ -1004,6 +1004,11 @@ class Poller:
 def _collect(collected: "deque[tuple[str, bool]]", wake: Callable[[], None], what: tuple[str, bool]) -> None:
     collected.append(what)
     wake()
+
+
+def _hashable(word: Any) -> Any:
+    """Return a word as it was before it was JSON."""
+    return tuple(word) if isinstance(word, list) else word
 
 
 def _tasks(batch: Batch) -> range:

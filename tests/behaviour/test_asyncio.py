@@ -71,7 +71,7 @@ def test_ten_thousand_awaited_futures_cost_no_thread(local: SlurmExecutor, gate:
         await asyncio.sleep(0)  # all of them are awaited now
         assert threading.active_count() == before
         gate.open()
-        return await gathering
+        return list(await gathering)
 
     before = threading.active_count()
     assert asyncio.run(main()) == list(range(10_000))

@@ -1,6 +1,7 @@
 """Batch scripts of the user's own: submitted, watched, found again, and told of."""
 
 import asyncio
+import shutil
 import signal
 import subprocess
 from concurrent.futures import as_completed
@@ -354,8 +355,8 @@ class TestCheckpoint:
         self, opener: Opener, scheduler: str, cwd: Path, tmp_path: Path, gate: Gate
     ) -> None:
         count = tmp_path / "count"
-        options = opener.options(scheduler, checkpoint=tmp_path / "ckpt")
-        texts = [counting(count, PASS, f"pass_gate {quote(gate.folder)}", f"exit {code}") for code in (0, 3)]
+        options = opener.options(scheduler, checkpoint=tmp_path / "ckpt", max_workers=3)
+        texts = [counting(count, PASS, f"pass_gate {quote(gate.folder)}", f"exit {code}") for code in (0, 3, 0)]
         driver = Driver(
             tmp_path / "driver.py",
             "executor = SlurmExecutor(**options)\n"
@@ -365,11 +366,34 @@ class TestCheckpoint:
             texts,
             str(cwd),
         )
-        gate.wait(2)
+        gate.wait(3)
         driver.kill()
         with opener.forgotten(scheduler, checkpoint=tmp_path / "ckpt") as executor:
-            futures = [executor.submit_script(text, cwd=cwd, check=False) for text in texts]
+            futures = [executor.submit_script(text, cwd=cwd, check=False) for text in texts[:2]]
             gate.open()
             assert [future.result(DEADLINE).exit_code for future in futures] == [0, 3]
             assert futures[0].job_id == futures[0].result().job_id
-        assert runs(count) == (2 if scheduler == "slurm" else 4)  # the embedded default's jobs end with their driver
+        if scheduler == "slurm":  # the embedded default's jobs end with their driver, and begin anew
+            assert runs(count) == 3
+
+    def test_one_that_is_gone_from_work_dir_begins_anew(
+        self, opener: Opener, cwd: Path, tmp_path: Path, gate: Gate
+    ) -> None:
+        places = {"checkpoint": tmp_path / "ckpt", "work_dir": str(tmp_path / "work")}
+        text = bash(PASS, f"pass_gate {quote(gate.folder)}", "echo again")
+        driver = Driver(
+            tmp_path / "driver.py",
+            "with SlurmExecutor(**options) as executor:\n    executor.submit_script(arguments[0], cwd=arguments[1])\n",
+            opener.options("local", **places),
+            text,
+            str(cwd),
+        )
+        gate.wait()
+        driver.kill()
+        until(lambda: not list((tmp_path / "work" / "login").iterdir()))  # its agent has ended
+        shutil.rmtree(tmp_path / "work" / "batches")
+        gate.open()
+        with opener.forgotten("local", **places) as executor:
+            future = executor.submit_script(text, cwd=cwd)
+            assert future.result(DEADLINE).ok
+            assert future.stdout() == "again\n"
