@@ -35,6 +35,8 @@ def reduce_all(values):
     return sum(values)
 
 grid = [0.5 * number for number in range(12)]
+
+text = "#!/bin/bash\\necho hello\\n"
 """
 
 # What a driver leaves that is killed while a call runs and another one waits.

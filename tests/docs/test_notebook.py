@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ def test_its_cells_run_in_a_kernel(wide_world: World) -> None:
     blocks = [block for block in blocks_of((ROOT / NOTEBOOK).read_text()) if not block.not_run]
     folder = wide_world.begin()
     file = folder / "notebook.ipynb"
-    cells = [
+    cells: list[dict[str, Any]] = [
         {
             "id": f"cell{number}",
             "cell_type": "code",

@@ -3,7 +3,7 @@
 import re
 
 import slurmfutures
-from slurmfutures._options import _OURS
+from slurmfutures._options import OURS
 from tests.docs.test_pages import ROOT
 
 
@@ -18,4 +18,4 @@ def test_the_table_of_errors_has_them_all() -> None:
 def test_the_table_of_options_that_are_not_free_has_them_all() -> None:
     page = (ROOT / "docs/reference/options.md").read_text()
     rows = re.findall(r"^\| (`.+?`) \| ", page.partition("## Those that are not free")[2], re.MULTILINE)
-    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(_OURS)
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(OURS)
