@@ -12,7 +12,7 @@ def test_the_table_of_errors_has_them_all() -> None:
     kinds = [getattr(slurmfutures, name) for name in slurmfutures.__all__]
     errors = {kind.__name__ for kind in kinds if issubclass(kind, slurmfutures.SlurmFuturesError)}
     bases = {"SlurmFuturesError", "JobError"}
-    assert set(re.findall(r"^\| \[`(\w+)`\]\[", table, re.MULTILINE)) == errors - bases
+    assert set(re.findall(r"^\| \[`(\w+)`\]\(", table, re.MULTILINE)) == errors - bases
 
 
 def test_the_table_of_options_that_are_not_free_has_them_all() -> None:
