@@ -18,6 +18,14 @@ from tests.far.sshd import Farm, cluster_environment
 from tests.far.users import User
 
 PASSWORD = "correct horse"
+# The tests' cluster is small, others use it too, and it has no GPUs: sizes are for readers.
+_SMALL = (
+    (r'mem="\d+G"', 'mem="100M"'),
+    (r"--ntasks=\d+", "--ntasks=1"),
+    (r"--gpus=\d+", "--ntasks=1"),
+    (r"\bgpus(_per_node)?=\d", "cpus_per_task=1"),
+)
+_GPUS = "0,1"  # what Slurm would say that a job has
 _MAIN = "from slurmfutures._cli import main; import sys; sys.exit(main())"
 
 
@@ -87,14 +95,20 @@ class World:
         """Return a page's words with what is meant here for them, and for `names`."""
         for name, here in {**self.names, **names}.items():
             text = text.replace(name, here)
-        # Its nodes have 5 GB, one of many tests at a time; sizes and processors are for readers.
-        text = re.sub(r'mem="\d+G"', 'mem="100M"', text)
-        return re.sub(r"gpus(_per_node)?=\d", "cpus_per_task=1", text)
+        for pattern, here in _SMALL:
+            text = re.sub(pattern, here, text)
+        return text
 
     def env(self) -> dict[str, str]:
         """Return the environment of a page's code."""
         path = f"{self.programs}{os.pathsep}{os.environ['PATH']}"
-        return {**os.environ, "HOME": str(self.home), "PATH": path, "PYTHONUNBUFFERED": "1"}
+        return {
+            **os.environ,
+            "HOME": str(self.home),
+            "PATH": path,
+            "PYTHONUNBUFFERED": "1",
+            "CUDA_VISIBLE_DEVICES": _GPUS,
+        }
 
 
 @contextmanager
@@ -104,7 +118,8 @@ def cluster_world(folder: Path, cluster: Cluster, farm: Farm) -> Iterator[World]
         user = User(folder / "homes", "me", password=PASSWORD)
         stack.callback(user.close)
         world = World(folder / "world", user)
-        user.write_profiles("true", f"export PATH={shlex.quote(str(world.programs))}:$PATH")
+        login = f"export CUDA_VISIBLE_DEVICES={_GPUS} PATH={shlex.quote(str(world.programs))}:$PATH"
+        user.write_profiles("true", login)
         (user.home / "env" / "bin").mkdir(parents=True)
         (user.home / "env" / "bin" / "python").symlink_to(world.programs / "python")
         shutil.copy(farm.key, world.home / ".ssh" / "cluster_key")
