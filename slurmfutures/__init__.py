@@ -32,6 +32,7 @@ from ._executor import LoginExecutor, SlurmExecutor, SlurmView
 from ._future import SlurmFuture
 from ._hosts import Host
 from ._jobinfo import JobInfo
+from ._paths import ClusterPath
 from ._remote.states import JobState
 
 __version__ = "0.1.0"
@@ -43,6 +44,7 @@ __all__ = [
     "AuthenticationError",
     "CheckpointCorrupt",
     "CheckpointLocked",
+    "ClusterPath",
     "ConnectionLost",
     "Host",
     "HostKeyError",

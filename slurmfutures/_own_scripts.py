@@ -29,7 +29,7 @@ class Rendered(Protocol):
     def render(self) -> str: ...
 
 
-def text_of(script: "str | os.PathLike[str] | Rendered") -> str:
+def script_text(script: "str | os.PathLike[str] | Rendered") -> str:
     """Return the text of a script that is given in one of several ways. Raises OSError for a file."""
     if isinstance(script, Rendered):
         return script.render()

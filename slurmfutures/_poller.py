@@ -242,8 +242,10 @@ class Poller:
             raise RuntimeError(_AFTER_SHUTDOWN)
         self._check_alive()
 
-    def request(self, head: Mapping[str, Any], body: Sequence[wire.Buffer] = ()) -> tuple[int, "Future[Reply]"]:
-        return self.link.request(head, body)
+    def request(
+        self, head: Mapping[str, Any], body: Sequence[wire.Buffer] = (), *, again: bool = False
+    ) -> tuple[int, "Future[Reply]"]:
+        return self.link.request(head, body, again=again)
 
     def listen(self, transfer: str, listener: Callable[[Mapping[str, Any] | None, wire.Body], None]) -> None:
         """Have `listener(head, body)` called for each frame of a transfer, by None where the connection is lost."""

@@ -318,9 +318,16 @@ def _groups_with_stdout(path: str) -> Set[int]:
 
 
 def _kill_group(leader: int, number: int) -> None:
-    """Signal a process group, as Slurm signals all of a job's processes."""
+    """Signal a process group; SIGKILL is for all of the session that it leads, as a script may have groups of its own.
+
+    Slurm signals all of a job's processes.
+    """
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, number)
+    for process in os.listdir("/proc") if number == signal.SIGKILL and os.path.isdir("/proc") else ():
+        with contextlib.suppress(OSError, ValueError):
+            if os.getsid(int(process)) == leader:
+                os.kill(int(process), number)
 
 
 def _start(task: _Task) -> "subprocess.Popen[bytes]":

@@ -25,9 +25,10 @@ from slurmfutures import (
 from tests.drivers import Driver
 from tests.fix_executors import HERE, Opener, OpenJobs
 from tests.fix_gate import Gate
+from tests.processes import lives
 from tests.waiting import DEADLINE, until
 
-ENTER = 'mkdir -p "$1/entered"; echo x > "$1/entered/.$$"; mv "$1/entered/.$$" "$1/entered/$$"'
+ENTER = 'mkdir -p "$1/entered"; echo x > "$1/entered/.$BASHPID"; mv "$1/entered/.$BASHPID" "$1/entered/$BASHPID"'
 PASS = f"""pass_gate() {{
     {ENTER}
     until [ -e "$1/open" ]; do sleep 0.02; done
@@ -315,6 +316,17 @@ class TestOnSlurm:
 def test_the_embedded_default_keeps_time_limits(local: SlurmExecutor, cwd: Path) -> None:
     error = local.submit_script(bash("#SBATCH -t 0:01", "sleep 60"), cwd=cwd).exception(DEADLINE)
     assert isinstance(error, JobTimeout)
+
+
+def test_the_embedded_default_ends_all_of_a_job(opener: Opener, cwd: Path, gate: Gate) -> None:
+    executor = opener.root("local")
+    stubborn = bash("set -m", PASS, f"(trap '' TERM; pass_gate {quote(gate.folder)}) & wait")  # a group of its own
+    future = executor.submit_script(stubborn, cwd=cwd)
+    gate.wait()
+    process = int(next(iter(Path(gate.folder, "entered").iterdir())).name)
+    assert Path(f"/proc/{process}").exists()
+    future.cancel()
+    until(lambda: not lives(process))
 
 
 class TestCheckpoint:
