@@ -100,6 +100,7 @@ def clear(world: World, folder: Path) -> None:
 def _readme(world: World, folder: Path) -> Mapping[str, str]:
     (folder / "input").mkdir()
     (folder / "input" / "mesh.txt").write_text("1 2 3\n")
+    (folder / "prepare.py").write_text("print('prepared')\n")
     for name in ("out", "output", "x"):
         (world.scratch / name).mkdir()
     return leave(world, folder)

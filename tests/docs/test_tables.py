@@ -11,9 +11,7 @@ def test_the_table_of_errors_has_them_all() -> None:
     table = (ROOT / "docs/reference/errors.md").read_text()
     kinds = [getattr(slurmfutures, name) for name in slurmfutures.__all__]
     errors = {
-        kind.__name__
-        for kind in kinds
-        if isinstance(kind, type) and issubclass(kind, slurmfutures.SlurmFuturesError)
+        kind.__name__ for kind in kinds if isinstance(kind, type) and issubclass(kind, slurmfutures.SlurmFuturesError)
     }
     bases = {"SlurmFuturesError", "JobError"}
     assert set(re.findall(r"^\| \[`(\w+)`\]\(", table, re.MULTILINE)) == errors - bases
