@@ -34,6 +34,7 @@ from ._hosts import Host
 from ._jobinfo import JobInfo
 from ._paths import ClusterPath
 from ._remote.states import JobState
+from .scripts import Script, Step, gpu_parallel
 
 __version__ = "0.1.0"
 
@@ -66,12 +67,15 @@ __all__ = [
     "RemoteTraceback",
     "ResultLost",
     "SchedulerNotFound",
+    "Script",
     "SlurmExecutor",
     "SlurmFuture",
     "SlurmFuturesError",
     "SlurmFuturesWarning",
     "SlurmView",
+    "Step",
     "SubmitError",
+    "gpu_parallel",
 ]
 
 for _name in __all__:  # tracebacks and help say where to import it from

@@ -101,8 +101,12 @@ def _readme(world: World, folder: Path) -> Mapping[str, str]:
     (folder / "input").mkdir()
     (folder / "input" / "mesh.txt").write_text("1 2 3\n")
     (folder / "prepare.py").write_text("print('prepared')\n")
-    for name in ("out", "output", "x"):
+    for name in ("out", "output", "x", "nets"):
         (world.scratch / name).mkdir()
+    for number in range(100):
+        (world.scratch / "water" / f"task-{number}").mkdir(parents=True)
+    for name in ("train.py", "test.py"):
+        (world.scratch / "nets" / name).touch()
     return leave(world, folder)
 
 
