@@ -82,8 +82,6 @@ def _run_command(line: str, until: str | None) -> None:
     os.killpg(process.pid, signal.SIGINT)
     process.communicate()
     sys.stdout.flush()
-    if not process.returncode:
-        sys.exit(f"`{line}` was over before it was interrupted")
 
 
 if __name__ == "__main__":

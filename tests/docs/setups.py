@@ -6,8 +6,10 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.docs.world import World
+from tests.waiting import until
 
 
 def _nothing(world: World, folder: Path) -> Mapping[str, str]:
@@ -78,13 +80,17 @@ def leave(world: World, folder: Path) -> Mapping[str, str]:
     script.unlink()
     assert done.stdout, done.stderr
     died, waits = json.loads(done.stdout)
-    batches = {path.name for path in (world.home / ".slurmfutures" / "batches").iterdir()}
-    found = json.loads(world.run("slurmfutures status --json", folder))["batches"]
-    by_name = {batch["name"]: batch["batch"] for batch in found}
-    assert set(by_name.values()) == batches
+
+    def left() -> dict[str, dict[str, Any]]:
+        batches = json.loads(world.run("slurmfutures status --json", folder))["batches"]
+        return {batch["name"]: batch for batch in batches if batch["live"] is False}
+
+    found = until(lambda: {*(batches := left())} == {"simulate", "reduce"} and batches)
+    assert found
     return {
-        "4f0c1d2be893": by_name["simulate"],
-        "91ab33c07d5e": by_name["reduce"],
+        "4f0c1d2be893": found["simulate"]["batch"],
+        "91ab33c07d5e": found["reduce"]["batch"],
+        "node3": found["simulate"]["failed"][0]["node"],
         "81234_17": died,
         "81234": died.partition("_")[0],
         "81235": waits.partition("_")[0],
@@ -113,7 +119,7 @@ def _readme(world: World, folder: Path) -> Mapping[str, str]:
 def _command_line(world: World, folder: Path) -> Mapping[str, str]:
     (world.scratch / "sf").mkdir()
     (folder / "sf").mkdir()
-    world.run("ssh me@login mkdir -p .slurmfutures".replace("me@", world.names["me@"]), folder)
+    world.run("ssh login mkdir -p .slurmfutures", folder)
     names = leave(world, folder)
     (folder / "left.ckpt").rename(folder / "sweep.ckpt")
     return names

@@ -44,10 +44,12 @@ class World:
         for made in (self.home / ".ssh", self.programs):
             made.mkdir(parents=True)
         python = shlex.quote(sys.executable)
+        config = shlex.quote(str(self.home / ".ssh" / "config"))
+        ssh = shlex.quote(shutil.which("ssh") or "ssh")
         self.add_program("python", f'exec {python} "$@"')
         self.add_program("python3", f'exec {python} "$@"')
         self.add_program("slurmfutures", f'exec {python} -c {shlex.quote(_MAIN)} "$@"')
-        self.add_program("ssh", f'exec /usr/bin/ssh -F {shlex.quote(str(self.home / ".ssh" / "config"))} "$@"')
+        self.add_program("ssh", f'exec {ssh} -F {config} "$@"')
         self.add_program("module", "exit 0")
         self.add_program("cp2k.psmp", "exit 0")
         self.add_program("pass", f"echo {shlex.quote(PASSWORD)}")
@@ -60,13 +62,12 @@ class World:
     @property
     def names(self) -> Mapping[str, str]:
         """What the pages say, and what is meant here."""
-        names = {
+        return {
             "/scratch/me": str(self.scratch),
             "/opt/py311/bin/python3": str(self.programs / "python3"),
             'partition="cpu"': 'partition="main"',
             'partition="gpu"': 'partition="main"',
         }
-        return names if self._user is None else {**names, "me@": f"{self._user.name}@"}
 
     def add_program(self, name: str, text: str) -> None:
         """Add a program to the PATH, here and on the cluster."""
@@ -96,6 +97,8 @@ class World:
         """Return a page's words with what is meant here for them, and for `names`."""
         for name, here in {**self.names, **names}.items():
             text = text.replace(name, here)
+        if self._user is not None:
+            text = re.sub(r"\bme@", f"{self._user.name}@", text)
         for pattern, here in _SMALL:
             text = re.sub(pattern, here, text)
         return text
