@@ -55,6 +55,10 @@ def test_each_public_name_has_its_entry(site: Path) -> None:
     assert [name for name in slurmfutures.__all__ if f'id="slurmfutures.{name}"' not in reference] == []
 
 
+def test_what_stands_behind_an_attribute_is_its_description(site: Path) -> None:
+    assert "Waits for its turn, or is held." in (site / "reference" / "api.html").read_text()
+
+
 def test_no_markup_of_a_docstring_is_left_as_text(site: Path) -> None:
     for path in (site / "reference").glob("*.html"):
         text = path.read_text()
