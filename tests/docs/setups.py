@@ -18,7 +18,7 @@ def _nothing(world: World, folder: Path) -> Mapping[str, str]:
 
 @dataclass
 class Setup:
-    """`code` runs before the page's; `typed` is the stdin.
+    """`code` runs before the page's; `typed` is the stdin; `leaves` says that a driver leaves jobs for it.
 
     `prepare` makes what is to be there, given the folder that the page runs in; it returns what the page's words for
     things with changing names are here.
@@ -27,6 +27,7 @@ class Setup:
     code: str = ""
     prepare: Callable[[World, Path], Mapping[str, str]] = _nothing
     typed: str = ""
+    leaves: bool = False
 
 
 _SIMULATE = """\
@@ -39,6 +40,15 @@ def reduce_all(values):
 grid = [0.5 * number for number in range(12)]
 
 text = "#!/bin/bash\\necho hello\\n"
+"""
+
+# A job that dies, whose files stay.
+_DIE = """\
+import os
+from slurmfutures import SlurmExecutor
+
+with SlurmExecutor(partition="main", time="00:05:00", mem="100M") as ex:
+    print(ex.submit(os._exit, 3).exception().job_id)
 """
 
 # What a driver leaves that is killed while a call runs and another one waits.
@@ -70,16 +80,17 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+def _said(script: str, world: World, folder: Path) -> str:
+    """Return what a driver of its own prints."""
+    words = [sys.executable, "-c", script]
+    done = subprocess.run(words, cwd=folder, env=world.env(), capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout, done.stderr
+    return done.stdout.strip()
+
+
 def leave(world: World, folder: Path) -> Mapping[str, str]:
     """Have a driver leave jobs in the default work_dir, and `left.ckpt`."""
-    script = folder / "leave.py"
-    script.write_text(_LEAVE)
-    done = subprocess.run(
-        [sys.executable, script], cwd=folder, env=world.env(), capture_output=True, text=True, timeout=60, check=False
-    )
-    script.unlink()
-    assert done.stdout, done.stderr
-    died, waits = json.loads(done.stdout)
+    died, waits = json.loads(_said(_LEAVE, world, folder))
 
     def left() -> dict[str, dict[str, Any]]:
         batches = json.loads(world.run("slurmfutures status --json", folder))["batches"]
@@ -91,7 +102,6 @@ def leave(world: World, folder: Path) -> Mapping[str, str]:
         "4f0c1d2be893": found["simulate"]["batch"],
         "91ab33c07d5e": found["reduce"]["batch"],
         "node3": found["simulate"]["failed"][0]["node"],
-        "81234_17": died,
         "81234": died.partition("_")[0],
         "81235": waits.partition("_")[0],
     }
@@ -99,8 +109,7 @@ def leave(world: World, folder: Path) -> Mapping[str, str]:
 
 def clear(world: World, folder: Path) -> None:
     """Cancel what a driver has left."""
-    if world.has_cluster and (world.home / ".slurmfutures").exists():
-        world.run("slurmfutures cancel --all", folder)
+    world.run("slurmfutures cancel --all", folder)
 
 
 def _readme(world: World, folder: Path) -> Mapping[str, str]:
@@ -113,7 +122,7 @@ def _readme(world: World, folder: Path) -> Mapping[str, str]:
         (world.scratch / "water" / f"task-{number}").mkdir(parents=True)
     for name in ("train.py", "test.py"):
         (world.scratch / "nets" / name).touch()
-    return leave(world, folder)
+    return {"81234_17": _said(_DIE, world, folder)}
 
 
 def _command_line(world: World, folder: Path) -> Mapping[str, str]:
@@ -128,6 +137,6 @@ def _command_line(world: World, folder: Path) -> Mapping[str, str]:
 SETUPS = {
     "README.md": Setup(_SIMULATE, _readme),
     "docs/index.md": Setup(_SIMULATE),
-    "docs/command-line.md": Setup(prepare=_command_line),
+    "docs/command-line.md": Setup(prepare=_command_line, leaves=True),
     "docs/how-to/codes.md": Setup(typed="123456\n"),
 }

@@ -83,7 +83,8 @@ def run(path: Path, blocks: list[Block], world: World) -> None:
             check=False,
         )
     finally:
-        clear(world, folder)
+        if setup.leaves:
+            clear(world, folder)
     said = re.split(rf"{driver.MARK}\d+\n", done.stdout)[1:]
     assert done.returncode == 0, f"after:\n{said[-1] if said else ''}\n{done.stderr}"
     wrong = [

@@ -56,10 +56,6 @@ class World:
         self._user = user
 
     @property
-    def has_cluster(self) -> bool:
-        return self._user is not None
-
-    @property
     def names(self) -> Mapping[str, str]:
         """What the pages say, and what is meant here."""
         return {
