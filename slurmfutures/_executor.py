@@ -30,6 +30,7 @@ from ._options import render_options, split_labels
 from ._pickling import holds_code, name_of, pickle_arguments, pickle_function, pickle_initializer
 from ._poller import Poller
 from ._remote import wire
+from ._ship import Item, Ship, Shipment
 from ._ssh import Entrance
 from ._transports.asking import ask_on_terminal
 from ._transports.base import Ask, Stream
@@ -47,7 +48,7 @@ _SILENCE = 300.0  # seconds, at least, of silence after which the agent gives th
 # What is ours among the keywords, for suggestions beside sbatch's options.
 _KEYWORDS = """host jump transport ssh_config ask accept_new_host_keys connect_timeout heartbeat reconnect_timeout
     scheduler work_dir python setup max_workers retries login_workers checkpoint checkpoint_key
-    initializer initargs""".split()
+    initializer initargs ship""".split()
 
 
 class _Connection:
@@ -67,6 +68,7 @@ class _Connection:
         heartbeat: float | None,
         reconnect_timeout: float | None,
         checkpoint: Checkpoint | None,
+        ship: Ship,
     ) -> None:
         """`entrance` is None where the login node is this machine."""
         here, where = entrance is None, entrance.where if entrance is not None else "this machine"
@@ -120,6 +122,32 @@ class _Connection:
             checkpoint=checkpoint,
             retries=retries,
         )
+
+        self._ship = ship
+        self.shipment()
+
+    def shipment(self) -> Shipment | None:
+        """Return the user's own code as it is now, on its way to the cluster. Raises ValueError as `Ship` does."""
+        found = self._ship.current()
+        if found is not None:
+            self.poller.shipping.send(found)
+        return found
+
+    def shipped_path(self) -> list[str]:
+        """Return the folders on the cluster that what is shipped is found in, once it is there; none if nothing is.
+
+        They go before all else that Python finds modules in. Raises ValueError as `Ship` does, SlurmFuturesError for
+        what cannot be written there. Waits for the connection.
+        """
+        found = self._ship.current()
+        if found is None:
+            return []
+        there = self.poller.shipping.send(found)
+        if self.poller.pump_until(there.done):
+            there.result(0)
+        else:
+            there.result()
+        return [f"{self.greeting['work_dir']}/ship/{found.digest}"]
 
     @property
     def greeting(self) -> Mapping[str, Any]:
@@ -179,13 +207,24 @@ class _View(Executor):
         self._closed = False
 
     def _add(
-        self, function: bytes, name: str, tasks: Sequence[Sequence[bytes]], keys: Sequence[Sequence[bytes]] | None
+        self,
+        function: bytes,
+        name: str,
+        tasks: Sequence[Sequence[bytes]],
+        keys: Sequence[Sequence[bytes]] | None,
+        shipment: Shipment | None,
     ) -> list[SlurmFuture[Any]]:
         """Add tasks of already pickled calls, with the calls' keys; return the futures of all calls in order."""
         raise NotImplementedError
 
     def _claim(
-        self, found: Found, function: bytes, name: str, arguments: bytes, checkpoint: Checkpoint
+        self,
+        found: Found,
+        function: bytes,
+        name: str,
+        arguments: bytes,
+        checkpoint: Checkpoint,
+        shipment: Shipment | None,
     ) -> SlurmFuture[Any] | None:
         """Return the future of a call that an earlier driver has sent, None where it has come to nothing."""
         raise NotImplementedError
@@ -269,7 +308,8 @@ class _View(Executor):
         if isinstance(function, BaseException):
             return [_failed(function) for chunk in chunks for _ in chunk]
         name, checkpoint = name_of(fn), self._checkpoint
-        digest = checkpoint.digest_of(fn, function) if checkpoint is not None else None
+        shipment = self._connection.shipment()
+        digest = checkpoint.digest_of(fn, function, shipment) if checkpoint is not None else None
         found: list[SlurmFuture[Any] | None] = []
         tasks: list[list[bytes]] = []
         keys: list[list[bytes]] = []
@@ -277,7 +317,7 @@ class _View(Executor):
             task: list[bytes] = []
             task_keys: list[bytes] = []
             for args, kwargs in chunk:
-                future, key, arguments = self._prepare(fn, function, digest, name, args, kwargs)
+                future, key, arguments = self._prepare(fn, function, digest, name, args, kwargs, shipment)
                 found.append(future)
                 if future is None:
                     task.append(arguments)
@@ -287,7 +327,7 @@ class _View(Executor):
                 keys.append(task_keys)
         if not tasks:
             return [future for future in found if future is not None]
-        added = self._add(function, name, tasks, keys if checkpoint is not None else None)
+        added = self._add(function, name, tasks, keys if checkpoint is not None else None, shipment)
         if len(added) == len(found):
             return added
         rest = iter(added)
@@ -301,6 +341,7 @@ class _View(Executor):
         name: str,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
+        shipment: Shipment | None,
     ) -> tuple[SlurmFuture[Any] | None, bytes, bytes]:
         """Return the future of a call that need not be sent; for any other, None, its key and its pickled arguments."""
         checkpoint = self._checkpoint
@@ -317,7 +358,7 @@ class _View(Executor):
             return None, b"", arguments
         if found.place is None:
             return None, found.key, arguments
-        return self._claim(found, function, name, arguments, checkpoint), found.key, arguments
+        return self._claim(found, function, name, arguments, checkpoint, shipment), found.key, arguments
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; wait for those under way, unless `wait` is false; cancel those not begun, if asked."""
@@ -352,10 +393,16 @@ class _Jobs(_View):
         return self._connection.poller.checkpoint
 
     def _claim(
-        self, found: Found, function: bytes, name: str, arguments: bytes, checkpoint: Checkpoint
+        self,
+        found: Found,
+        function: bytes,
+        name: str,
+        arguments: bytes,
+        checkpoint: Checkpoint,
+        shipment: Shipment | None,
     ) -> SlurmFuture[Any] | None:
         assert found.place is not None
-        claim = Claim(self._spec, _job_name(name), function, arguments)
+        claim = Claim(self._spec._replace(shipment=shipment), _job_name(name), function, arguments)
         future: SlurmFuture[Any] | None = self._connection.poller.claim(found.key, found.place, claim)
         return future or checkpoint.recall(found.key)  # its result may have come just now
 
@@ -392,10 +439,17 @@ class SlurmExecutor(_Jobs):
     :param checkpoint_key: called as `checkpoint_key(function, args, kwargs)`, returns what a call is to be known by
         instead: text, numbers, or whatever else compares by what it holds. None: it is not kept.
     :param initializer: called with `initargs` once in each job's process, before its first call.
+    :param ship: your own code on the cluster: modules, packages and folders, or one of them; each a module, the name of
+        one that can be imported here, or a path (with a "/", or a `Path`). A .py file and a folder with `__init__.py`
+        are found there by their names, a folder without is searched as one of `sys.path`; all go before what is
+        installed there. Caches, hidden files and virtual environments stay here. It is sent once, and anew with the
+        next call after an edit; calls submitted before keep what they were submitted with. With a checkpoint, a call
+        of shipped code is known by that of all modules that its function's module imports.
     :param sbatch: any long option of sbatch, "-" written "_": `time="01:00:00"`, `mem="4G"`, `cpus_per_task=2`.
 
     Raises SchedulerNotFound where there is no Slurm, AgentError where the cluster half cannot start, SlurmFuturesError
-    for a `work_dir` that cannot be used, TypeError for an option that sbatch does not have; HostUnreachable,
+    for a `work_dir` that cannot be used, TypeError for an option that sbatch does not have, ValueError for what cannot
+    be shipped, also of a call after an edit; HostUnreachable,
     AuthenticationError and HostKeyError for what they say; CheckpointLocked, CheckpointCorrupt, and SlurmFuturesError
     for a checkpoint that cannot be used or whose calls are under way elsewhere. Later, and of login-node calls and
     commands that were under way when a connection was lost, ConnectionLost; jobs and their futures outlive that.
@@ -427,6 +481,7 @@ class SlurmExecutor(_Jobs):
         checkpoint_key: CheckpointKey | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        ship: Item | Iterable[Item] = (),
         **sbatch: Any,
     ) -> None:
         if scheduler not in ("slurm", "local"):
@@ -451,6 +506,7 @@ class SlurmExecutor(_Jobs):
             raise TypeError(f"checkpoint_key must be a callable, not {checkpoint_key!r}")
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
+        shipped = Ship(ship)
         self._sbatch = sbatch
         self._initializer = pickle_initializer(initializer, initargs) if initializer is not None else b""
         self._spec = _make_spec(sbatch, self._initializer)
@@ -493,6 +549,7 @@ class SlurmExecutor(_Jobs):
                 heartbeat=None if host is None else heartbeat,
                 reconnect_timeout=reconnect_timeout,
                 checkpoint=journal,
+                ship=shipped,
             )
         )
         try:
@@ -505,9 +562,15 @@ class SlurmExecutor(_Jobs):
         weakref.finalize(self, self._connection.poller.stop).atexit = False
 
     def _add(
-        self, function: bytes, name: str, tasks: Sequence[Sequence[bytes]], keys: Sequence[Sequence[bytes]] | None
+        self,
+        function: bytes,
+        name: str,
+        tasks: Sequence[Sequence[bytes]],
+        keys: Sequence[Sequence[bytes]] | None,
+        shipment: Shipment | None,
     ) -> list[SlurmFuture[Any]]:
-        return self._connection.poller.submit(self._spec, _job_name(name), function, tasks, keys)
+        spec = self._spec._replace(shipment=shipment)
+        return self._connection.poller.submit(spec, _job_name(name), function, tasks, keys)
 
     def _pending(self) -> list[SlurmFuture[Any]]:
         return self._connection.poller.pending()
@@ -650,18 +713,30 @@ class SlurmView(_Jobs):
         self._own: weakref.WeakSet[SlurmFuture[Any]] = weakref.WeakSet()
 
     def _add(
-        self, function: bytes, name: str, tasks: Sequence[Sequence[bytes]], keys: Sequence[Sequence[bytes]] | None
+        self,
+        function: bytes,
+        name: str,
+        tasks: Sequence[Sequence[bytes]],
+        keys: Sequence[Sequence[bytes]] | None,
+        shipment: Shipment | None,
     ) -> list[SlurmFuture[Any]]:
         self._root._check_open()
-        futures = self._connection.poller.submit(self._spec, _job_name(name), function, tasks, keys)
+        spec = self._spec._replace(shipment=shipment)
+        futures = self._connection.poller.submit(spec, _job_name(name), function, tasks, keys)
         self._own.update(futures)
         return futures
 
     def _claim(
-        self, found: Found, function: bytes, name: str, arguments: bytes, checkpoint: Checkpoint
+        self,
+        found: Found,
+        function: bytes,
+        name: str,
+        arguments: bytes,
+        checkpoint: Checkpoint,
+        shipment: Shipment | None,
     ) -> SlurmFuture[Any] | None:
         self._root._check_open()
-        future = super()._claim(found, function, name, arguments, checkpoint)
+        future = super()._claim(found, function, name, arguments, checkpoint, shipment)
         if future is not None:
             self._own.add(future)
         return future
@@ -686,10 +761,16 @@ class LoginExecutor(_View):
         self._root = root
 
     def _add(
-        self, function: bytes, name: str, tasks: Sequence[Sequence[bytes]], keys: Sequence[Sequence[bytes]] | None
+        self,
+        function: bytes,
+        name: str,
+        tasks: Sequence[Sequence[bytes]],
+        keys: Sequence[Sequence[bytes]] | None,
+        shipment: Shipment | None,
     ) -> list[SlurmFuture[Any]]:
         self._root._check_open()
-        return self._connection.poller.login.submit(function, [argument for task in tasks for argument in task])
+        arguments = [argument for task in tasks for argument in task]
+        return self._connection.poller.login.submit(function, arguments, shipment.digest if shipment else "")
 
     def _pending(self) -> list[SlurmFuture[Any]]:
         return self._connection.poller.login.pending()

@@ -65,7 +65,7 @@ trap 'sf_pass INT 130' INT
 trap 'sf_pass USR1 138' USR1
 trap 'sf_pass USR2 140' USR2
 cd {chdir} || exit 66
-{setup}export SLURMFUTURES_PATH={path}
+{setup}export SLURMFUTURES_PATH={path} SLURMFUTURES_SHIP={shipped}
 sf_folder={folder}
 sf_program={program}
 {python} -u -c "$sf_program" "$sf_folder" "$1" "$sf_task" "$sf_run" "$2" &
@@ -82,12 +82,22 @@ _PROGRAM = "import sys; sys.path.insert(1, {code!r}); from {package}.job import 
 
 
 def render(
-    *, batch: str, folder: str, chdir: str, setup: str, python: str, code: str, package: str, path: Sequence[str]
+    *,
+    batch: str,
+    folder: str,
+    chdir: str,
+    setup: str,
+    python: str,
+    code: str,
+    package: str,
+    path: Sequence[str],
+    shipped: str = "",
 ) -> str:
     """Return the script of a batch.
 
     It takes two arguments: the number of its part, and how array indices become tasks (`job.share`).
-    `python` is a shell word or phrase, as the user gave it; `path` is added to the interpreter's own `sys.path`.
+    `python` is a shell word or phrase, as the user gave it; `path` is added to the interpreter's own `sys.path`, the
+    folder `shipped`, if there is one, put before that.
     """
     return _TEMPLATE.format(
         batch=batch,
@@ -95,6 +105,7 @@ def render(
         chdir=quote(chdir),
         setup=setup.rstrip("\n") + "\n" if setup.strip() else "",
         path=quote("\n".join(path)),
+        shipped=quote(shipped),
         no_room=publish.NO_ROOM,
         python=python,
         program=quote(_PROGRAM.format(code=code, package=package)),

@@ -200,7 +200,7 @@ def test_transient_says_whether_another_try_may_help() -> None:
             RemoteImportError("No module named 'a.b'", job_id="12", node="n1", python="/usr/bin/python3", module="a.b"),
             (
                 "No module named 'a.b' on node n1 (/usr/bin/python3, job 12): "
-                "install a there, or send it along with cloudpickle.register_pickle_by_value(a)"
+                "send it along by ship='a' or cloudpickle.register_pickle_by_value(a), or install it there"
             ),
         ),
         (
