@@ -433,7 +433,9 @@ class RemoteImportError(JobFailed, ImportError):
         return f"{self.said}{self._at()}{f' ({details})' if details else ''}"
 
     def _remedy(self) -> str:
-        return send_along(self.module) if self.module else f"another version is there; {send_along('the module')}"
+        if self.module is None:
+            return "another version is there, send yours along by ship= or cloudpickle.register_pickle_by_value()"
+        return send_along(self.module)
 
 
 def send_along(module: str) -> str:

@@ -17,10 +17,10 @@ import pytest
 
 from slurmfutures import JobFailed, SlurmExecutor, SubmitError
 from tests import calls
-from tests.behaviour.test_pythons import find
 from tests.fix_executors import HERE, Opener, OpenJobs
 from tests.fix_gate import Gate
 from tests.processes import run_script
+from tests.pythons import find
 from tests.waiting import DEADLINE, until
 
 PACKAGE = """
