@@ -402,6 +402,7 @@ class Agent:
     def _ship(self, head: Mapping[str, Any], body: Union[wire.Body, Incoming], reply: Callable[..., None]) -> None:
         """Unpack a version of the driver's own code, or, by a request without it, see whether it is there."""
         name, files = head["ship"], head["files"]
+        self._hub.shipping(name)
         folder = ships.folder_of(self._work_dir, name)
 
         def work() -> bool:

@@ -78,6 +78,7 @@ class Hub:
         self._answer = answer
         self._functions: Dict[int, wire.Body] = {}
         self._ships: Dict[int, str] = {}  # of functions: the version of the client's code that they need, or nothing
+        self._unshipped: Dict[str, str] = {}  # versions that could not be stored, and why
         self._uses: Dict[int, int] = {}
         self._dropped: Set[int] = set()
         self._waiting: Deque[payload.Call] = deque()
@@ -126,13 +127,20 @@ class Hub:
                 child.handed.remove(call)
                 self._done(call)
 
+    def shipping(self, ship: str) -> None:
+        """A version of the client's code is looked for, or on its way."""
+        self._unshipped.pop(ship, None)
+
     def unshipped(self, ship: str, why: str) -> None:
-        """Fail the calls that wait for a version of the client's code that could not be stored."""
+        """A version of the client's code could not be stored: calls that wait for it fail, and so do those to come."""
+        self._unshipped[ship] = why
+        self.hand_out()
+
+    def _fail_unshipped(self, ship: str) -> None:
         lost = [call for call in self._waiting if self._ships[call.function] == ship]
-        if lost:
-            words = {"exit_code": None, "signal": None, "stderr": why}
-            self._answer(wire.message({"op": "crashed", "calls": [it.call for it in lost], "start": True, **words}))
         self._waiting = deque(call for call in self._waiting if self._ships[call.function] != ship)
+        words = {"exit_code": None, "signal": None, "stderr": self._unshipped[ship]}
+        self._answer(wire.message({"op": "crashed", "calls": [call.call for call in lost], "start": True, **words}))
         for call in lost:
             self._done(call)
 
@@ -230,7 +238,10 @@ class Hub:
             return
         folder = self._shipped(ship) if ship else ""
         if folder is None:
-            return  # this is called again when it is there
+            if ship in self._unshipped:
+                self._fail_unshipped(ship)
+                self.hand_out()
+            return  # else this is called again when it is there
         for child in [it for it in self._children if it.ship != ship and it.ready and not it.handed]:
             self._remove(child)
         starting = sum(not child.ready for child in self._children)
