@@ -2,6 +2,7 @@
 
 import logging
 
+from ._config import ClusterConfig
 from ._errors import (
     AgentError,
     AuthenticationError,
@@ -42,6 +43,7 @@ __all__ = [
     "AuthenticationError",
     "CheckpointCorrupt",
     "CheckpointLocked",
+    "ClusterConfig",
     "ConnectionLost",
     "Host",
     "HostKeyError",

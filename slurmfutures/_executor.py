@@ -22,6 +22,7 @@ from . import _files
 from ._batcher import Claim, Spec
 from ._bootstrap import Started, handshake, new_mark, start_line
 from ._checkpoint import Checkpoint, CheckpointKey, Found
+from ._config import ClusterConfig, Source, from_environment
 from ._errors import PayloadError, PythonMismatch
 from ._future import NOBODY, SlurmFuture
 from ._hosts import Host
@@ -42,7 +43,6 @@ _NO_KEYWORDS: Mapping[str, Any] = {}
 T = TypeVar("T")
 P = ParamSpec("P")
 
-DEFAULT_WORK_DIR = "~/.slurmfutures"
 _SLICE = 256  # calls of a map that are added at once
 _SILENCE = 300.0  # seconds, at least, of silence after which the agent gives the driver up
 # What is ours among the keywords, for suggestions beside sbatch's options.
@@ -410,7 +410,8 @@ class _Jobs(_View):
 class SlurmExecutor(_Jobs):
     """A `concurrent.futures.Executor` whose calls are Slurm jobs.
 
-    :param host: the login node, "user@host:port" or an alias of ~/.ssh/config, or a `Host`; None is this machine.
+    :param host: the login node, "user@host:port" or an alias of ~/.ssh/config, or a `Host`; "" is this machine; None is
+        what the environment variable SLURMFUTURES_HOST says, else this machine, as it is for scheduler="local".
     :param jump: the host to go through, or several, outermost first; None is what the ssh configuration says.
     :param transport: "paramiko", or "openssh" for the system's `ssh` (ControlMaster, Kerberos, FIDO keys).
     :param ssh_config: a file in place of ~/.ssh/config.
@@ -422,7 +423,8 @@ class SlurmExecutor(_Jobs):
     :param heartbeat: seconds of silence after which a connection counts as lost.
     :param reconnect_timeout: seconds in which a lost connection must be made again; None is no end.
     :param scheduler: "slurm", or "local" for the embedded default that runs the jobs as processes of this machine.
-    :param work_dir: a folder of yours that this machine and the compute nodes share, made if missing, mode 0700.
+    :param work_dir: a folder of yours that the login node and the compute nodes share, made if missing, mode 0700; None
+        is what the environment variable SLURMFUTURES_WORK_DIR says, or ~/.slurmfutures.
     :param python: the interpreter that runs the calls, a word of shell; None is the one that runs this, or `python3`
         on another host.
     :param setup: lines of bash for before the interpreter, in jobs and on the login node ("module load gcc").
@@ -471,7 +473,7 @@ class SlurmExecutor(_Jobs):
         heartbeat: float = 30.0,
         reconnect_timeout: float | None = None,
         scheduler: str = "slurm",
-        work_dir: str | os.PathLike[str] = DEFAULT_WORK_DIR,
+        work_dir: str | os.PathLike[str] | None = None,
         python: str | None = None,
         setup: str = "",
         max_workers: int | None = None,
@@ -486,6 +488,7 @@ class SlurmExecutor(_Jobs):
     ) -> None:
         if scheduler not in ("slurm", "local"):
             raise ValueError(f"scheduler={scheduler!r} is not known: it is 'slurm' or 'local'")
+        host, work_dir = from_environment(host, work_dir, scheduler)
         for name, number in (("max_workers", max_workers), ("login_workers", login_workers)):
             if number is not None and (not isinstance(number, int) or number < 1):
                 raise ValueError(f"{name} must be an integer of 1 or more, not {number!r}")
@@ -560,6 +563,21 @@ class SlurmExecutor(_Jobs):
         self._root: SlurmExecutor = self
         # Not joined: what is pending is still done. The poller holds no reference to the executor.
         weakref.finalize(self, self._connection.poller.stop).atexit = False
+
+    @classmethod
+    def from_config(cls, config: ClusterConfig | Source, name: str | None = None, **overrides: Any) -> "SlurmExecutor":
+        """Return an executor as a config has it: a mapping, the path of a TOML or YAML file, or a `ClusterConfig`.
+
+        `name` is that of one of several clusters in it, see `ClusterConfig.load`. `overrides` are parameters that win
+        over it, and those that are code (`ask`, `initializer`, `checkpoint_key`).
+
+        Raises ValueError before any connection for what is wrong in the config, and all that `SlurmExecutor` raises.
+        """
+        if not isinstance(config, ClusterConfig):
+            config = ClusterConfig.load(config, name)
+        elif name is not None:
+            raise TypeError(f"name={name!r} is for a config of several clusters, and a ClusterConfig is one")
+        return cls(**{**config.options(), **overrides})
 
     def _add(
         self,
