@@ -501,7 +501,7 @@ class SlurmExecutor(_Jobs):
         ):
             if seconds is not None and (not isinstance(seconds, Real) or not seconds > 0):
                 raise ValueError(f"{name} must be a number of seconds greater than 0, not {seconds!r}")
-        if host is None and jump is not None:
+        if host is None and jump:
             raise TypeError(f"jump={jump!r} needs a host to jump to")
         if checkpoint_key is not None and checkpoint is None:
             raise TypeError("checkpoint_key needs a checkpoint: name a file by checkpoint=")
