@@ -124,7 +124,6 @@ class _Connection:
         )
 
         self._ship = ship
-        self.shipment()
 
     def shipment(self) -> Shipment | None:
         """Return the user's own code as it is now, on its way to the cluster. Raises ValueError as `Ship` does."""
@@ -557,7 +556,8 @@ class SlurmExecutor(_Jobs):
         )
         try:
             self._connection.check_code(self._initializer, "the initializer")
-        except PythonMismatch:
+            self._connection.shipment()  # on its way before the first call
+        except (PythonMismatch, ValueError):
             self._connection.poller.stop()
             raise
         self._root: SlurmExecutor = self

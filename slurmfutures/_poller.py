@@ -951,6 +951,7 @@ class Poller:
         with self._lock:
             del self._active[batch.id]
             self._batcher.submitted(batch)
+        batch.spec = batch.spec._replace(shipment=None)  # futures may keep the batch, and it that
         if batch.unsaved:
             return  # its results are nowhere else
         self._over[batch.id] = batch

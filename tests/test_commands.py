@@ -235,7 +235,7 @@ def test_the_environment_says_where_to_look_as_for_the_executor(tmp_path: Path) 
     local = ["status", "--json", "--scheduler", "local"]
     assert command(*local, env=env).json()["work_dir"] == str(work_dir)
     assert command(*local, "--work-dir", tmp_path, env=env).json()["work_dir"] == str(tmp_path)
-    assert "127.0.0.1:1" in command("status", "--json", env=env).failed()
+    assert "port 1 of 127.0.0.1" in command("status", "--json", env=env).failed()
     here = command("status", "--json", "--host", "", "--work-dir", tmp_path / "none", env=env).failed()
     assert "there is no folder" in here
     assert "on this machine" in here

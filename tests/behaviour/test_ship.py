@@ -1,8 +1,10 @@
 """Users' own code on the cluster: it goes there, ahead of what is there, and anew when it is edited."""
 
+import hashlib
 import importlib
 import json
 import os
+import random
 import shutil
 import signal
 import sys
@@ -15,7 +17,7 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from slurmfutures import JobFailed, SlurmExecutor, SubmitError
+from slurmfutures import InitializerError, JobFailed, SlurmExecutor, SubmitError
 from tests import calls
 from tests.fix_executors import HERE, Opener, OpenJobs
 from tests.fix_gate import Gate
@@ -24,11 +26,17 @@ from tests.pythons import find
 from tests.waiting import DEADLINE, until
 
 PACKAGE = """
+import hashlib
+import os
 from .inner import grown
 from tests import calls
 
 def told(number):
     return grown(number), __file__
+
+def digest():
+    with open(os.path.join(os.path.dirname(__file__), "data.bin"), "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
 
 def passed(gate, number):
     calls.pass_gate(gate)
@@ -104,6 +112,14 @@ def test_edits_are_sent_with_the_next_call_and_not_to_those_before(open_jobs: Op
     assert there.result(DEADLINE)[0] == 11
     tree.edit(1)
     assert [view.submit(module.told, 1).result(DEADLINE)[0] for view in (executor, executor.login)] == [2, 2]
+
+
+def test_large_data_of_a_package_goes_along(open_jobs: OpenJobs, tree: Tree) -> None:
+    data = random.Random(1).randbytes(5 << 20)
+    (tree.package / "data.bin").write_bytes(data)
+    executor = open_jobs(ship=tree.package)
+    for view in (executor, executor.login):
+        assert view.submit(tree.load().digest).result(DEADLINE) == hashlib.sha256(data).hexdigest()
 
 
 @HERE
@@ -303,6 +319,15 @@ def test_a_module_that_is_missing_in_a_call_is_told_of_beside_its_own_error(
         assert note.startswith("unshipped_of_tests can be imported here, but ")
         assert where in note
         assert "ship='unshipped_of_tests' or cloudpickle.register_pickle_by_value(unshipped_of_tests)" in note
+
+
+def test_a_module_that_is_missing_for_the_initializer_is_told_of(
+    opener: Opener, request: pytest.FixtureRequest
+) -> None:
+    executor = opener.root("local", initializer=import_it)
+    request.getfixturevalue("unshipped")
+    with pytest.raises(InitializerError, match=r"ship='unshipped_of_tests' or cloudpickle\.register_pickle_by_value"):
+        executor.submit(calls.square, 2).result(DEADLINE)
 
 
 def test_a_module_that_is_missing_for_a_call_is_named_with_what_to_do(
