@@ -26,6 +26,7 @@ from ._config import ClusterConfig, Source, from_environment
 from ._errors import PayloadError, PythonMismatch
 from ._future import NOBODY, SlurmFuture
 from ._hosts import Host
+from ._journal import files_of
 from ._link import Reply
 from ._options import render_options, split_labels
 from ._pickling import holds_code, name_of, pickle_arguments, pickle_function, pickle_initializer
@@ -443,9 +444,9 @@ class SlurmExecutor(_Jobs):
     :param ship: your own code on the cluster: modules, packages and folders, or one of them; each a module, the name of
         one that can be imported here, or a path (with a "/", or a `Path`). A .py file and a folder with `__init__.py`
         are found there by their names, a folder without is searched as one of `sys.path`; all go before what is
-        installed there. Caches, hidden files and virtual environments stay here. It is sent once, and anew with the
-        next call after an edit; calls submitted before keep what they were submitted with. With a checkpoint, a call
-        of shipped code is known by that of all modules that its function's module imports.
+        installed there. Caches, hidden files, virtual environments and the checkpoint stay here. It is sent once, and
+        anew with the next call after an edit; calls submitted before keep what they were submitted with. With a
+        checkpoint, a call of shipped code is known by that of all modules that its function's module imports.
     :param sbatch: any long option of sbatch, "-" written "_": `time="01:00:00"`, `mem="4G"`, `cpus_per_task=2`.
 
     Raises SchedulerNotFound where there is no Slurm, AgentError where the cluster half cannot start, SlurmFuturesError
@@ -508,7 +509,7 @@ class SlurmExecutor(_Jobs):
             raise TypeError(f"checkpoint_key must be a callable, not {checkpoint_key!r}")
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
-        shipped = Ship(ship)
+        shipped = Ship(ship, without=files_of(checkpoint) if checkpoint is not None else ())
         self._sbatch = sbatch
         self._initializer = pickle_initializer(initializer, initargs) if initializer is not None else b""
         self._spec = _make_spec(sbatch, self._initializer)

@@ -15,7 +15,7 @@ import pickletools
 import threading
 import time
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from types import ModuleType
 from typing import NamedTuple, Union
 
@@ -90,9 +90,11 @@ class Shipment:
 class Ship:
     """What an executor ships, as it is now. Raises ValueError or TypeError for what cannot be found or shipped."""
 
-    def __init__(self, items: Item | Iterable[Item]) -> None:
+    def __init__(self, items: Item | Iterable[Item], without: Iterable[str] = ()) -> None:
+        """`without` are files that stay here: they change all the time."""
         alone = isinstance(items, str | os.PathLike | ModuleType)
         self._sources = [_find(item) for item in ([items] if alone else items)]  # type: ignore[union-attr]
+        self._without = frozenset(without)
         self._lock = threading.Lock()  # guards all below
         self._files: list[_File] = []
         self._seen = 0.0  # when the files were looked at, by the clock of files
@@ -100,9 +102,6 @@ class Ship:
         self._end = 0.0  # of the last look
         self._shipment: Shipment | None = None
         self.current()
-
-    def __bool__(self) -> bool:
-        return bool(self._sources)
 
     def current(self) -> Shipment | None:
         """Return what is to be shipped now, None where nothing is. Any thread; takes the time to look at the files.
@@ -122,7 +121,7 @@ class Ship:
             return self._shipment
 
     def _look(self) -> None:
-        seen, files = time.time(), _listed(self._sources)
+        seen, files = time.time(), _listed(self._sources, self._without)
         young = max((file.mtime for file in self._files), default=0) > (self._seen - _YOUNG) * 1e9
         if files == self._files and not young:
             return
@@ -134,9 +133,9 @@ class Ship:
             except OSError as error:
                 if tries == _TRIES or error.errno not in (errno.ENOENT, errno.ESTALE):
                     raise ValueError(f"ship: {error.filename} cannot be read: {error.strerror}") from error
-                files = _listed(self._sources)
+                files = _listed(self._sources, self._without)
                 continue
-            again = _listed(self._sources)
+            again = _listed(self._sources, self._without)
             if again == files:
                 break
             seen, files = time.time(), again
@@ -254,14 +253,15 @@ class _File(NamedTuple):
     runs: bool  # as a program
 
 
-def _listed(sources: Iterable[_Source]) -> list[_File]:
+def _listed(sources: Iterable[_Source], without: Container[str]) -> list[_File]:
     """Return all files there are, by name. Raises ValueError."""
     found: dict[str, tuple[_File, str]] = {}
     for source in sources:
         own: dict[str, _File] = {}
         for prefix, root in source.roots:
             for file in _files_of(source.told, prefix, root):
-                own.setdefault(file.name, file)
+                if file.path not in without:
+                    own.setdefault(file.name, file)
         _check_size(source.told, own.values())
         for name, file in own.items():
             other, told = found.setdefault(name, (file, source.told))

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from slurmfutures import _ship
+from slurmfutures._journal import files_of
 from slurmfutures._ship import Ship, Shipment
 
 SUFFIX = importlib.machinery.EXTENSION_SUFFIXES[0]
@@ -84,6 +85,14 @@ def test_what_nobody_wants_there_stays_here(tmp_path: Path) -> None:
     (tmp_path / "linked.py").symlink_to("a.py")
     os.mkfifo(tmp_path / "pipe")
     assert names(tmp_path) == {"a.py", f"sub/fast{SUFFIX}", "linked.py"}
+
+
+def test_a_checkpoint_that_lies_in_it_makes_no_version(tmp_path: Path) -> None:
+    plant(tmp_path, "a.py", "sweep.py")
+    ship = Ship(tmp_path, without=files_of(tmp_path / "sweep"))
+    first = ship.current()
+    plant(tmp_path, "sweep", "sweep.lock", "sweep.new")
+    assert ship.current() == first == shipped(tmp_path / "a.py", tmp_path / "sweep.py")
 
 
 def test_a_version_is_its_content(tmp_path: Path) -> None:
