@@ -32,7 +32,10 @@ from ._errors import (
 from ._executor import LoginExecutor, SlurmExecutor, SlurmView
 from ._future import SlurmFuture
 from ._hosts import Host
+from ._jobinfo import JobInfo
+from ._paths import ClusterPath
 from ._remote.states import JobState
+from .scripts import Script, Step, gpu_parallel
 
 __version__ = "0.1.0"
 
@@ -44,6 +47,7 @@ __all__ = [
     "CheckpointCorrupt",
     "CheckpointLocked",
     "ClusterConfig",
+    "ClusterPath",
     "ConnectionLost",
     "Host",
     "HostKeyError",
@@ -52,6 +56,7 @@ __all__ = [
     "JobCancelled",
     "JobError",
     "JobFailed",
+    "JobInfo",
     "JobOutOfMemory",
     "JobPreempted",
     "JobState",
@@ -64,12 +69,15 @@ __all__ = [
     "RemoteTraceback",
     "ResultLost",
     "SchedulerNotFound",
+    "Script",
     "SlurmExecutor",
     "SlurmFuture",
     "SlurmFuturesError",
     "SlurmFuturesWarning",
     "SlurmView",
+    "Step",
     "SubmitError",
+    "gpu_parallel",
 ]
 
 for _name in __all__:  # tracebacks and help say where to import it from

@@ -17,6 +17,19 @@ LONGEST = 0.5  # seconds after its first call after which a batch is closed in a
 MOST_BYTES = 64 << 20  # of arguments, after which it is closed at once
 
 
+class OwnScript(NamedTuple):
+    """What a user's own script is run by; no two are equal, so each is a batch by itself."""
+
+    number: int
+    cwd: str | None  # the folder that it begins in, None for where calls begin
+    directives: tuple[str, ...]  # its `#SBATCH` lines
+    interpreter: tuple[str, ...]
+    output: str  # where it says that its output goes, or ""
+    error: str
+    check: bool  # whether a job that fails is an error
+    retries: int  # how often a job that failed is submitted again
+
+
 class Spec(NamedTuple):
     """What the calls of one batch have in common; equal specs share batches."""
 
@@ -24,6 +37,7 @@ class Spec(NamedTuple):
     name: str | None  # the user's job name
     comment: str
     initializer: bytes  # pickled (function, arguments), or nothing
+    script: OwnScript | None = None
     shipment: Shipment | None = None  # the user's own code
 
 

@@ -102,6 +102,13 @@ class Checkpoint:
         except _keys.Unkeyable as why:
             self._warn(function, why)
             return _UNKNOWN
+        return self._found(digest)
+
+    def find_script(self, text: str, cwd: str | None) -> Found:
+        """Return what is known of a script that is submitted now. Raises as `find` does."""
+        return self._found(_keys.named_digest(("script", text, cwd)))
+
+    def _found(self, digest: bytes) -> Found:
         with self._lock:
             free = self._free.get(digest)
             if free:
@@ -193,6 +200,8 @@ class Checkpoint:
             "scheduler": scheduler,
             "where": where_of(greeting, where),
         }
+        if batch.spec.script is not None:
+            words["script"] = batch.spec.script
         keys = [NO_KEY if future is None else key for key, future in zip(batch.keys, batch.futures, strict=True)]
         with self._lock:
             self._append([(_records.BATCH, [_records.pack_batch(words, batch.firsts, keys)])])

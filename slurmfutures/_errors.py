@@ -38,6 +38,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import BrokenExecutor
 from typing import Any, ClassVar
 
+from ._jobinfo import JobInfo, job_info
 from ._remote.states import JobState, parse_state
 
 _TAIL_LINES = 20
@@ -318,9 +319,10 @@ class JobError(_Attempt, SlurmFuturesError):
     `job_id` is None for a call on the login node. `state` is Slurm's, None if Slurm did not know any more; `exit_code`
     and `signal` are those of the batch script. `stderr_tail` is the end of what the job wrote there, `where` the folder
     in which its files are kept. Where it was one of several attempts (`retries`), `earlier` are the errors of those
-    before it.
+    before it. Of a batch script `info` says the rest of how its job ended.
     """
 
+    info: JobInfo | None = None
     _fields: ClassVar[tuple[str, ...]] = (
         *("job_id", "state", "exit_code", "signal", "node", "reason", "stderr_tail", "where"),
         *("cancelled_by", "started"),
@@ -517,13 +519,18 @@ _BY_STATE: dict[JobState, type[JobError]] = {
 
 # slurmstepd's words where a site ends jobs over their memory in a way that shows as FAILED or CANCELLED.
 _OUT_OF_MEMORY = re.compile(r"exceeded (?:job|step) memory limit|oom[-_ ]kill", re.IGNORECASE)
+# What a script of steps says of the one that failed.
+_STEP = re.compile(r"^slurmfutures: (.+)$", re.MULTILINE)
 _NOT_FOUND = re.compile(
     r": line \d+: (?:exec: )?([^:\n]+): (?:(?:command )?not found|No such file or directory|Permission denied)"
 )
 
 
-def job_error(record: Mapping[str, Any]) -> JobError:
-    """Return the error for what the agent reports of a job that ended without its result; what is absent is unknown."""
+def job_error(record: Mapping[str, Any], *, script: bool = False) -> JobError:
+    """Return the error for what the agent reports of a job that ended without its result; what is absent is unknown.
+
+    `script` is true of a job that is the user's own script, and not an interpreter with calls.
+    """
     state = parse_state(record.get("state") or "")
     stderr = record.get("stderr") or ""
     exit_code = record.get("exit_code")
@@ -531,7 +538,7 @@ def job_error(record: Mapping[str, Any]) -> JobError:
     kind = _BY_STATE.get(state, JobFailed) if state else JobFailed
     if kind in (JobFailed, JobCancelled) and _OUT_OF_MEMORY.search(stderr):
         kind = JobOutOfMemory
-    missing = _NOT_FOUND.findall(stderr) if exit_code in (126, 127) else ()
+    missing = _NOT_FOUND.findall(stderr) if exit_code in (126, 127) and not script else ()
     if missing and kind is JobFailed:
         reason = f"the interpreter {missing[-1].strip()} was not found there or cannot run; name another one by python="
     error = kind(
@@ -548,6 +555,23 @@ def job_error(record: Mapping[str, Any]) -> JobError:
     )
     if record.get("unseen"):
         error.transient = True
+    return error
+
+
+def script_error(record: Mapping[str, Any]) -> JobError | ResultLost:
+    """Return the error for what the agent reports of a batch script that has not reached its end."""
+    if record["state"] is None:
+        return ResultLost(
+            f"job {record['job_id']} has left the queue, Slurm has no record of it any more, and nothing says that its "
+            f"script has reached its end (its files: {record['where']})"
+        )
+    said = _STEP.findall(record["stderr"])
+    reason = said[-1] if said else record["reason"]
+    if record["state"] == JobState.COMPLETED:
+        record = {**record, "state": JobState.FAILED}
+        reason = "the script has not reached its end, although Slurm has the job as COMPLETED"
+    error = job_error({**record, "reason": reason}, script=True)
+    error.info = job_info({**record, "reason": error.reason, "state": error.state, "signal": error.signal})
     return error
 
 

@@ -1,7 +1,6 @@
 """`SlurmExecutor` and its views: what users hold in their hands."""
 
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -13,12 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
 from itertools import islice
 from numbers import Real
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from shlex import quote
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
-from . import _files
+from . import _files, _runs
 from ._batcher import Claim, Spec
 from ._bootstrap import Started, handshake, new_mark, start_line
 from ._checkpoint import Checkpoint, CheckpointKey, Found
@@ -26,9 +25,12 @@ from ._config import ClusterConfig, Source, from_environment
 from ._errors import PayloadError, PythonMismatch
 from ._future import NOBODY, SlurmFuture
 from ._hosts import Host
+from ._jobinfo import JobInfo
 from ._journal import files_of
 from ._link import Reply
 from ._options import render_options, split_labels
+from ._own_scripts import Rendered, job_name_of, own_spec, script_text
+from ._paths import ClusterPath, StrPath, place_of, text_of
 from ._pickling import holds_code, name_of, pickle_arguments, pickle_function, pickle_initializer
 from ._poller import Poller
 from ._remote import wire
@@ -73,6 +75,7 @@ class _Connection:
     ) -> None:
         """`entrance` is None where the login node is this machine."""
         here, where = entrance is None, entrance.where if entrance is not None else "this machine"
+        self.python = python
         self.local_python = (sys.version_info[0], sys.version_info[1])
         # This machine's interpreter sees what the driver sees: calls find the same modules and the same folder.
         entries = [
@@ -123,6 +126,7 @@ class _Connection:
             checkpoint=checkpoint,
             retries=retries,
         )
+        self.folder: str = cwd or self.greeting["cwd"]  # in which jobs start
 
         self._ship = ship
 
@@ -197,6 +201,23 @@ class _Channel:
 
     def send(self, head: Mapping[str, Any], body: wire.Buffer = b"") -> None:
         self._poller.link.send(wire.message(head, body), head["transfer"], bulk=True)
+
+
+class _Cluster(NamedTuple):
+    """The executor, as its paths see it."""
+
+    root: "SlurmExecutor"
+
+    @property
+    def folder(self) -> str:
+        return self.root._connection.folder
+
+    def request(self, head: Mapping[str, Any], body: Sequence[wire.Buffer], *, again: bool) -> "Future[Reply]":
+        self.root._check_open()
+        return self.root._connection.poller.request(head, body, again=again)[1]
+
+    def wait(self, reply: "Future[Reply]") -> Reply:
+        return self.root._connection.poller.reply_to(reply)
 
 
 class _View(Executor):
@@ -387,6 +408,28 @@ class _Jobs(_View):
     """A view whose calls are jobs, and remembered where there is a checkpoint."""
 
     _spec: Spec
+    _sbatch: Mapping[str, Any]
+
+    def _send(
+        self,
+        spec: Spec,
+        name: str,
+        function: bytes,
+        tasks: Sequence[Sequence[bytes]],
+        keys: Sequence[Sequence[bytes]] | None,
+    ) -> list[SlurmFuture[Any]]:
+        """Hand tasks of this view over, as `Poller.submit` takes them."""
+        return self._connection.poller.submit(spec, name, function, tasks, keys)
+
+    def _add(
+        self,
+        function: bytes,
+        name: str,
+        tasks: Sequence[Sequence[bytes]],
+        keys: Sequence[Sequence[bytes]] | None,
+        shipment: Shipment | None,
+    ) -> list[SlurmFuture[Any]]:
+        return self._send(self._spec._replace(shipment=shipment), job_name_of(name), function, tasks, keys)
 
     @property
     def _checkpoint(self) -> Checkpoint | None:
@@ -401,10 +444,70 @@ class _Jobs(_View):
         checkpoint: Checkpoint,
         shipment: Shipment | None,
     ) -> SlurmFuture[Any] | None:
+        return self._take_up(
+            found, Claim(self._spec._replace(shipment=shipment), job_name_of(name), function, arguments), checkpoint
+        )
+
+    def _take_up(self, found: Found, claim: Claim, checkpoint: Checkpoint) -> SlurmFuture[Any] | None:
+        """Return the future of what an earlier driver has sent, None where it has come to nothing."""
         assert found.place is not None
-        claim = Claim(self._spec._replace(shipment=shipment), _job_name(name), function, arguments)
         future: SlurmFuture[Any] | None = self._connection.poller.claim(found.key, found.place, claim)
         return future or checkpoint.recall(found.key)  # its result may have come just now
+
+    def submit_script(
+        self,
+        script: StrPath | Rendered,
+        *,
+        cwd: StrPath | None = None,
+        name: str | None = None,
+        check: bool = True,
+        retries: int = 0,
+    ) -> SlurmFuture[JobInfo]:
+        """Submit a batch script as a job of its own; the future's result is a `JobInfo`. Any thread.
+
+        `script` is its text, a file on this machine or on the cluster, or what has a `render()` that returns the text
+        (`Script`). Its own
+        `#SBATCH` lines count; what they leave open is as this executor's options say. It begins in the folder `cwd`,
+        made if missing, or else where calls begin, with the environment of the agent; its output is where Slurm puts
+        it, and what the future's `stdout()` and `stderr()` return. `name` is the job's.
+
+        It has succeeded when its interpreter has ended by itself with exit code 0, whatever Slurm says. A job that
+        fails is submitted again up to `retries` times, whatever it failed of; then the future raises its JobError,
+        whose `info` is the JobInfo, or, where `check` is false, returns the JobInfo. With a checkpoint a script is
+        known by its text and its `cwd`: one that has succeeded is not submitted again at the next start, one that is
+        queued or running is waited for.
+
+        Raises ValueError for a script that sbatch would not take, and for options of it that would leave its job
+        unwatched; OSError for a file that cannot be read; RuntimeError after `shutdown`.
+        """
+        self._check_open()
+        if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
+            raise ValueError(f"retries must be an integer of 0 or more, not {retries!r}")
+        text = script.read_text() if isinstance(script, ClusterPath) else script_text(script)
+        spec = own_spec(
+            text,
+            self._sbatch,
+            known=_KEYWORDS,
+            name=name,
+            cwd=None if cwd is None else place_of(cwd),
+            check=check,
+            retries=retries,
+        )
+        return self._submit_script(spec, text)
+
+    def _submit_script(self, spec: Spec, text: str) -> SlurmFuture[JobInfo]:
+        assert spec.name is not None
+        assert spec.script is not None
+        checkpoint, data = self._checkpoint, text.encode()
+        found = checkpoint.find_script(text, spec.script.cwd) if checkpoint is not None else None
+        if checkpoint is not None and found is not None:
+            if found.future is not None:
+                return found.future
+            future = self._take_up(found, Claim(spec, spec.name, data, b""), checkpoint) if found.place else None
+            if future is not None:
+                return future
+        keys = None if found is None else [[found.key]]
+        return self._send(spec, spec.name, data, [[b""]], keys)[0]
 
 
 class SlurmExecutor(_Jobs):
@@ -580,17 +683,6 @@ class SlurmExecutor(_Jobs):
             raise TypeError(f"name={name!r} is for a config of several clusters, and a ClusterConfig is one")
         return cls(**{**config.options(), **overrides})
 
-    def _add(
-        self,
-        function: bytes,
-        name: str,
-        tasks: Sequence[Sequence[bytes]],
-        keys: Sequence[Sequence[bytes]] | None,
-        shipment: Shipment | None,
-    ) -> list[SlurmFuture[Any]]:
-        spec = self._spec._replace(shipment=shipment)
-        return self._connection.poller.submit(spec, _job_name(name), function, tasks, keys)
-
     def _pending(self) -> list[SlurmFuture[Any]]:
         return self._connection.poller.pending()
 
@@ -603,11 +695,22 @@ class SlurmExecutor(_Jobs):
         """Return an Executor with other sbatch options on the same connection; None takes an option away."""
         return SlurmView(self, {**self._sbatch, **changes})
 
+    def path(self, *segments: StrPath) -> ClusterPath:
+        """Return a path on the cluster, with the methods of `pathlib.Path`: `ex.path("/scratch/me") / "x"`.
+
+        A relative one is relative to the folder in which jobs start; a leading ~ or ~user is that home there.
+        """
+        pure = PurePosixPath(*map(text_of, segments))
+        path = ClusterPath(_Cluster(self), pure)
+        if pure.parts[:1] == ("~",):
+            return ClusterPath(_Cluster(self), PurePosixPath(self._connection.greeting["home"], *pure.parts[1:]))
+        return path.expanduser()
+
     def run(
         self,
-        cmd: str | Sequence[str],
+        cmd: str | Sequence[StrPath],
         *,
-        cwd: str | os.PathLike[str] | None = None,
+        cwd: StrPath | None = None,
         env: Mapping[str, str] | None = None,
         input: str | bytes | None = None,  # noqa: A002 - subprocess.run's name for it
         timeout: float | None = None,
@@ -620,44 +723,51 @@ class SlurmExecutor(_Jobs):
         subprocess.TimeoutExpired raised; a non-zero exit raises subprocess.CalledProcessError unless `check` is false.
         """
         self._check_open()
-        binary = isinstance(input, (bytes, bytearray))
-        data = input.encode() if isinstance(input, str) else bytes(input or b"")
-        command = cmd if isinstance(cmd, str) else [os.fspath(word) for word in cmd]
-        words = {
-            "op": "run",
-            "command": command,
-            "cwd": None if cwd is None else os.fspath(cwd),
-            "env": dict(env) if env else None,
-            "input": input is not None,
-            "timeout": timeout,
+        command = cmd if isinstance(cmd, str) else [text_of(word) for word in cmd]
+        words = {"command": command, "cwd": cwd and place_of(cwd), "env": env and dict(env), "timeout": timeout}
+        return _runs.run(self._connection.poller, command, words, b"", input, check=check)
+
+    def run_python(
+        self,
+        source: StrPath,
+        args: Sequence[StrPath] = (),
+        *,
+        cwd: StrPath | None = None,
+        env: Mapping[str, str] | None = None,
+        input: str | bytes | None = None,  # noqa: A002 - subprocess.run's name for it
+        timeout: float | None = None,
+        check: bool = True,
+    ) -> "subprocess.CompletedProcess[Any]":
+        """Run a Python script on the login node, by the executor's `python`; `args` are its `sys.argv[1:]`.
+
+        `source` is the text of a script, or a file of this machine: a path, or one line that ends in ".py". A
+        `ClusterPath` is a script that is there. What is sent has a folder of its own, and may be as long as it likes.
+        It can import what is shipped. All else is as with `run`.
+
+        Raises FileNotFoundError for a script that is not here; one that is not there is the interpreter's error.
+        """
+        self._check_open()
+        script: dict[str, Any] = {
+            "args": [text_of(word) for word in args],
+            "shipped": self._connection.shipped_path(),
         }
-        poller = self._connection.poller
-        number, reply = poller.request(words, [data])
-        try:
-            head, body = poller.reply_to(reply)
-        except BaseException:
-            poller.link.send(wire.message({"op": "kill", "run": number}))
-            raise
-        if "error" in head:
-            if head.get("errno"):
-                raise OSError(head["errno"], head["strerror"], head["filename"])
-            raise ValueError(head["message"])
-        out, err = bytes(body[: head["split"]]), bytes(body[head["split"] :])
-        streams: tuple[Any, Any] = (
-            (out, err) if binary else (out.decode(errors="replace"), err.decode(errors="replace"))
-        )
-        if head["timeout"]:
-            assert timeout is not None
-            raise subprocess.TimeoutExpired(command, timeout, *streams)
-        done = subprocess.CompletedProcess(command, head["code"], *streams)
-        if check:
-            done.check_returncode()
-        return done
+        text = b""
+        if isinstance(source, ClusterPath):
+            name = script["path"] = place_of(source)
+        elif isinstance(source, str) and ("\n" in source or not source.endswith(".py")):
+            name, text = "script.py", source.encode()
+        else:
+            path = Path(source).expanduser()
+            name, text = path.name, path.read_bytes()
+        script["name"] = name
+        command = [self._connection.python, name, *script["args"]]
+        words = {"script": script, "cwd": cwd and place_of(cwd), "env": env and dict(env), "timeout": timeout}
+        return _runs.run(self._connection.poller, command, words, text, input, check=check)
 
     def put(
         self,
         local: str | os.PathLike[str],
-        remote: str | os.PathLike[str],
+        remote: StrPath,
         *,
         progress: Callable[[int, int], object] | None = None,
     ) -> str:
@@ -673,18 +783,18 @@ class SlurmExecutor(_Jobs):
         any more, SlurmFuturesError for what would be written through a link in the target.
         """
         self._check_open()
-        return _files.put(_Channel(self._connection.poller), local, remote, progress)
+        return _files.put(_Channel(self._connection.poller), local, place_of(remote), progress)
 
     def get(
         self,
-        remote: str | os.PathLike[str],
+        remote: StrPath,
         local: str | os.PathLike[str],
         *,
         progress: Callable[[int, int], object] | None = None,
     ) -> Path:
         """Copy a file or a folder from the login node; return its path here. All else is as with `put`."""
         self._check_open()
-        return _files.get(_Channel(self._connection.poller), remote, local, progress)
+        return _files.get(_Channel(self._connection.poller), place_of(remote), local, progress)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls and end the connection when those under way are done; `login`'s count too.
@@ -731,31 +841,22 @@ class SlurmView(_Jobs):
         self._spec = _make_spec(sbatch, root._initializer)
         self._own: weakref.WeakSet[SlurmFuture[Any]] = weakref.WeakSet()
 
-    def _add(
+    def _send(
         self,
-        function: bytes,
+        spec: Spec,
         name: str,
+        function: bytes,
         tasks: Sequence[Sequence[bytes]],
         keys: Sequence[Sequence[bytes]] | None,
-        shipment: Shipment | None,
     ) -> list[SlurmFuture[Any]]:
         self._root._check_open()
-        spec = self._spec._replace(shipment=shipment)
-        futures = self._connection.poller.submit(spec, _job_name(name), function, tasks, keys)
+        futures = super()._send(spec, name, function, tasks, keys)
         self._own.update(futures)
         return futures
 
-    def _claim(
-        self,
-        found: Found,
-        function: bytes,
-        name: str,
-        arguments: bytes,
-        checkpoint: Checkpoint,
-        shipment: Shipment | None,
-    ) -> SlurmFuture[Any] | None:
+    def _take_up(self, found: Found, claim: Claim, checkpoint: Checkpoint) -> SlurmFuture[Any] | None:
         self._root._check_open()
-        future = super()._claim(found, function, name, arguments, checkpoint, shipment)
+        future = super()._take_up(found, claim, checkpoint)
         if future is not None:
             self._own.add(future)
         return future
@@ -799,15 +900,10 @@ def _make_spec(sbatch: Mapping[str, Any], initializer: bytes) -> Spec:
     name, comment, options = split_labels(sbatch)
     return Spec(
         options=render_options(options, known=_KEYWORDS),
-        name=_job_name(name) if name else None,
+        name=job_name_of(name) if name else None,
         comment=comment,
         initializer=initializer,
     )
-
-
-def _job_name(name: str) -> str:
-    """Return a name that is the same in every place that Slurm shows it."""
-    return re.sub(r"[^A-Za-z0-9_.+-]", "_", name)[:60] or "call"
 
 
 def _failed(error: BaseException) -> SlurmFuture[Any]:

@@ -38,7 +38,7 @@ _EITHER = _names("exclusive get_user_env nice no_kill oom_kill_step propagate re
 _ALL = _WITH_VALUE | _FLAGS | _EITHER
 
 #: The options that this package sets itself, or that would leave it without a job, and what to do instead.
-_OURS = {
+OURS = {
     "array": "map() makes job arrays itself, and max_workers bounds how many tasks run at once",
     "chdir": "jobs start in the folder that the driver is in; call os.chdir() in the function",
     "cluster": "the cluster is the one that host is a login node of",
@@ -129,18 +129,24 @@ def split_labels(options: Mapping[str, Any]) -> tuple[str | None, str, dict[str,
     return name, comment or "", {key: value for key, value in rest.items() if key not in ("job_name", "comment")}
 
 
+def names_like(beginning: str) -> list[str]:
+    """Return the options of sbatch that begin so; that option alone where it is one."""
+    known = {*_ALL, *OURS, "comment", "job_name"}
+    return [beginning] if beginning in known else sorted(name for name in known if name.startswith(beginning))
+
+
 def _check_name(spelt: str, name: str, known: Iterable[str]) -> None:
     if name in _ALL:
         return
-    if name in _OURS:
-        raise TypeError(f"sbatch option {spelt!r} cannot be set: {_OURS[name]}")
+    if name in OURS:
+        raise TypeError(f"sbatch option {spelt!r} cannot be set: {OURS[name]}")
     suggestion = suggest(name, known)
     raise TypeError(f"unknown sbatch option {spelt!r}" + (f"; did you mean {suggestion!r}?" if suggestion else ""))
 
 
 def is_option(name: str) -> bool:
     """Whether sbatch, or this package for it, has an option of this name, though it may not be free to be set."""
-    return name in _ALL or name in _OURS or name == "sbatch_args"
+    return name in _ALL or name in OURS or name == "sbatch_args"
 
 
 def suggest(name: str, known: Iterable[str]) -> str | None:
@@ -150,7 +156,7 @@ def suggest(name: str, known: Iterable[str]) -> str | None:
         return name
     if name in _ALIASES:
         return _ALIASES[name]
-    close = difflib.get_close_matches(name.lower(), sorted({*_ALL, *_OURS, *known}), n=1)
+    close = difflib.get_close_matches(name.lower(), sorted({*_ALL, *OURS, *known}), n=1)
     return close[0] if close else None
 
 
@@ -241,6 +247,6 @@ def _plugin_words(words: Any) -> list[str]:
         if match is None:
             raise ValueError(f"sbatch_args cannot hold {word!r}: each word must be like '--name=value' or '--name'")
         name = match[1].replace("-", "_")
-        if name in _OURS or name in ("job_name", "comment"):
-            raise TypeError(f"sbatch_args cannot hold {word!r}: {_OURS.get(name, f'use {name}= for it')}")
+        if name in OURS or name in ("job_name", "comment"):
+            raise TypeError(f"sbatch_args cannot hold {word!r}: {OURS.get(name, f'use {name}= for it')}")
     return list(words)

@@ -9,8 +9,10 @@ is made again by a thread that lives as long as that takes; the poller takes ove
 
 import contextlib
 import functools
+import json
 import logging
 import os
+import pickle
 import selectors
 import sys
 import threading
@@ -21,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
-from ._batcher import Batch, Batcher, Claim, Control, Spec
+from ._batcher import Batch, Batcher, Claim, Control, OwnScript, Spec
 from ._bootstrap import Started
 from ._checkpoint import Checkpoint
 from ._errors import (
@@ -34,8 +36,10 @@ from ._errors import (
     SubmitError,
     give_warning,
     job_error,
+    script_error,
 )
 from ._future import SlurmFuture
+from ._jobinfo import job_info
 from ._link import Link, LinkDown, Reply
 from ._login import LoginCalls
 from ._pickling import LOGIN_NODE, result_of
@@ -183,7 +187,8 @@ class Poller:
             if not found.open:
                 self._done_with.append((found.id, not found.failed))
                 continue
-            spec = Spec(tuple(found.words["options"]), found.words["name"], "", b"")
+            script = OwnScript(*map(_hashable, found.words["script"])) if "script" in found.words else None
+            spec = Spec(tuple(found.words["options"]), found.words["name"], "", b"", script)
             batch = Batch.restore(found.id, spec, self._control, found.firsts, found.keys, set(found.open))
             batch.failed = found.failed
             self._active[batch.id] = batch
@@ -224,6 +229,8 @@ class Poller:
             if batch is None or future is None or future.done() or self.checkpoint.flying(key) != place:
                 return None
             batch.unclaimed.discard(call)
+            if claim.spec.script is not None:
+                batch.spec = claim.spec
             if not batch.attached:
                 batch.claims[call] = claim
             return future
@@ -238,8 +245,10 @@ class Poller:
             raise RuntimeError(_AFTER_SHUTDOWN)
         self._check_alive()
 
-    def request(self, head: Mapping[str, Any], body: Sequence[wire.Buffer] = ()) -> tuple[int, "Future[Reply]"]:
-        return self.link.request(head, body)
+    def request(
+        self, head: Mapping[str, Any], body: Sequence[wire.Buffer] = (), *, again: bool = False
+    ) -> tuple[int, "Future[Reply]"]:
+        return self.link.request(head, body, again=again)
 
     def listen(self, transfer: str, listener: Callable[[Mapping[str, Any] | None, wire.Body], None]) -> None:
         """Have `listener(head, body)` called for each frame of a transfer, by None where the connection is lost."""
@@ -558,7 +567,7 @@ class Poller:
             batch.attached = True
             batch.claims.clear()
         for task, number in head["attempts"]:
-            batch.attempts.setdefault(task, Attempts(self._attempts, number))
+            batch.attempts.setdefault(task, self._new_attempts(batch, number))
         for job, tasks in head["parts"]:
             self._note_part(batch, job, tasks)
         if head["submitted"]:
@@ -648,6 +657,7 @@ class Poller:
             "name": batch.name,
             "comment": batch.spec.comment,
             "ship": batch.spec.shipment.digest if batch.spec.shipment is not None else "",
+            "script": None if batch.spec.script is None else batch.spec.script._asdict(),
         }
         words = {"op": "submit", "batch": batch.id, "spec": spec}
         _, reply = self.link.request(words, batch.packed(), again=True)
@@ -775,6 +785,8 @@ class Poller:
         self._batch_over(batch)
 
     def _results(self, batch: Batch, head: Mapping[str, Any], body: wire.Body) -> None:
+        if batch.spec.script is not None:
+            body = _infos(body)
         if self.checkpoint is not None:
             good = [
                 (record.call, record.payload)
@@ -834,7 +846,7 @@ class Poller:
             calls = [call for call in batch.calls_of(task) if batch.futures[call] is not None]
             if not calls or record["attempt"] != attempts.number:  # told before, by an agent that is gone
                 continue
-            error = _death(record)
+            error = _death(record) if batch.spec.script is None else script_error(record)
             if (record.get("earlier") or task in batch.stale) and not batch.unclaimed.issuperset(calls):
                 batch.stale.pop(task, None)
                 retries.append(self._anew(batch, task, attempts, error))
@@ -865,8 +877,14 @@ class Poller:
         """Return the attempts of a task; `number` is the one that is spoken of."""
         found = batch.attempts.get(task)
         if found is None:  # what an earlier driver has tried is known when it is attached
-            found = Attempts(self._attempts, number if batch.restored and not batch.attached else 0)
+            found = self._new_attempts(batch, number if batch.restored and not batch.attached else 0)
         return found
+
+    def _new_attempts(self, batch: Batch, before: int) -> Attempts:
+        script = batch.spec.script
+        return (
+            Attempts(self._attempts, before) if script is None else Attempts(1 + script.retries, before, whatever=True)
+        )
 
     def _anew(self, batch: Batch, task: int, attempts: Attempts, error: BaseException) -> Mapping[str, Any]:
         """Have a task run again that raised or died before this driver began, and was asked for since."""
@@ -931,6 +949,10 @@ class Poller:
         """Fail calls for good, in the checkpoint too: there they run again at the next start."""
         if self.checkpoint is not None:
             self.checkpoint.fail(batch, [call for call in calls if batch.futures[call] is not None], error)
+        info = error.info if isinstance(error, JobError) else None
+        if info is not None and batch.spec.script is not None and not batch.spec.script.check:
+            self._resolve(batch, calls[0], info, None)
+            return
         for call in calls:
             self._resolve(batch, call, None, error)
 
@@ -1020,6 +1042,11 @@ def _collect(collected: "deque[tuple[str, bool]]", wake: Callable[[], None], wha
     wake()
 
 
+def _hashable(word: Any) -> Any:
+    """Return a word as it was before it was JSON."""
+    return tuple(word) if isinstance(word, list) else word
+
+
 def _tasks(batch: Batch) -> range:
     return range(len(batch.firsts))
 
@@ -1037,6 +1064,14 @@ def _death(record: Mapping[str, Any]) -> SlurmFuturesError:
     return ResultLost(
         f"job {record['job_id']} on node {record['node']} ended well but without a result: the function left by "
         f"os._exit(0), or work_dir is not shared with that node (its files: {record['where']}){tail}"
+    )
+
+
+def _infos(body: wire.Body) -> bytes:
+    """Return the records of scripts that have reached their ends as those of calls: the result is a JobInfo."""
+    infos = [(record.call, job_info(json.loads(bytes(record.payload)))) for record in payload.records(body)]
+    return b"".join(
+        bytes(part) for call, info in infos for part in payload.pack_record(call, payload.OK, pickle.dumps(info))
     )
 
 

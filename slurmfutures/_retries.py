@@ -11,11 +11,15 @@ from ._remote.batch import ranges
 class Attempts:
     """The attempts of one task that have come to nothing, of at most `most`. The poller's thread only."""
 
-    def __init__(self, most: int, before: int = 0) -> None:
-        """`before` is how many retries there were under earlier drivers: those do not count."""
+    def __init__(self, most: int, before: int = 0, *, whatever: bool = False) -> None:
+        """`before` is how many retries there were under earlier drivers: those do not count.
+
+        `whatever` is true of those that are to be tried again whatever their end was.
+        """
         self.errors: list[SlurmFuturesError] = []
         self.number = before  # of the attempt that is under way, from 0
         self._most = most
+        self._whatever = whatever
         self._blamed: dict[str, None] = {}  # nodes, in order
         self._last: BaseException = ResultLost("it could not be run again")
 
@@ -32,11 +36,11 @@ class Attempts:
 
     def again(self, error: SlurmFuturesError, node: str) -> bool:
         """Take in that another attempt has ended; return whether there is to be one more."""
-        if not error.transient or len(self.errors) + 1 >= self._most:
+        if not (error.transient or self._whatever) or len(self.errors) + 1 >= self._most:
             return False
         self.errors.append(error)
         self.number += 1
-        if node and not isinstance(error, JobPreempted):
+        if node and error.transient and not isinstance(error, JobPreempted):
             self._blamed[node] = None
         return True
 

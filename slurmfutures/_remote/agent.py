@@ -4,6 +4,7 @@
     lanes     three threads that run the scheduler's commands (`batches.Lane`)
     shipping  a thread that unpacks users' own code, where there is any
     runs      a thread for each command that `run` started
+    files     threads for what is done to files
 
 Threads hand what they have to the loop through `_post`; nothing else is shared with them. The agent ends when its
 stdin does, when the driver has been silent for too long, or when the next agent of the same driver tells it to.
@@ -18,13 +19,11 @@ import selectors
 import shutil
 import signal
 import socket
-import subprocess
 import sys
-import threading
 import time
 from typing import Any, Callable, Deque, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
-from . import batches, clean, hub, outbox, ships, spool, survey, transfers, wire
+from . import batches, clean, files, hub, outbox, runs, ships, spool, survey, transfers, wire
 from .incoming import Incoming
 from .lane import Lane
 from .local import Local
@@ -55,7 +54,7 @@ class Refusal(Exception):
 
 
 class Agent:
-    """Everything here runs in the loop's thread, except what `_run_command` does."""
+    """Everything here runs in the loop's thread, but what it gives to threads."""
 
     def __init__(self, hello: Mapping[str, Any], code: str) -> None:
         self._code = code
@@ -68,7 +67,6 @@ class Agent:
         self._heard = time.monotonic()
         self._posted: Deque[Callable[[], None]] = collections.deque()
         self._wake_out, self._wake_in = socket.socketpair()
-        self._running: Dict[int, subprocess.Popen[bytes]] = {}  # commands by request id
         self._numbers = itertools.count()
         self._writing = False
         self._open = True
@@ -82,7 +80,7 @@ class Agent:
         self._surveying: Optional[Lane] = None  # there since somebody first asked
         self._shipping: Optional[Lane] = None  # the same
         self._shipped: List[str] = []  # versions of the driver's own code that are there, the latest last
-        # What concerns batches, while the agent before this one has still to go; None once it has.
+        # What concerns batches, or changes files, while the agent before this one has still to go; None once it has.
         self._held: Optional[List[Callable[[], None]]] = None
         self._login = os.path.join(self._work_dir, "login", "%s.%d" % (os.uname().nodename, os.getpid()))
         _clear_dead(os.path.dirname(self._login))
@@ -99,6 +97,8 @@ class Agent:
             answer=self._transmit,
         )
         self._transfers = transfers.Transfers(self._post, self._send_bulk)
+        self._files = files.Files(self._post)
+        self._runs = runs.Runs(self._post, hello["python"], self._login)
         self._batches = batches.Batches(
             place=batches.Place(self._work_dir, code, __package__),
             scheduler=self._scheduler,
@@ -127,6 +127,7 @@ class Agent:
             "free": space.f_bavail * space.f_frsize,
             "host": os.uname().nodename,
             "cwd": os.getcwd(),
+            "home": os.path.expanduser("~"),
             "pid": os.getpid(),
         }
 
@@ -214,8 +215,8 @@ class Agent:
         """End what lives with the agent: workers, commands, embedded jobs. Slurm's jobs go on."""
         self._hub.close()
         self._transfers.close()
-        for process in list(self._running.values()):
-            _kill_group(process)
+        self._files.close()
+        self._runs.close()
         self._scheduler.close()
         shutil.rmtree(self._login, ignore_errors=True)
         self._succession.leave(for_good=self._for_good)
@@ -331,9 +332,11 @@ class Agent:
             self._transmit(wire.got(pieces))
 
     def _place(self, head: Any) -> Optional[wire.Sink]:
-        if head is None or head["op"] not in ("submit", "ship"):
+        if head is None or head["op"] not in ("submit", "path", "ship"):
             return None
-        return self._batches.incoming(self._login) if head["op"] == "submit" else self._incoming_ship()
+        if head["op"] == "ship":
+            return self._incoming_ship()
+        return self._batches.incoming(self._login) if head["op"] == "submit" else self._files.incoming(head)
 
     def _message(self, head: Mapping[str, Any], body: wire.Body) -> None:
         op = head["op"]
@@ -349,11 +352,10 @@ class Agent:
         elif op == "ping":
             self._send({"op": "pong"})
         elif op == "kill":
-            if head["run"] in self._running:
-                _kill_group(self._running[head["run"]])
+            self._runs.kill(head["run"])
         elif "transfer" in head and "id" not in head:
             self._transfers.message(head, body, None)
-        elif self._held is not None and ("batch" in head or "transfer" in head):
+        elif self._held is not None and ("batch" in head or "transfer" in head or head.get("changes")):
             self._held.append(functools.partial(self._request, op, head, body))
         else:
             self._request(op, head, body)
@@ -388,16 +390,15 @@ class Agent:
             elif op == "clean":
                 self._clean(head["age"], head["dry"], reply)
             elif op == "run":
-                self._run(number, head, body)
+                self._runs.message(number, head, body, reply)
+            elif op == "path":
+                self._files.message(head, body, reply)
             elif "transfer" in head:
                 self._transfers.message(head, body, reply)
             else:
                 reply({"error": "unknown", "message": "the agent does not know the request %r" % op})
-        except OSError as error:
-            words = {"errno": error.errno, "strerror": error.strerror, "filename": error.filename}
-            reply(dict(words, error="os", message=str(error)))
-        except (ValueError, TypeError, IndexError) as error:  # words that no process can be given
-            reply({"error": "value", "message": str(error)})
+        except (OSError, ValueError, TypeError, IndexError) as error:  # also words that no process can be given
+            reply(runs.told(error))
 
     def _ship(self, head: Mapping[str, Any], body: Union[wire.Body, Incoming], reply: Callable[..., None]) -> None:
         """Unpack a version of the driver's own code, or, by a request without it, see whether it is there."""
@@ -453,45 +454,6 @@ class Agent:
     def _clean(self, age: float, dry: bool, reply: Callable[..., None]) -> None:
         work = clean.Clean(self._work_dir, self._scheduler, self._session, os.path.basename(self._code), age, dry=dry)
         self._survey(work.run, reply)
-
-    def _run(self, number: int, head: Mapping[str, Any], data: wire.Body) -> None:
-        command = head["command"]
-        process = subprocess.Popen(
-            command,
-            shell=isinstance(command, str),
-            executable="/bin/bash" if isinstance(command, str) else None,
-            cwd=head["cwd"],
-            env=dict(os.environ, **head["env"]) if head["env"] else None,
-            stdin=subprocess.PIPE if head["input"] else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-        self._running[number] = process
-
-        def work() -> None:
-            timed_out = False
-            try:
-                out, err = process.communicate(bytes(data) if head["input"] else None, timeout=head["timeout"])
-            except subprocess.TimeoutExpired:
-                timed_out = True
-                _kill_group(process)
-                out, err = process.communicate()
-            self._post(lambda: done(out, err, timed_out))
-
-        def done(out: bytes, err: bytes, timed_out: bool) -> None:
-            del self._running[number]
-            words = {"op": "reply", "id": number, "code": process.returncode, "split": len(out), "timeout": timed_out}
-            self._send(words, out + err)
-
-        threading.Thread(target=work, name="run-%d" % number, daemon=True).start()
-
-
-def _kill_group(process: "subprocess.Popen[bytes]") -> None:
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def _prepare(work_dir: str) -> Tuple[str, float]:

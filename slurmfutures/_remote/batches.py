@@ -11,7 +11,7 @@ import time
 from collections import deque
 from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
-from . import outbox, payload, publish, script, ships, spool, watch, wire
+from . import outbox, own, payload, publish, script, ships, spool, watch, wire
 from .batch import Batch, Part, Range, Retry, collect_logs, parse_retry, ranges
 from .death import explain
 from .incoming import Incoming
@@ -123,6 +123,8 @@ class Batches:
                 calls.drop()
             reply(self.attach(spec["batch"], ranges(sorted(wanted))))
             return
+        if own.is_own(spec):
+            spec = own.placed(spec)
         batch = Batch(spec, spool.Batch(self._place.work_dir, spec["batch"]))
         if not isinstance(calls, Incoming) and len(calls) <= LARGE:
             self._store(batch, calls)
@@ -141,17 +143,21 @@ class Batches:
 
     def _store(self, batch: Batch, calls: Union[wire.Buffer, Incoming]) -> None:
         spec, folder = batch.spec, batch.folder
-        text = script.render(
-            batch=batch.id,
-            folder=folder.path,
-            chdir=spec["chdir"],
-            setup=spec["setup"],
-            python=spec["python"],
-            code=self._place.code,
-            package=self._place.package,
-            path=spec["path"],
-            shipped=ships.folder_of(self._place.work_dir, spec["ship"]) if spec["ship"] else "",
-        )
+        if own.is_own(spec):
+            own.make_folders(spec)
+            text = own.render(spec, folder)
+        else:
+            text = script.render(
+                batch=batch.id,
+                folder=folder.path,
+                chdir=spec["chdir"],
+                setup=spec["setup"],
+                python=spec["python"],
+                code=self._place.code,
+                package=self._place.package,
+                path=spec["path"],
+                shipped=ships.folder_of(self._place.work_dir, spec["ship"]) if spec["ship"] else "",
+            )
         folder.create(spec, text, calls)
 
     def attach(self, batch_id: str, wanted: Sequence[Range], epoch: Optional[float] = None) -> Dict[str, Any]:
@@ -404,6 +410,7 @@ class Batches:
             stdout=os.path.join(part.folder.logs, "%a.out" if len(part.tasks) > 1 else "0.out"),
             stderr=os.path.join(part.folder.logs, "%a.err" if len(part.tasks) > 1 else "0.err"),
             exclude=part.exclude,
+            patterns=own.patterns(batch.spec),
         )
 
     def _try(self, batch: Batch, part: Part, request: Request, alike: int) -> None:
@@ -591,7 +598,7 @@ class Batches:
                 else:
                     part.watch.unreadable(name, now)
                 continue
-            body = payload.unpack_results(data)
+            body = own.reached(part, name, data) if own.is_own(batch.spec) else payload.unpack_results(data)
             if body is None:
                 part.watch.unreadable(name, now)
                 continue  # seen before it was whole

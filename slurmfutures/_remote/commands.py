@@ -53,7 +53,10 @@ def submit_argv(request: Request) -> List[str]:
     """Return the sbatch command of a request. The user's options come first, so that ours win."""
     argv = ["sbatch", *excluding(request.options, request.exclude), "--parsable"]
     argv += ["--job-name=" + request.name, "--comment=" + request.comment, "--chdir=" + request.chdir]
-    argv += ["--output=" + _pattern(request.stdout, request.size), "--error=" + _pattern(request.stderr, request.size)]
+    patterns = request.patterns
+    if patterns is None:
+        patterns = _pattern(request.stdout, request.size), _pattern(request.stderr, request.size)
+    argv += [option + pattern for option, pattern in zip(("--output=", "--error="), patterns) if pattern]
     if request.size > 1:
         argv.append(array_option(request.size, request.throttle))
     return [*argv, request.script, *request.arguments]

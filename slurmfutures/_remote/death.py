@@ -1,9 +1,11 @@
 """What is known of a task that ended without its results, put together for the client."""
 
+import time
 from typing import Any, Dict, Optional, Tuple
 
 from . import publish, spool, watch
 from .batch import Batch, Part
+from .own import is_own
 from .scheduler import Ending
 
 _TAIL = 4000  # bytes of a dead task's stderr that are told
@@ -26,7 +28,7 @@ def explain(batch: Batch, part: Part, watch_: watch.Watch, verdict: watch.Verdic
     if code == publish.NO_ROOM and end is None:  # the trap could write nothing either
         reason = _NO_ROOM % batch.folder.path
     stderr = spool.read_tail(part.folder.log(verdict.task, "err"), _TAIL).decode("utf-8", "replace")
-    unseen = ending is not None and ending.signal == _NO_OUTPUT
+    unseen = ending is not None and ending.signal == _NO_OUTPUT and not is_own(batch.spec)
     if code == _UNSEEN_CODE and _UNSEEN_WORDS in stderr:
         unseen, reason = True, "where work_dir cannot be seen"
     return {
@@ -41,8 +43,9 @@ def explain(batch: Batch, part: Part, watch_: watch.Watch, verdict: watch.Verdic
         "unseen": unseen,
         "started": ending.started if ending is not None else True,
         "cancelled_by": ending.cancelled_by if ending is not None else "",
-        "start": ending.start if ending is not None else "",
-        "end": ending.end if ending is not None else "",
+        "submitted": part.time,
+        "began": (end.start if end is not None else None) or _seconds(ending.start if ending is not None else ""),
+        "ended": (end.end if end is not None else None) or _seconds(ending.end if ending is not None else ""),
         "stderr": stderr,
         "where": batch.folder.path,
     }
@@ -61,3 +64,11 @@ def how(ending: Optional[Ending], end: Optional[watch.End]) -> Tuple[Optional[in
     if code is not None and 128 < code < 160 and not signal_:
         signal_ = code - 128  # bash's way to say that its child was killed
     return code, signal_ or None, reason
+
+
+def _seconds(text: str) -> Optional[float]:
+    """Return a time of the scheduler's as seconds since the epoch, None where it says none."""
+    try:
+        return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:
+        return None

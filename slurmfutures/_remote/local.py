@@ -8,8 +8,10 @@ it open, so the next agent sees which do, and waits for them.
 
 import contextlib
 import fcntl
+import getpass
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -316,9 +318,16 @@ def _groups_with_stdout(path: str) -> Set[int]:
 
 
 def _kill_group(leader: int, number: int) -> None:
-    """Signal a process group, as Slurm signals all of a job's processes."""
+    """Signal a process group; SIGKILL is for all of the session that it leads, as a script may have groups of its own.
+
+    Slurm signals all of a job's processes.
+    """
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, number)
+    for process in os.listdir("/proc") if number == signal.SIGKILL and os.path.isdir("/proc") else ():
+        with contextlib.suppress(OSError, ValueError):
+            if os.getsid(int(process)) == leader:
+                os.kill(int(process), number)
 
 
 def _start(task: _Task) -> "subprocess.Popen[bytes]":
@@ -336,10 +345,13 @@ def _start(task: _Task) -> "subprocess.Popen[bytes]":
     )
     if task.index is not None:
         environment.update(SLURM_ARRAY_JOB_ID=str(task.job_id), SLURM_ARRAY_TASK_ID=str(index))
+    if request.patterns is not None:
+        _link_logs(task, *request.patterns)
     with open(_log_path(request.stdout, index), "wb") as out:
         with contextlib.suppress(OSError):  # a file system without locks: nobody will know that it runs on
             fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the job's from here on, as this descriptor is its stdout
-        with open(_log_path(request.stderr, index), "wb") as err:
+        together = os.path.realpath(_log_path(request.stderr, index)) == os.path.realpath(out.name)
+        with open(out.fileno() if together else _log_path(request.stderr, index), "wb", closefd=not together) as err:
             return subprocess.Popen(
                 ["/bin/bash", request.script, *request.arguments],
                 stdin=subprocess.DEVNULL,
@@ -349,6 +361,22 @@ def _start(task: _Task) -> "subprocess.Popen[bytes]":
                 env=environment,
                 start_new_session=True,
             )
+
+
+def _link_logs(task: _Task, output: str, error: str) -> None:
+    """Have the logs of a user's own script be the files that it names, by the patterns of sbatch(1)."""
+    words = {"%": "%", "j": str(task.job_id), "A": str(task.job_id), "N": os.uname().nodename, "n": "0", "t": "0"}
+    words.update(a="4294967294", u=getpass.getuser(), x=task.request.name, s="batch")
+
+    def named(match: "re.Match[str]") -> str:
+        word = words.get(match[2], match[0])
+        return word.zfill(int(match[1] or 0)) if word.isdigit() else word
+
+    for log, pattern in ((task.request.stdout, output), (task.request.stderr, error)):
+        path = re.sub(r"%(\d*)([a-zA-Z%])", named, pattern or output)
+        if os.path.isfile(path) or not os.path.exists(path):  # not /dev/null: it would be everybody's
+            with contextlib.suppress(FileExistsError):
+                os.symlink(path, log)
 
 
 def _log_path(pattern: str, index: int) -> str:

@@ -27,6 +27,7 @@ UNPICKLABLE = 2  # payload: why the result could not be pickled, see `pack_error
 UNLOADABLE = 3  # payload: why the function or its arguments could not be loaded here, see `pack_error`
 UNINITIALIZED = 4  # payload: what the initializer raised, see `pack_error`
 UNPUBLISHED = 5  # payload: why the result could not be written, see `pack_error`
+REACHED = 6  # payload: JSON of how a user's own script has reached its end
 
 _RECORD = Struct(">QBQ")  # call number, status, length of the payload
 _CALL = Struct(">QIQ")  # call number, function number, length of the payload

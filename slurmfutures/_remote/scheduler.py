@@ -43,6 +43,7 @@ class Request(NamedTuple):
     stdout: str  # absolute path; "%a" in the file's name stands for the array index
     stderr: str
     exclude: Sequence[str] = ()  # nodes, or lists of them in Slurm's words, beside those that the options exclude
+    patterns: Optional[Tuple[str, str]] = None  # of a user's own script: where its output goes, in place of the above
 
 
 class Submitted(NamedTuple):

@@ -9,13 +9,21 @@ from typing import Sequence
 
 from . import publish
 
-_TEMPLATE = """\
+_HEAD = """\
 #!/bin/bash
-# slurmfutures batch {batch}
+{directives}# slurmfutures batch {batch}
 sf_part={folder}/$1
 sf_task=${{SLURM_ARRAY_TASK_ID:-0}}
 sf_job=${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}
 sf_run=${{SLURM_RESTART_COUNT:-0}}
+sf_home=$PWD
+sf_clock() {{ # bash 5 has microseconds, behind a point or a comma
+    sf_now=${{EPOCHREALTIME:-}}
+    [ -n "$sf_now" ] || printf -v sf_now '%(%s)T' -1
+    sf_now=${{sf_now/,/.}}
+}}
+sf_clock
+sf_start=$sf_now
 if [ ! -d "$sf_part/r" ]; then
     echo "slurmfutures: $sf_part/r cannot be seen on node ${{SLURMD_NODENAME:-$HOSTNAME}}:" \\
         "is work_dir on a file system that the compute nodes share?" >&2
@@ -49,13 +57,17 @@ sf_end() {{
     trap - EXIT
     cd "$sf_part/r" || exit "$sf_code" # cancelled, and cleared away already
     if [ ! -e "$sf_task.r" ]; then
-        printf '%s %s %s %s\\n' "$sf_job" "$sf_run" "$sf_code" "${{SLURMD_NODENAME:-$HOSTNAME}}" >".$sf_task.x.$$" &&
-            mv -f ".$sf_task.x.$$" "$sf_task.$sf_run.x"
+        sf_clock
+        sf_name=$sf_task.$sf_run.x
+        {ended}printf '%s %s %s %s %s %s %s\\n' "$sf_job" "$sf_run" "$sf_code" "${{SLURMD_NODENAME:-$HOSTNAME}}" \\
+            "$sf_start" "$sf_now" "${{SLURM_JOB_NODELIST:-}}" >".$sf_task.x.$$" &&
+            mv -f ".$sf_task.x.$$" "$sf_name"{unended}
     fi
     exit "$sf_code"
 }}
 # Slurm signals this process alone: the interpreter runs in the background, so that signals are passed on at once.
 sf_pass() {{
+    sf_passed=1
     if [ -n "$sf_child" ]; then kill -s "$1" "$sf_child" 2>/dev/null; else exit "$2"; fi
 }}
 sf_child=
@@ -64,16 +76,34 @@ trap 'sf_pass TERM 143' TERM
 trap 'sf_pass INT 130' INT
 trap 'sf_pass USR1 138' USR1
 trap 'sf_pass USR2 140' USR2
+"""
+
+_CALLS = """\
 cd {chdir} || exit 66
 {setup}export SLURMFUTURES_PATH={path} SLURMFUTURES_SHIP={shipped}
 sf_folder={folder}
 sf_program={program}
 {python} -u -c "$sf_program" "$sf_folder" "$1" "$sf_task" "$sf_run" "$2" &
+"""
+
+_SCRIPT = """\
+cd "$sf_home" || exit 66
+# Where Slurm has this job's output is known here only.
+for sf_log in 1.out 2.err; do
+    [ -e "$sf_part/l/$sf_task${{sf_log#?}}" ] ||
+        ln -sf "$(readlink "/proc/$$/fd/${{sf_log%%.*}}")" "$sf_part/l/$sf_task${{sf_log#?}}"
+done
+{name}# What runs in the background has these ignored, and its input closed.
+(trap - INT QUIT && exec {interpreter} {script}) <&0 &
+"""
+
+_TAIL = """\
 sf_child=$!
-while :; do # a signal ends the wait, not the interpreter
+sf_passed=1
+while [ -n "$sf_passed" ]; do # a signal ends the wait, not the interpreter
+    sf_passed=
     wait "$sf_child"
     sf_status=$?
-    kill -0 "$sf_child" 2>/dev/null || break
 done
 exit "$sf_status"
 """
@@ -93,20 +123,47 @@ def render(
     path: Sequence[str],
     shipped: str = "",
 ) -> str:
-    """Return the script of a batch.
+    """Return the script of a batch of calls.
 
     It takes two arguments: the number of its part, and how array indices become tasks (`job.share`).
     `python` is a shell word or phrase, as the user gave it; `path` is added to the interpreter's own `sys.path`, the
     folder `shipped`, if there is one, put before that.
     """
-    return _TEMPLATE.format(
-        batch=batch,
+    calls = _CALLS.format(
         folder=quote(folder),
         chdir=quote(chdir),
         setup=setup.rstrip("\n") + "\n" if setup.strip() else "",
         path=quote("\n".join(path)),
         shipped=quote(shipped),
-        no_room=publish.NO_ROOM,
         python=python,
         program=quote(_PROGRAM.format(code=code, package=package)),
+    )
+    return _head(batch, folder) + calls + _TAIL
+
+
+def render_around(
+    *, batch: str, folder: str, directives: Sequence[str], interpreter: Sequence[str], name: str, script: str
+) -> str:
+    """Return the script around one of the user's own, whose `#SBATCH` lines are `directives`.
+
+    `interpreter` are the words of its first line, `name` is what its job is to be called. It takes the same arguments
+    as the other, and counts as having reached its end where its interpreter has ended by itself with exit code 0.
+    """
+    own = _SCRIPT.format(
+        name="export SLURM_JOB_NAME=%s\n" % quote(name),
+        interpreter=" ".join(map(quote, interpreter)),
+        script=quote(script),
+    )
+    reached = '[ "$sf_code" -ne 0 ] || sf_name=$sf_task.r\n        '
+    return _head(batch, folder, directives, reached, " || sf_code=%d" % publish.NO_ROOM) + own + _TAIL
+
+
+def _head(batch: str, folder: str, directives: Sequence[str] = (), ended: str = "", unended: str = "") -> str:
+    return _HEAD.format(
+        batch=batch,
+        directives="".join(line + "\n" for line in directives),
+        folder=quote(folder),
+        no_room=publish.NO_ROOM,
+        ended=ended,
+        unended=unended,
     )

@@ -66,7 +66,7 @@ class Slurm:
     """The cluster's Slurm, as the user this process runs as.
 
     `environ` is where PATH and SLURM_CONF are looked up, and what jobs are given (sbatch exports it). All commands but
-    `sbatch --version` draw on one bucket: twenty at once, then two a second, as slurmctld's own limiter by default.
+    sbatch draw on one bucket: twenty at once, then two a second, as slurmctld's own limiter by default.
     """
 
     keeps_jobs = True
@@ -84,6 +84,9 @@ class Slurm:
         self._query_environment = commands.query_environment(environ)
         self._sleep = sleep
         self._bucket = Bucket(20, 2.0, clock)
+        # Of its own, so that a hundred scripts hold up neither each other nor what is asked meanwhile. Where slurmctld
+        # has a limiter, sbatch itself waits for it.
+        self._submissions = Bucket(100, 5.0, clock)
         self._queries: Set[int] = set()  # process ids; added and taken out by the threads that ask, read by `close`
         self._accounting = True  # until Slurm says that there is none
         self._reason_known = True  # sacct has the field; until it says that it does not
@@ -104,7 +107,8 @@ class Slurm:
     def submit(self, request: Request) -> Outcome:
         """Submit once; may take minutes where slurmctld is busy."""
         try:
-            done = self._call(commands.submit_argv(request), self._submit_environment, SUBMIT_SECONDS)
+            argv = commands.submit_argv(request)
+            done = self._call(argv, self._submit_environment, SUBMIT_SECONDS, self._submissions)
         except FileNotFoundError:
             return Refused("there is no sbatch on this machine's PATH")
         except OSError as error:
@@ -216,7 +220,7 @@ class Slurm:
 
     def _ask(self, argv: Sequence[str], patience: Optional[float] = None) -> _Done:
         try:
-            return self._call(argv, self._query_environment, QUERY_SECONDS, patience, self._queries)
+            return self._call(argv, self._query_environment, QUERY_SECONDS, self._bucket, patience, self._queries)
         except OSError as error:
             return _Done(None, "", str(error))
 
@@ -230,10 +234,11 @@ class Slurm:
         argv: Sequence[str],
         environ: Mapping[str, str],
         seconds: float,
+        bucket: Bucket,
         patience: Optional[float] = None,
         running: Optional[Set[int]] = None,
     ) -> _Done:
-        wait = self._bucket.take(patience)
+        wait = bucket.take(patience)
         if wait > 0:
             self._sleep(wait)
         return _run(argv, environ, seconds, running)

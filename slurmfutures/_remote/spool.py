@@ -4,6 +4,7 @@
     batches/<batch>/calls        the batch: functions once, arguments of each call (`payload.pack_batch`)
     batches/<batch>/batch.json   how it is to be submitted
     batches/<batch>/script.sh    what the scheduler runs
+    batches/<batch>/own          the user's own script, where that is what it is about
     batches/<batch>/session      whose it is, where that is not the driver any more that made it
     batches/<batch>/parts.jsonl  what was submitted: an intent before each submission, the job id after it
     batches/<batch>/<part>/r/    what the array tasks of a part publish, by array index
@@ -12,7 +13,8 @@
     id                           a name that was made up for this work_dir
 
 In r/ the task with array index 7 leaves `7.c` (its claim, made with O_EXCL), `7.0.1.p` (first results of run 0),
-`7.r` (its last results: the task is done) and, where it ended without those, `7.0.x` (how run 0 ended).
+`7.r` (its last results: the task is done) and, where it ended without those, `7.0.x` (how run 0 ended). Of a user's own
+script that reached its end `7.r` says how, in the same words.
 """
 
 import contextlib
@@ -90,16 +92,24 @@ class Batch:
         self.path = os.path.join(work_dir, "batches", batch)
         self.calls = os.path.join(self.path, "calls")
         self.script = os.path.join(self.path, "script.sh")
+        self.own = os.path.join(self.path, "own")
         self.parts = os.path.join(self.path, "parts.jsonl")
 
     def create(self, spec: Any, script: str, calls: Union[Buffer, Incoming]) -> None:
-        """Write the batch; batch.json comes last and says that the rest is whole. Raises OSError, leaving nothing."""
+        """Write the batch; batch.json comes last and says that the rest is whole. Raises OSError, leaving nothing.
+
+        A user's own script travels as the batch's function.
+        """
         os.makedirs(self.path, 0o700, exist_ok=True)
         try:
             if isinstance(calls, Incoming):
                 calls.move_to(os.path.join(self.path, "calls"))
             else:
                 publish(self.path, "calls", [calls])
+            if spec.get("script") is not None:
+                file = payload.BatchFile(self.calls)
+                publish(self.path, "own", [file.function(0)])
+                file.close()
             publish(self.path, "script.sh", [script.encode()])
             publish(self.path, "batch.json", [json.dumps(spec).encode()])
         except OSError:

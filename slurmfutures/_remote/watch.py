@@ -39,6 +39,9 @@ class End(NamedTuple):
     run: int
     exit_code: int
     node: str
+    start: Optional[float] = None  # seconds since the epoch, by the node's clock
+    end: Optional[float] = None
+    nodes: str = ""  # of the allocation, in Slurm's words
 
 
 class Verdict(NamedTuple):
@@ -50,10 +53,11 @@ class Verdict(NamedTuple):
 
 
 def parse_end(data: bytes, run: int) -> Optional[End]:
-    """Read an end record: "job run code node"."""
+    """Read an end record: "job run code node start end nodes", of which the last may be missing."""
     words = data.decode("utf-8", "replace").split()
     try:
-        return End(run, int(words[2]), words[3] if len(words) > 3 else "")
+        start, end = (float(words[4]), float(words[5])) if len(words) > 5 else (None, None)
+        return End(run, int(words[2]), words[3] if len(words) > 3 else "", start, end, "".join(words[6:7]))
     except (IndexError, ValueError):
         return None
 

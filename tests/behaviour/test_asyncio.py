@@ -1,9 +1,11 @@
 """Futures in coroutines."""
 
 import asyncio
+import threading
 
 import pytest
 
+from slurmfutures import SlurmExecutor
 from tests import calls
 from tests.fix_executors import AnyExecutor
 from tests.fix_gate import Gate
@@ -59,6 +61,30 @@ def test_the_loop_can_run_functions_in_the_executor(executor: AnyExecutor) -> No
         return await asyncio.get_running_loop().run_in_executor(executor, calls.square, 5)
 
     assert asyncio.run(main()) == 25
+
+
+def test_ten_thousand_awaited_futures_cost_no_thread(local: SlurmExecutor, gate: Gate) -> None:
+    async def main() -> list[int]:
+        held = [local.login.submit(calls.pass_gate, gate.folder, number) for number in range(2)]  # all workers
+        futures = [*held, *(local.login.submit(calls.identity, number) for number in range(2, 10_000))]
+        gathering = asyncio.ensure_future(asyncio.gather(*futures))
+        await asyncio.sleep(0)  # all of them are awaited now
+        assert threading.active_count() == before
+        gate.open()
+        return list(await gathering)
+
+    before = threading.active_count()
+    assert asyncio.run(main()) == list(range(10_000))
+
+
+def test_a_failure_abandons_no_other(executor: AnyExecutor) -> None:
+    async def main() -> list[object]:
+        futures = [executor.submit(calls.fail_at, 2, number) for number in range(4)]
+        return await asyncio.gather(*futures, return_exceptions=True)
+
+    first, second, failed, last = asyncio.run(main())
+    assert (first, second, last) == (0, 1, 3)
+    assert isinstance(failed, ValueError)
 
 
 def test_results_can_be_waited_for_inside_a_running_loop(executor: AnyExecutor) -> None:

@@ -261,7 +261,7 @@ def test_a_line_of_bash_gives_its_output_as_text(root: SlurmExecutor) -> None:
 
 
 def test_words_of_a_command_are_not_read_by_a_shell(root: SlurmExecutor) -> None:
-    assert root.run(["printf", "%s|", "a b", "$HOME", "'", Path("c;d")]).stdout == "a b|$HOME|'|c;d|"  # type: ignore[list-item]
+    assert root.run(["printf", "%s|", "a b", "$HOME", "'", Path("c;d")]).stdout == "a b|$HOME|'|c;d|"
 
 
 def test_input_is_text_or_bytes_and_so_is_output(root: SlurmExecutor) -> None:

@@ -34,6 +34,8 @@ BENCHMARKS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "ssh-start": ssh.start,
     "ssh-sweep": ssh.sweep,
     "ssh-argument": ssh.large_argument,
+    "ssh-login-large": ssh.login_large,
+    "ssh-paths": ssh.paths,
     "ssh-files": ssh.files,
     "ssh-passing": ssh.passing,
     "ssh-reconnect": ssh.reconnect,

@@ -111,7 +111,7 @@ def one_call(bench: Bench) -> Iterator[Row]:
                 )
             measure = f"one call on a login node {where}"
             if round_trip == 0:
-                yield Row(measure, "ms", ours, goal=1.5)
+                yield Row(measure, "ms", ours, goal=1)
                 yield Row(f"{measure}, against a byte there and back", "ms", ours, echoed)
             else:
                 yield Row(f"{measure}, against a byte there and back", "ms", ours, echoed, goal=1.2)
@@ -218,6 +218,65 @@ def large_argument(bench: Bench) -> Iterator[Row]:
             drain(0.0)
             yield Row(f"a {LARGE >> 20} MB argument {where}, against cat | ssh", "s", samples, bare, goal=1.5)
             yield Row(f"the client's memory meanwhile {where}, by the payload", "", memory, goal=3)
+
+
+def login_large(bench: Bench) -> Iterator[Row]:
+    """Calls, commands and scripts on the login node that give or take much."""
+    with _laptops(bench, 0.0) as laptops:
+        for where, _, laptop in laptops:
+            with laptop.executor() as executor:
+                _warm(executor)
+                for size in (8 << 20, 100 << 20):
+                    data = random.Random(1).randbytes(size)
+                    script = f"print('x' * {size}, end='')"
+                    actions: dict[str, Callable[[], object]] = {
+                        "result of a call": lambda: executor.login.submit(os.urandom, size).result(),  # noqa: B023
+                        "argument of a call": lambda: executor.login.submit(len, data).result(),  # noqa: B023
+                        "of output of a script": lambda: executor.run_python(script),  # noqa: B023
+                    }
+                    for what, action in actions.items():
+                        samples = [timed(action) for _ in range(bench.rounds(7, 2))]
+                        goal = 0.5 if size == 8 << 20 else None
+                        yield Row(f"{size >> 20} MB {what} on a login node {where}", "s", samples, goal=goal)
+
+
+PATH_SIZE = 100 << 20  # bytes
+
+
+def paths(bench: Bench) -> Iterator[Row]:
+    """What is small against a byte there and back; contents against `cat` over ssh."""
+    with _laptops(bench, 0.0, 0.02) as laptops:
+        for where, _, laptop in laptops:
+            with laptop.executor() as executor, laptop.echo() as echo:
+                small = executor.path(bench.folder / "small")
+                actions: dict[str, Callable[[], object]] = {
+                    "write_text": lambda: small.write_text("text"),  # noqa: B023
+                    "read_text": small.read_text,
+                    "exists": small.exists,
+                    "glob": lambda: list(small.parent.glob("*")),  # noqa: B023
+                }
+                for what, action in actions.items():
+                    ours, echoed = take_turns(
+                        bench.rounds(100, 10),
+                        lambda: 1000 * timed(action),  # noqa: B023
+                        lambda: 1000 * timed(echo),
+                    )
+                    yield Row(f"{what} of a path {where}, against a byte there and back", "ms", ours, echoed)
+                large = executor.path(bench.folder / "content")
+                data = random.Random(1).randbytes(PATH_SIZE)
+                source = bench.folder / "source"
+                source.write_bytes(data)
+                there = shlex.quote(str(large))
+                up = f"cat {shlex.quote(str(source))} | {shlex.join(laptop.ssh)} {shlex.quote(f'cat > {there}')}"
+                down = f"{shlex.join(laptop.ssh)} {shlex.quote(f'cat {there}')} > /dev/null"
+                actions = {"write_bytes": lambda: large.write_bytes(data), "read_bytes": large.read_bytes}  # noqa: B023
+                for (what, action), command in zip(actions.items(), (up, down), strict=True):
+                    ours, bare = take_turns(
+                        bench.rounds(5, 1),
+                        lambda: timed(action),  # noqa: B023
+                        lambda: timed(lambda: subprocess.run(["bash", "-c", command], check=True)),  # noqa: B023
+                    )
+                    yield Row(f"{what} of {PATH_SIZE >> 20} MB {where}, against cat by ssh", "s", ours, bare, goal=1.5)
 
 
 def files(bench: Bench) -> Iterator[Row]:

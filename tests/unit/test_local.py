@@ -23,6 +23,7 @@ case "$1" in
     crash) kill -SEGV $$ ;;
     wait) touch "$2/$$.pid"; until [ -e "$2/open" ]; do sleep 0.01; done ;;
     stay) trap '' TERM; touch "$2/$$.pid"; while :; do sleep 0.01; done ;;
+    hide) set -m; (trap '' TERM; touch "$2/$BASHPID.pid"; while :; do sleep 0.01; done) & wait ;;
     show) env -0 > "$2/env"; pwd > "$2/pwd"; cat > "$2/stdin" ;;
 esac
 """
@@ -179,9 +180,10 @@ def test_a_running_job_that_is_cancelled_ends(queue: Queue) -> None:
     until(lambda: not lives(process))
 
 
-def test_a_cancelled_job_that_ignores_it_is_killed(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("word", ["stay", "hide"])
+def test_a_cancelled_job_that_ignores_it_is_killed(word: str, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "KILL_WAIT", 0.1)
-    job_id = queue.submit("stay")
+    job_id = queue.submit(word)
     (process,) = queue.running(1)
     queue.scheduler.cancel([(job_id, None)])
     until(lambda: not lives(process))

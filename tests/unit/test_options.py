@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from slurmfutures._options import _ALL, _OURS, render_options, split_labels
+from slurmfutures._options import _ALL, OURS, render_options, split_labels
 
 
 def test_options_become_words_sorted_by_name() -> None:
@@ -91,7 +91,7 @@ def test_an_unknown_name_is_an_error_with_a_suggestion(name: str, message: str) 
     assert str(raised.value) == message
 
 
-@pytest.mark.parametrize("name", sorted(_OURS))
+@pytest.mark.parametrize("name", sorted(OURS))
 @pytest.mark.parametrize("value", [True, "x", None])
 def test_the_executor_s_own_options_are_refused_with_what_to_do_instead(name: str, value: object) -> None:
     with pytest.raises(TypeError, match=f"sbatch option '{name}' cannot be set: .{{10}}"):

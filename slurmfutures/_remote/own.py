@@ -1,0 +1,69 @@
+"""Batches that are a batch script of the user's own: where it runs and writes, and how its end is told."""
+
+import json
+import os
+import re
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+from . import payload, script, spool, watch
+from .batch import Part
+
+
+def is_own(spec: Mapping[str, Any]) -> bool:
+    """Whether a batch is a user's own script, and not calls."""
+    return spec.get("script") is not None
+
+
+def placed(spec: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return a batch's spec with the absolute path of the folder in which its script begins."""
+    cwd = os.path.expanduser(spec["script"]["cwd"] or "")
+    return dict(spec, chdir=os.path.normpath(os.path.join(spec["chdir"], cwd)))
+
+
+def patterns(spec: Mapping[str, Any]) -> Optional[Tuple[str, str]]:
+    """Return where output goes by a script's own words, as sbatch's file name patterns; "" is the default.
+
+    Slurm knows the job by another name than the script does, and takes a "%" in the folder's name for a pattern's. None
+    for a batch of calls.
+    """
+    if not is_own(spec):
+        return None
+    output, error = (_pattern(spec, spec["script"][stream]) for stream in ("output", "error"))
+    return output or _pattern(spec, "slurm-%j.out"), error
+
+
+def _pattern(spec: Mapping[str, Any], own: str) -> str:
+    def named(match: "re.Match[str]") -> str:
+        return match[0] if match[0] == "%%" else spec["name"].replace("%", "%%")
+
+    return own and os.path.join(spec["chdir"].replace("%", "%%"), re.sub(r"%%|%\d*x", named, own))
+
+
+def make_folders(spec: Mapping[str, Any]) -> None:
+    """Make the folders in which a script begins and its output goes: Slurm does not. Raises OSError."""
+    folders: List[str] = [os.path.dirname(pattern) for pattern in patterns(spec) or ()]
+    for folder in (spec["chdir"].replace("%", "%%"), *folders):
+        if folder and "%" not in folder.replace("%%", ""):
+            os.makedirs(folder.replace("%%", "%"), exist_ok=True)
+
+
+def render(spec: Mapping[str, Any], folder: spool.Batch) -> str:
+    """Return what is submitted in a script's place."""
+    return script.render_around(
+        batch=spec["batch"],
+        folder=folder.path,
+        directives=spec["script"]["directives"],
+        interpreter=spec["script"]["interpreter"],
+        name=spec["name"],
+        script=folder.own,
+    )
+
+
+def reached(part: Part, name: spool.Name, data: bytes) -> Optional[bytes]:
+    """Return the record that a script has reached its end, None where the file is not whole (yet)."""
+    end = watch.parse_end(data, name.run)
+    if end is None or not data.endswith(b"\n"):
+        return None
+    times = {"submitted": part.time, "began": end.start, "ended": end.end}
+    words = dict(times, job_id=part.job, node=end.nodes or end.node)
+    return b"".join(payload.pack_record(0, payload.REACHED, json.dumps(words).encode()))

@@ -1,0 +1,157 @@
+"""Commands on the login node: each is started from the loop and waited for by a thread of its own.
+
+    run   {command | script, cwd, env, input, timeout, split} body    reply: {code, split, timeout} stdout and stderr
+    kill  {run}
+
+The body of a `run` is a Python script, `split` bytes of it, and what the command reads. A script is a file in a folder
+of its own while it runs: tracebacks show its lines, stdin is free, and nothing large is on a command line.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Union
+
+from . import wire
+from .lane import Lane
+
+Reply = Callable[..., None]
+
+
+class Runs:
+    """All commands that run. The agent's loop calls it.
+
+    `python` is a phrase of shell that runs an interpreter; scripts are written below `folder`.
+    """
+
+    def __init__(self, post: Callable[[Callable[[], None]], None], python: str, folder: str) -> None:
+        self._post = post
+        self._python = python
+        self._folder = folder
+        self._lane: Optional[Lane] = None  # writes scripts; there since the first one
+        self._running: Dict[int, subprocess.Popen[bytes]] = {}  # by request id
+        self._starting: Set[int] = set()  # whose scripts are being written
+
+    def message(self, number: int, head: Mapping[str, Any], body: wire.Body, reply: Reply) -> None:
+        """Run a command. Raises OSError and what else Popen does where it cannot be started."""
+        script = head.get("script")
+        if script is None:
+            self._start(number, head, head["command"], body, None, reply)
+        elif "path" in script:
+            self._start(number, head, self._words(script["path"], script["args"]), body, None, reply)
+        else:
+            self._send(number, head, body, reply)
+
+    def kill(self, number: int) -> None:
+        """Nobody waits for this one any more."""
+        self._starting.discard(number)
+        if number in self._running:
+            _kill_group(self._running[number])
+
+    def close(self) -> None:
+        for process in list(self._running.values()):
+            _kill_group(process)
+
+    def _words(self, path: str, args: Sequence[str]) -> List[str]:
+        return ["/bin/bash", "-c", 'exec %s "$0" "$@"' % self._python, path, *args]
+
+    def _send(self, number: int, head: Mapping[str, Any], body: wire.Body, reply: Reply) -> None:
+        """Write a script down, then run it."""
+        view = memoryview(body)
+        source, given = view[: head["split"]], view[head["split"] :]
+
+        def work() -> str:
+            path = os.path.join(tempfile.mkdtemp(prefix="run-", dir=self._folder), head["script"]["name"])
+            try:
+                with open(path, "wb") as file:
+                    file.write(source)
+            except BaseException:
+                shutil.rmtree(os.path.dirname(path), ignore_errors=True)
+                raise
+            return path
+
+        def then(path: Any) -> None:
+            if isinstance(path, Exception):
+                reply(told(path))
+            elif number not in self._starting:
+                shutil.rmtree(os.path.dirname(path), ignore_errors=True)
+            else:
+                self._starting.discard(number)
+                try:
+                    words = self._words(path, head["script"]["args"])
+                    self._start(number, head, words, given, os.path.dirname(path), reply)
+                except Exception as error:  # words that no process can be given, a folder that is not there
+                    shutil.rmtree(os.path.dirname(path), ignore_errors=True)
+                    reply(told(error))
+
+        self._starting.add(number)
+        if self._lane is None:
+            self._lane = Lane("scripts", self._post)
+        self._lane.do(work, then)
+
+    def _start(
+        self,
+        number: int,
+        head: Mapping[str, Any],
+        command: Union[str, Sequence[str]],
+        given: wire.Body,
+        folder: Optional[str],
+        reply: Reply,
+    ) -> None:
+        process = subprocess.Popen(
+            command,
+            shell=isinstance(command, str),
+            executable="/bin/bash" if isinstance(command, str) else None,
+            cwd=head["cwd"],
+            env=_environment(head),
+            stdin=subprocess.PIPE if head["input"] else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._running[number] = process
+
+        def work() -> None:
+            timed_out = False
+            try:
+                out, err = process.communicate(bytes(given) if head["input"] else None, timeout=head["timeout"])
+            except subprocess.TimeoutExpired:
+                timed_out = True
+                _kill_group(process)
+                out, err = process.communicate()
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+            self._post(lambda: done(out, err, timed_out))
+
+        def done(out: bytes, err: bytes, timed_out: bool) -> None:
+            del self._running[number]
+            reply({"code": process.returncode, "split": len(out), "timeout": timed_out}, out + err)
+
+        threading.Thread(target=work, name="run-%d" % number, daemon=True).start()
+
+
+def told(error: Exception) -> Dict[str, Any]:
+    """Return what a reply says of what stands in the way of a command."""
+    if isinstance(error, OSError):
+        words = {"errno": error.errno, "strerror": error.strerror, "filename": error.filename}
+        return dict(words, error="os", message=str(error))
+    return {"error": "value", "message": str(error)}
+
+
+def _environment(head: Mapping[str, Any]) -> Dict[str, str]:
+    """Return the environment of a command; a script's modules are looked for first in what was shipped."""
+    found = dict(os.environ, **(head["env"] or {}))
+    ahead = (head.get("script") or {}).get("shipped")
+    if ahead:
+        found["PYTHONPATH"] = ":".join([*ahead, *filter(None, [found.get("PYTHONPATH")])])
+    return found
+
+
+def _kill_group(process: "subprocess.Popen[bytes]") -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
