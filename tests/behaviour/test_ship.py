@@ -116,10 +116,10 @@ def test_edits_are_sent_with_the_next_call_and_not_to_those_before(open_jobs: Op
     assert [view.submit(module.told, 1).result(DEADLINE)[0] for view in (executor, executor.login)] == [2, 2]
 
 
-def test_large_data_of_a_package_goes_along(open_jobs: OpenJobs, tree: Tree) -> None:
+def test_large_data_of_a_package_goes_along(opener: Opener, tree: Tree) -> None:
     data = random.Random(1).randbytes(5 << 20)
     (tree.package / "data.bin").write_bytes(data)
-    executor = open_jobs(ship=tree.package)
+    executor = opener.root("local", ship=tree.package)
     for view in (executor, executor.login):
         assert view.submit(tree.load().digest).result(DEADLINE) == hashlib.sha256(data).hexdigest()
 

@@ -204,6 +204,13 @@ def test_transient_says_whether_another_try_may_help() -> None:
             ),
         ),
         (
+            RemoteImportError("Can't get attribute 'f' on <module 'a'>", node="n1", python="/usr/bin/python3"),
+            (
+                "Can't get attribute 'f' on <module 'a'> on node n1 (/usr/bin/python3): "
+                "another version is there, send yours along by ship= or cloudpickle.register_pickle_by_value()"
+            ),
+        ),
+        (
             SubmitError("Invalid qos specification", options=["--qos=x"]),
             "the job was not submitted: Invalid qos specification (options: --qos=x)",
         ),
