@@ -20,7 +20,7 @@ from tests.far.users import User
 PASSWORD = "correct horse"
 # The tests' cluster is small, others use it too, and it has no GPUs: sizes are for readers.
 _SMALL = (
-    (r'mem="\d+G"', 'mem="100M"'),
+    (r'mem( ?)=( ?)"\d+G"', r'mem\1=\2"100M"'),
     (r"--ntasks=\d+", "--ntasks=1"),
     (r"--gpus=\d+", "--ntasks=1"),
     (r"\bgpus(_per_node)?=\d", "cpus_per_task=1"),
@@ -62,6 +62,7 @@ class World:
             "/scratch/me": str(self.scratch),
             "/opt/py311/bin/python3": str(self.programs / "python3"),
             'partition="cpu"': 'partition="main"',
+            'partition = "cpu"': 'partition = "main"',
             'partition="gpu"': 'partition="main"',
         }
 
