@@ -665,6 +665,7 @@ class SlurmExecutor(_Jobs):
             self._connection.poller.stop()
             raise
         self._root: SlurmExecutor = self
+        self._host = None if host is None else Host.parse(host).address
         # Not joined: what is pending is still done. The poller holds no reference to the executor.
         weakref.finalize(self, self._connection.poller.stop).atexit = False
 
@@ -694,6 +695,16 @@ class SlurmExecutor(_Jobs):
     def with_options(self, **changes: Any) -> "SlurmView":
         """Return an Executor with other sbatch options on the same connection; None takes an option away."""
         return SlurmView(self, {**self._sbatch, **changes})
+
+    @property
+    def host(self) -> str | None:
+        """The login node, as it was named; None where it is this machine."""
+        return self._host
+
+    @property
+    def work_dir(self) -> ClusterPath:
+        """The folder that all files of this executor are in, on the cluster."""
+        return self.path(self._connection.greeting["work_dir"])
 
     def path(self, *segments: StrPath) -> ClusterPath:
         """Return a path on the cluster, with the methods of `pathlib.Path`: `ex.path("/scratch/me") / "x"`.
