@@ -472,7 +472,8 @@ class _Jobs(_View):
         it, and what the future's `stdout()` and `stderr()` return. `name` is the job's.
 
         It has succeeded when its interpreter has ended by itself with exit code 0, whatever Slurm says. A job that
-        fails is submitted again up to `retries` times, whatever it failed of; then the future raises its JobError,
+        fails is submitted again up to `retries` times, whatever it failed of, and where it was lost through no fault of
+        its own as the executor's `retries` say; then the future raises its JobError,
         whose `info` is the JobInfo, or, where `check` is false, returns the JobInfo. With a checkpoint a script is
         known by its text and its `cwd`: one that has succeeded is not submitted again at the next start, one that is
         queued or running is waited for.
