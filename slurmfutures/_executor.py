@@ -472,7 +472,8 @@ class _Jobs(_View):
         it, and what the future's `stdout()` and `stderr()` return. `name` is the job's.
 
         It has succeeded when its interpreter has ended by itself with exit code 0, whatever Slurm says. A job that
-        fails is submitted again up to `retries` times, whatever it failed of; then the future raises its JobError,
+        fails is submitted again up to `retries` times, whatever it failed of, and where it was lost through no fault of
+        its own as the executor's `retries` say; then the future raises its JobError,
         whose `info` is the JobInfo, or, where `check` is false, returns the JobInfo. With a checkpoint a script is
         known by its text and its `cwd`: one that has succeeded is not submitted again at the next start, one that is
         queued or running is waited for.
@@ -666,6 +667,7 @@ class SlurmExecutor(_Jobs):
             self._connection.poller.stop()
             raise
         self._root: SlurmExecutor = self
+        self._host = None if host is None else Host.parse(host).address
         # Not joined: what is pending is still done. The poller holds no reference to the executor.
         weakref.finalize(self, self._connection.poller.stop).atexit = False
 
@@ -695,6 +697,16 @@ class SlurmExecutor(_Jobs):
     def with_options(self, **changes: Any) -> "SlurmView":
         """Return an Executor with other sbatch options on the same connection; None takes an option away."""
         return SlurmView(self, {**self._sbatch, **changes})
+
+    @property
+    def host(self) -> str | None:
+        """The login node, as it was named; None where it is this machine."""
+        return self._host
+
+    @property
+    def work_dir(self) -> ClusterPath:
+        """The folder that all files of this executor are in, on the cluster."""
+        return self.path(self._connection.greeting["work_dir"])
 
     def path(self, *segments: StrPath) -> ClusterPath:
         """Return a path on the cluster, with the methods of `pathlib.Path`: `ex.path("/scratch/me") / "x"`.
