@@ -544,7 +544,8 @@ class SlurmExecutor(_Jobs):
         the same call it is. Calls of `login` are not kept.
     :param checkpoint_key: called as `checkpoint_key(function, args, kwargs)`, returns what a call is to be known by
         instead: text, numbers, or whatever else compares by what it holds. None: it is not kept.
-    :param initializer: called with `initargs` once in each job's process, before its first call.
+    :param initializer: called with `initargs` once in each job's process, before its first call. What it assigns to
+        globals of a script or notebook is seen by the calls of that script's functions.
     :param ship: your own code on the cluster: modules, packages and folders, or one of them; each a module, the name of
         one that can be imported here, or a path (with a "/", or a `Path`). A .py file and a folder with `__init__.py`
         are found there by their names, a folder without is searched as one of `sys.path`; all go before what is
