@@ -37,6 +37,21 @@ class Block:
     commands: list[Command] = field(default_factory=list)
 
 
+_ROW = re.compile(r"^\|(?:\\.|[^|\\\n])*\|((?:\\.|[^|\\\n])*)\|", re.MULTILINE)
+_SPAN = re.compile(r"`([^`]+)`")
+TABLES = "<!-- of the tables below, what is in the second column is run -->"
+
+
+def rows_of(page: str) -> list[Block]:
+    """Return the code in the second columns of a page's tables, those below the words that say so."""
+    start = page.find(TABLES)
+    return [
+        Block("python", code + "\n", page.count("\n", 0, match.start()) + 1, cluster=True)
+        for match in _ROW.finditer(page, start if start >= 0 else len(page))
+        for code in _SPAN.findall(match[1])
+    ]
+
+
 def blocks_of(page: str) -> list[Block]:
     """Return the code of a page. Raises ValueError for a block that does not end, or a command without its prompt."""
     blocks: list[Block] = []
@@ -54,7 +69,7 @@ def blocks_of(page: str) -> list[Block]:
                 block.commands = _commands(body, line)
             blocks.append(block)
         end = after
-    return blocks
+    return sorted([*blocks, *rows_of(page)], key=lambda block: block.line)
 
 
 def _fences(page: str) -> Iterator[tuple[re.Match[str], str, int]]:

@@ -125,6 +125,15 @@ def _readme(world: World, folder: Path) -> Mapping[str, str]:
     return {"81234_17": _said(_DIE, world, folder)}
 
 
+def _from_ai2_kit(world: World, folder: Path) -> Mapping[str, str]:
+    (folder / "data").mkdir()
+    (folder / "data" / "mesh.txt").write_text("1 2 3\n")
+    (folder / "helpers.py").write_text("def help_out():\n    return 7\n")
+    (folder / "mypackage").mkdir()
+    (folder / "mypackage" / "__init__.py").touch()
+    return {}
+
+
 def _command_line(world: World, folder: Path) -> Mapping[str, str]:
     (world.scratch / "sf").mkdir()
     (folder / "sf").mkdir()
@@ -138,5 +147,6 @@ SETUPS = {
     "README.md": Setup(_SIMULATE, _readme),
     "docs/index.md": Setup(_SIMULATE),
     "docs/command-line.md": Setup(prepare=_command_line, leaves=True),
+    "docs/from-ai2-kit.md": Setup(prepare=_from_ai2_kit),
     "docs/how-to/codes.md": Setup(typed="123456\n"),
 }
