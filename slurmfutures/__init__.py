@@ -2,6 +2,7 @@
 
 import logging
 
+from ._config import ClusterConfig
 from ._errors import (
     AgentError,
     AuthenticationError,
@@ -45,6 +46,7 @@ __all__ = [
     "AuthenticationError",
     "CheckpointCorrupt",
     "CheckpointLocked",
+    "ClusterConfig",
     "ClusterPath",
     "ConnectionLost",
     "Host",

@@ -10,6 +10,7 @@ from ._future import SlurmFuture
 from ._remote import arrays, payload
 from ._remote.states import JobState
 from ._retries import Attempts
+from ._ship import Shipment
 
 QUIET = 0.02  # seconds without a further call after which a batch is closed
 LONGEST = 0.5  # seconds after its first call after which a batch is closed in any case
@@ -42,6 +43,7 @@ class Spec(NamedTuple):
     comment: str
     initializer: bytes  # pickled (function, arguments), or nothing
     script: OwnScript | None = None
+    shipment: Shipment | None = None  # the user's own code
 
 
 class Control(NamedTuple):

@@ -24,6 +24,7 @@ from ._journal import Journal
 from ._pickling import name_of, result_of
 from ._records import NO_KEY
 from ._remote import payload, wire
+from ._ship import Shipment
 
 logger = logging.getLogger("slurmfutures.checkpoint")
 
@@ -54,8 +55,8 @@ class Checkpoint:
         self._contents = self._journal.contents
         self._taken: dict[bytes, int] = {}  # how many repeats of a call there are, by its digest
         self._free: dict[bytes, list[int]] = {}  # of these, those that have failed
-        # The last function, its code, what it was pickled to, and its digest; written and read as one, not locked.
-        self._last: tuple[Any, Any, bytes, bytes] = (None, None, b"", b"")
+        # The last function, its code, its pickle, what is shipped, and its digest; written and read as one, not locked.
+        self._last: tuple[Any, Any, bytes, Shipment | None, bytes] = (None, None, b"", None, b"")
         self._unkeyable = False  # that has been said
         self._full = False  # that has been said
         self.path = self._journal.path
@@ -63,17 +64,22 @@ class Checkpoint:
 
     # ---- any thread
 
-    def digest_of(self, function: Callable[..., Any], pickled: bytes) -> bytes | None:
-        """Return what stands for a function, None where nothing stable does."""
+    def digest_of(self, function: Callable[..., Any], pickled: bytes, shipment: Shipment | None = None) -> bytes | None:
+        """Return what stands for a function, None where nothing stable does.
+
+        Of what is shipped, the code that it may run counts.
+        """
         if self._key is not None:
             return b""
         code = getattr(function, "__code__", None)
         last = self._last
-        if function is last[0] and code is last[1] and pickled == last[2]:
-            return last[3]
+        if function is last[0] and code is last[1] and pickled == last[2] and shipment is last[3]:
+            return last[4]
         try:
             digest = _keys.function_digest(function, pickled)
-            self._last = function, code, pickled, digest
+            if shipment is not None:
+                digest += shipment.code_behind(pickled)
+            self._last = function, code, pickled, shipment, digest
             return digest
         except _keys.Unkeyable as why:
             self._warn(function, why)

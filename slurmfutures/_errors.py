@@ -440,8 +440,16 @@ class RemoteImportError(JobFailed, ImportError):
         return f"{self.said}{self._at()}{f' ({details})' if details else ''}"
 
     def _remedy(self) -> str:
-        top = self.module.partition(".")[0] if self.module else "the module"
-        return f"install {top} there, or send it along with cloudpickle.register_pickle_by_value({top})"
+        if self.module is None:
+            return "another version is there, send yours along by ship= or cloudpickle.register_pickle_by_value()"
+        return send_along(self.module)
+
+
+def send_along(module: str) -> str:
+    """Return what to do about a module that is missing over there."""
+    top = module.partition(".")[0]
+    given = f"{top!r}" if top.isidentifier() else ""
+    return f"send it along by ship={given} or cloudpickle.register_pickle_by_value({top}), or install it there"
 
 
 class JobTimeout(JobError, TimeoutError):

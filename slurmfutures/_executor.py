@@ -21,18 +21,21 @@ from . import _files, _runs
 from ._batcher import Claim, Spec
 from ._bootstrap import Started, handshake, new_mark, start_line
 from ._checkpoint import Checkpoint, CheckpointKey, Found
+from ._config import ClusterConfig, Source, from_environment
 from ._errors import PayloadError, PythonMismatch
 from ._future import NOBODY, SlurmFuture
 from ._hosts import Host
 from ._jobinfo import JobInfo
+from ._journal import files_of
 from ._link import Reply
 from ._options import render_options, split_labels
-from ._own_arrays import ArrayFuture
+from ._own_arrays import submit_array
 from ._own_scripts import Rendered, job_name_of, own_spec, script_text
 from ._paths import ClusterPath, StrPath, place_of, text_of
 from ._pickling import holds_code, name_of, pickle_arguments, pickle_function, pickle_initializer
 from ._poller import Poller
-from ._remote import arrays, wire
+from ._remote import wire
+from ._ship import Item, Ship, Shipment
 from ._ssh import Entrance
 from ._transports.asking import ask_on_terminal
 from ._transports.base import Ask, Stream
@@ -44,13 +47,12 @@ _NO_KEYWORDS: Mapping[str, Any] = {}
 T = TypeVar("T")
 P = ParamSpec("P")
 
-DEFAULT_WORK_DIR = "~/.slurmfutures"
 _SLICE = 256  # calls of a map that are added at once
 _SILENCE = 300.0  # seconds, at least, of silence after which the agent gives the driver up
 # What is ours among the keywords, for suggestions beside sbatch's options.
 _KEYWORDS = """host jump transport ssh_config ask accept_new_host_keys connect_timeout heartbeat reconnect_timeout
     scheduler work_dir python setup max_workers retries login_workers checkpoint checkpoint_key
-    initializer initargs""".split()
+    initializer initargs ship""".split()
 
 
 class _Connection:
@@ -70,6 +72,7 @@ class _Connection:
         heartbeat: float | None,
         reconnect_timeout: float | None,
         checkpoint: Checkpoint | None,
+        ship: Ship,
     ) -> None:
         """`entrance` is None where the login node is this machine."""
         here, where = entrance is None, entrance.where if entrance is not None else "this machine"
@@ -125,6 +128,31 @@ class _Connection:
             retries=retries,
         )
         self.folder: str = cwd or self.greeting["cwd"]  # in which jobs start
+
+        self._ship = ship
+
+    def shipment(self) -> Shipment | None:
+        """Return the user's own code as it is now, on its way to the cluster. Raises ValueError as `Ship` does."""
+        found = self._ship.current()
+        if found is not None:
+            self.poller.shipping.send(found)
+        return found
+
+    def shipped_path(self) -> list[str]:
+        """Return the folders on the cluster that what is shipped is found in, once it is there; none if nothing is.
+
+        They go before all else that Python finds modules in. Raises ValueError as `Ship` does, SlurmFuturesError for
+        what cannot be written there. Waits for the connection.
+        """
+        found = self._ship.current()
+        if found is None:
+            return []
+        there = self.poller.shipping.send(found)
+        if self.poller.pump_until(there.done):
+            there.result(0)
+        else:
+            there.result()
+        return [f"{self.greeting['work_dir']}/ship/{found.digest}"]
 
     @property
     def greeting(self) -> Mapping[str, Any]:
@@ -201,13 +229,24 @@ class _View(Executor):
         self._closed = False
 
     def _add(
-        self, function: bytes, name: str, tasks: Sequence[Sequence[bytes]], keys: Sequence[Sequence[bytes]] | None
+        self,
+        function: bytes,
+        name: str,
+        tasks: Sequence[Sequence[bytes]],
+        keys: Sequence[Sequence[bytes]] | None,
+        shipment: Shipment | None,
     ) -> list[SlurmFuture[Any]]:
         """Add tasks of already pickled calls, with the calls' keys; return the futures of all calls in order."""
         raise NotImplementedError
 
     def _claim(
-        self, found: Found, function: bytes, name: str, arguments: bytes, checkpoint: Checkpoint
+        self,
+        found: Found,
+        function: bytes,
+        name: str,
+        arguments: bytes,
+        checkpoint: Checkpoint,
+        shipment: Shipment | None,
     ) -> SlurmFuture[Any] | None:
         """Return the future of a call that an earlier driver has sent, None where it has come to nothing."""
         raise NotImplementedError
@@ -291,7 +330,8 @@ class _View(Executor):
         if isinstance(function, BaseException):
             return [_failed(function) for chunk in chunks for _ in chunk]
         name, checkpoint = name_of(fn), self._checkpoint
-        digest = checkpoint.digest_of(fn, function) if checkpoint is not None else None
+        shipment = self._connection.shipment()
+        digest = checkpoint.digest_of(fn, function, shipment) if checkpoint is not None else None
         found: list[SlurmFuture[Any] | None] = []
         tasks: list[list[bytes]] = []
         keys: list[list[bytes]] = []
@@ -299,7 +339,7 @@ class _View(Executor):
             task: list[bytes] = []
             task_keys: list[bytes] = []
             for args, kwargs in chunk:
-                future, key, arguments = self._prepare(fn, function, digest, name, args, kwargs)
+                future, key, arguments = self._prepare(fn, function, digest, name, args, kwargs, shipment)
                 found.append(future)
                 if future is None:
                     task.append(arguments)
@@ -309,7 +349,7 @@ class _View(Executor):
                 keys.append(task_keys)
         if not tasks:
             return [future for future in found if future is not None]
-        added = self._add(function, name, tasks, keys if checkpoint is not None else None)
+        added = self._add(function, name, tasks, keys if checkpoint is not None else None, shipment)
         if len(added) == len(found):
             return added
         rest = iter(added)
@@ -323,6 +363,7 @@ class _View(Executor):
         name: str,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
+        shipment: Shipment | None,
     ) -> tuple[SlurmFuture[Any] | None, bytes, bytes]:
         """Return the future of a call that need not be sent; for any other, None, its key and its pickled arguments."""
         checkpoint = self._checkpoint
@@ -339,7 +380,7 @@ class _View(Executor):
             return None, b"", arguments
         if found.place is None:
             return None, found.key, arguments
-        return self._claim(found, function, name, arguments, checkpoint), found.key, arguments
+        return self._claim(found, function, name, arguments, checkpoint, shipment), found.key, arguments
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; wait for those under way, unless `wait` is false; cancel those not begun, if asked."""
@@ -382,18 +423,31 @@ class _Jobs(_View):
         return self._connection.poller.submit(spec, name, function, tasks, keys)
 
     def _add(
-        self, function: bytes, name: str, tasks: Sequence[Sequence[bytes]], keys: Sequence[Sequence[bytes]] | None
+        self,
+        function: bytes,
+        name: str,
+        tasks: Sequence[Sequence[bytes]],
+        keys: Sequence[Sequence[bytes]] | None,
+        shipment: Shipment | None,
     ) -> list[SlurmFuture[Any]]:
-        return self._send(self._spec, job_name_of(name), function, tasks, keys)
+        return self._send(self._spec._replace(shipment=shipment), job_name_of(name), function, tasks, keys)
 
     @property
     def _checkpoint(self) -> Checkpoint | None:
         return self._connection.poller.checkpoint
 
     def _claim(
-        self, found: Found, function: bytes, name: str, arguments: bytes, checkpoint: Checkpoint
+        self,
+        found: Found,
+        function: bytes,
+        name: str,
+        arguments: bytes,
+        checkpoint: Checkpoint,
+        shipment: Shipment | None,
     ) -> SlurmFuture[Any] | None:
-        return self._take_up(found, Claim(self._spec, job_name_of(name), function, arguments), checkpoint)
+        return self._take_up(
+            found, Claim(self._spec._replace(shipment=shipment), job_name_of(name), function, arguments), checkpoint
+        )
 
     def _take_up(self, found: Found, claim: Claim, checkpoint: Checkpoint) -> SlurmFuture[Any] | None:
         """Return the future of what an earlier driver has sent, None where it has come to nothing."""
@@ -418,10 +472,10 @@ class _Jobs(_View):
         where Slurm puts it, and what the future's `stdout()` and `stderr()` return. `name` is the job's.
 
         It has succeeded when its interpreter has ended by itself with exit code 0, whatever Slurm says. A job that
-        fails is submitted again up to `retries` times, whatever it failed of; then the future raises its JobError,
-        whose `info` is the JobInfo, or, where `check` is false, returns the JobInfo. With a checkpoint a script is
-        known by its text and its `cwd`: one that has succeeded is not submitted again at the next start, one that is
-        queued or running is waited for.
+        fails is submitted again up to `retries` times, whatever it failed of, and where it was lost through no fault of
+        its own as the executor's `retries` say; then the future raises its JobError, whose `info` is the JobInfo, or,
+        where `check` is false, returns the JobInfo. With a checkpoint a script is known by its text and its `cwd`: one
+        that has succeeded is not submitted again at the next start, one that is queued or running is waited for.
 
         By `#SBATCH --array=1-10:3%2` it is one job array with these indices, and the future's result tells of all of
         it, its `tasks` of each. It has succeeded when all tasks have; those that fail abandon no other, and are run
@@ -462,31 +516,14 @@ class _Jobs(_View):
         return self._send(spec, spec.name, data, [[b""]], keys)[0]
 
     def _submit_array(self, spec: Spec, text: str) -> SlurmFuture[JobInfo]:
-        """Submit a script that is a job array: of its tasks those that are not in the checkpoint, done or under way."""
-        assert spec.name is not None
-        assert spec.script is not None
-        checkpoint, data = self._checkpoint, text.encode()
-        indices = sorted(arrays.parse(spec.script.array).indices)
-        arguments = [b"%d" % index for index in indices]
-        futures: list[SlurmFuture[JobInfo] | None] = [None] * len(indices)
-        found = checkpoint.find_array(text, spec.script.cwd, indices) if checkpoint is not None else []
-        if checkpoint is not None:
-            for task, one in enumerate(found):
-                futures[task] = one.future
-                if one.future is None and one.place is not None:
-                    futures[task] = self._take_up(one, Claim(spec, spec.name, data, arguments[task]), checkpoint)
-        new = [task for task, future in enumerate(futures) if future is None]
-        if new:
-            keys = None if checkpoint is None else [[found[task].key] for task in new]
-            added = iter(self._send(spec, spec.name, data, [[arguments[task]] for task in new], keys))
-            futures = [next(added) if future is None else future for future in futures]
-        return ArrayFuture([future for future in futures if future is not None])
+        return submit_array(spec, text, self._checkpoint, self._take_up, self._send)
 
 
 class SlurmExecutor(_Jobs):
     """A `concurrent.futures.Executor` whose calls are Slurm jobs.
 
-    :param host: the login node, "user@host:port" or an alias of ~/.ssh/config, or a `Host`; None is this machine.
+    :param host: the login node, "user@host:port" or an alias of ~/.ssh/config, or a `Host`; "" is this machine; None is
+        what the environment variable SLURMFUTURES_HOST says, else this machine, as it is for scheduler="local".
     :param jump: the host to go through, or several, outermost first; None is what the ssh configuration says.
     :param transport: "paramiko", or "openssh" for the system's `ssh` (ControlMaster, Kerberos, FIDO keys).
     :param ssh_config: a file in place of ~/.ssh/config.
@@ -498,7 +535,8 @@ class SlurmExecutor(_Jobs):
     :param heartbeat: seconds of silence after which a connection counts as lost.
     :param reconnect_timeout: seconds in which a lost connection must be made again; None is no end.
     :param scheduler: "slurm", or "local" for the embedded default that runs the jobs as processes of this machine.
-    :param work_dir: a folder of yours that this machine and the compute nodes share, made if missing, mode 0700.
+    :param work_dir: a folder of yours that the login node and the compute nodes share, made if missing, mode 0700; None
+        is what the environment variable SLURMFUTURES_WORK_DIR says, or ~/.slurmfutures.
     :param python: the interpreter that runs the calls, a word of shell; None is the one that runs this, or `python3`
         on another host.
     :param setup: lines of bash for before the interpreter, in jobs and on the login node ("module load gcc").
@@ -514,11 +552,19 @@ class SlurmExecutor(_Jobs):
         the same call it is. Calls of `login` are not kept.
     :param checkpoint_key: called as `checkpoint_key(function, args, kwargs)`, returns what a call is to be known by
         instead: text, numbers, or whatever else compares by what it holds. None: it is not kept.
-    :param initializer: called with `initargs` once in each job's process, before its first call.
+    :param initializer: called with `initargs` once in each job's process, before its first call. What it assigns to
+        globals of a script or notebook is seen by the calls of that script's functions.
+    :param ship: your own code on the cluster: modules, packages and folders, or one of them; each a module, the name of
+        one that can be imported here, or a path (with a "/", or a `Path`). A .py file and a folder with `__init__.py`
+        are found there by their names, a folder without is searched as one of `sys.path`; all go before what is
+        installed there. Caches, hidden files, virtual environments and the checkpoint stay here. It is sent once, and
+        anew with the next call after an edit; calls submitted before keep what they were submitted with. With a
+        checkpoint, a call of shipped code is known by that of all modules that its function's module imports.
     :param sbatch: any long option of sbatch, "-" written "_": `time="01:00:00"`, `mem="4G"`, `cpus_per_task=2`.
 
     Raises SchedulerNotFound where there is no Slurm, AgentError where the cluster half cannot start, SlurmFuturesError
-    for a `work_dir` that cannot be used, TypeError for an option that sbatch does not have; HostUnreachable,
+    for a `work_dir` that cannot be used, TypeError for an option that sbatch does not have, ValueError for what cannot
+    be shipped, also of a call after an edit; HostUnreachable,
     AuthenticationError and HostKeyError for what they say; CheckpointLocked, CheckpointCorrupt, and SlurmFuturesError
     for a checkpoint that cannot be used or whose calls are under way elsewhere. Later, and of login-node calls and
     commands that were under way when a connection was lost, ConnectionLost; jobs and their futures outlive that.
@@ -540,7 +586,7 @@ class SlurmExecutor(_Jobs):
         heartbeat: float = 30.0,
         reconnect_timeout: float | None = None,
         scheduler: str = "slurm",
-        work_dir: str | os.PathLike[str] = DEFAULT_WORK_DIR,
+        work_dir: str | os.PathLike[str] | None = None,
         python: str | None = None,
         setup: str = "",
         max_workers: int | None = None,
@@ -550,10 +596,12 @@ class SlurmExecutor(_Jobs):
         checkpoint_key: CheckpointKey | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        ship: Item | Iterable[Item] = (),
         **sbatch: Any,
     ) -> None:
         if scheduler not in ("slurm", "local"):
             raise ValueError(f"scheduler={scheduler!r} is not known: it is 'slurm' or 'local'")
+        host, work_dir = from_environment(host, work_dir, scheduler)
         for name, number in (("max_workers", max_workers), ("login_workers", login_workers)):
             if number is not None and (not isinstance(number, int) or number < 1):
                 raise ValueError(f"{name} must be an integer of 1 or more, not {number!r}")
@@ -566,7 +614,7 @@ class SlurmExecutor(_Jobs):
         ):
             if seconds is not None and (not isinstance(seconds, Real) or not seconds > 0):
                 raise ValueError(f"{name} must be a number of seconds greater than 0, not {seconds!r}")
-        if host is None and jump is not None:
+        if host is None and jump:
             raise TypeError(f"jump={jump!r} needs a host to jump to")
         if checkpoint_key is not None and checkpoint is None:
             raise TypeError("checkpoint_key needs a checkpoint: name a file by checkpoint=")
@@ -574,6 +622,7 @@ class SlurmExecutor(_Jobs):
             raise TypeError(f"checkpoint_key must be a callable, not {checkpoint_key!r}")
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
+        shipped = Ship(ship, without=files_of(checkpoint) if checkpoint is not None else ())
         self._sbatch = sbatch
         self._initializer = pickle_initializer(initializer, initargs) if initializer is not None else b""
         self._spec = _make_spec(sbatch, self._initializer)
@@ -616,16 +665,34 @@ class SlurmExecutor(_Jobs):
                 heartbeat=None if host is None else heartbeat,
                 reconnect_timeout=reconnect_timeout,
                 checkpoint=journal,
+                ship=shipped,
             )
         )
         try:
             self._connection.check_code(self._initializer, "the initializer")
-        except PythonMismatch:
+            self._connection.shipment()  # on its way before the first call
+        except (PythonMismatch, ValueError):
             self._connection.poller.stop()
             raise
         self._root: SlurmExecutor = self
+        self._host = None if host is None else Host.parse(host).address
         # Not joined: what is pending is still done. The poller holds no reference to the executor.
         weakref.finalize(self, self._connection.poller.stop).atexit = False
+
+    @classmethod
+    def from_config(cls, config: ClusterConfig | Source, name: str | None = None, **overrides: Any) -> "SlurmExecutor":
+        """Return an executor as a config has it: a mapping, the path of a TOML or YAML file, or a `ClusterConfig`.
+
+        `name` is that of one of several clusters in it, see `ClusterConfig.load`. `overrides` are parameters that win
+        over it, and those that are code (`ask`, `initializer`, `checkpoint_key`).
+
+        Raises ValueError before any connection for what is wrong in the config, and all that `SlurmExecutor` raises.
+        """
+        if not isinstance(config, ClusterConfig):
+            config = ClusterConfig.load(config, name)
+        elif name is not None:
+            raise TypeError(f"name={name!r} is for a config of several clusters, and a ClusterConfig is one")
+        return cls(**{**config.options(), **overrides})
 
     def _pending(self) -> list[SlurmFuture[Any]]:
         return self._connection.poller.pending()
@@ -638,6 +705,16 @@ class SlurmExecutor(_Jobs):
     def with_options(self, **changes: Any) -> "SlurmView":
         """Return an Executor with other sbatch options on the same connection; None takes an option away."""
         return SlurmView(self, {**self._sbatch, **changes})
+
+    @property
+    def host(self) -> str | None:
+        """The login node, as it was named; None where it is this machine."""
+        return self._host
+
+    @property
+    def work_dir(self) -> ClusterPath:
+        """The folder that all files of this executor are in, on the cluster."""
+        return self.path(self._connection.greeting["work_dir"])
 
     def path(self, *segments: StrPath) -> ClusterPath:
         """Return a path on the cluster, with the methods of `pathlib.Path`: `ex.path("/scratch/me") / "x"`.
@@ -686,12 +763,15 @@ class SlurmExecutor(_Jobs):
 
         `source` is the text of a script, or a file of this machine: a path, or one line that ends in ".py". A
         `ClusterPath` is a script that is there. What is sent has a folder of its own, and may be as long as it likes.
-        All else is as with `run`.
+        It can import what is shipped. All else is as with `run`.
 
         Raises FileNotFoundError for a script that is not here; one that is not there is the interpreter's error.
         """
         self._check_open()
-        script: dict[str, Any] = {"args": [text_of(word) for word in args]}
+        script: dict[str, Any] = {
+            "args": [text_of(word) for word in args],
+            "shipped": self._connection.shipped_path(),
+        }
         text = b""
         if isinstance(source, ClusterPath):
             name = script["path"] = place_of(source)
@@ -827,10 +907,16 @@ class LoginExecutor(_View):
         self._root = root
 
     def _add(
-        self, function: bytes, name: str, tasks: Sequence[Sequence[bytes]], keys: Sequence[Sequence[bytes]] | None
+        self,
+        function: bytes,
+        name: str,
+        tasks: Sequence[Sequence[bytes]],
+        keys: Sequence[Sequence[bytes]] | None,
+        shipment: Shipment | None,
     ) -> list[SlurmFuture[Any]]:
         self._root._check_open()
-        return self._connection.poller.login.submit(function, [argument for task in tasks for argument in task])
+        arguments = [argument for task in tasks for argument in task]
+        return self._connection.poller.login.submit(function, arguments, shipment.digest if shipment else "")
 
     def _pending(self) -> list[SlurmFuture[Any]]:
         return self._connection.poller.login.pending()

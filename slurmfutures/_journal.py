@@ -277,6 +277,12 @@ def repair(path: str | os.PathLike[str]) -> tuple[Scan, str]:
         lock.release()
 
 
+def files_of(path: Any) -> list[str]:
+    """Return the files that a journal has on its disk: itself, its lock, and what it is written anew to."""
+    whole = os.path.abspath(os.path.expanduser(os.fspath(path)))
+    return [f"{one}{end}" for one in {whole, os.path.realpath(whole)} for end in ("", ".lock", ".new")]
+
+
 def _acquire(path: str) -> filelock.BaseFileLock:
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):  # the lock would make it

@@ -24,17 +24,17 @@ class LoginCalls:
         self._lock = threading.Lock()
         self._futures: dict[int, SlurmFuture[Any]] = {}
         self._numbers = itertools.count(1)
-        self._functions: OrderedDict[bytes, int] = OrderedDict()
+        self._functions: OrderedDict[tuple[bytes, str], int] = OrderedDict()
         self._function_numbers = itertools.count(1)
         self._closed: Exception | None = None
 
-    def submit(self, function: bytes, arguments: Sequence[bytes]) -> list[SlurmFuture[Any]]:
-        """Send calls of one function and return their futures."""
+    def submit(self, function: bytes, arguments: Sequence[bytes], ship: str = "") -> list[SlurmFuture[Any]]:
+        """Send calls of one function and return their futures; `ship` is the version of the user's own code."""
         futures = []
         with self._lock:
             if self._closed is not None:
                 raise self._closed
-            number = self._number_of(function)
+            number = self._number_of(function, ship)
             for start in range(0, len(arguments), _FRAME):
                 packed: list[wire.Buffer] = []
                 for argument in arguments[start : start + _FRAME]:
@@ -45,14 +45,14 @@ class LoginCalls:
                 self._link.send(wire.packed(wire.CALLS, packed), number)  # not ahead of the function
         return futures
 
-    def _number_of(self, function: bytes) -> int:
+    def _number_of(self, function: bytes, ship: str) -> int:
         """Return the number under which the agent knows a function; it gets it if it is new. Holds the lock."""
-        number = self._functions.get(function)
+        number = self._functions.get((function, ship))
         if number is not None:
-            self._functions.move_to_end(function)
+            self._functions.move_to_end((function, ship))
             return number
-        number = self._functions[function] = next(self._function_numbers)
-        self._link.send(wire.message({"op": "function", "function": number}, function), number)
+        number = self._functions[function, ship] = next(self._function_numbers)
+        self._link.send(wire.message({"op": "function", "function": number, "ship": ship}, function), number)
         if len(self._functions) > _FUNCTIONS_KEPT:
             _, oldest = self._functions.popitem(last=False)
             self._link.send(wire.message({"op": "drop", "function": oldest}), oldest)

@@ -140,11 +140,17 @@ def _check_name(spelt: str, name: str, known: Iterable[str]) -> None:
         return
     if name in OURS:
         raise TypeError(f"sbatch option {spelt!r} cannot be set: {OURS[name]}")
-    suggestion = _suggest(name, known)
+    suggestion = suggest(name, known)
     raise TypeError(f"unknown sbatch option {spelt!r}" + (f"; did you mean {suggestion!r}?" if suggestion else ""))
 
 
-def _suggest(name: str, known: Iterable[str]) -> str | None:
+def is_option(name: str) -> bool:
+    """Whether sbatch, or this package for it, has an option of this name, though it may not be free to be set."""
+    return name in _ALL or name in OURS or name == "sbatch_args"
+
+
+def suggest(name: str, known: Iterable[str]) -> str | None:
+    """Return what may have been meant by a name, of sbatch's options and of those that are `known` beside them."""
     name = name.removeprefix("slurm_")
     if name in _ALL:
         return name

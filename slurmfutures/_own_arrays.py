@@ -1,16 +1,49 @@
 """A batch script that is a job array: one future for all of its tasks."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import InvalidStateError
 from contextlib import suppress
 from typing import Any
 
-from ._batcher import Batch
+from ._batcher import Batch, Claim, Spec
+from ._checkpoint import Checkpoint, Found
 from ._errors import JobError
 from ._future import Owner, SlurmFuture
 from ._jobinfo import JobInfo, info_of_array
+from ._remote import arrays
 from ._remote.states import JobState
+
+
+def submit_array(
+    spec: Spec,
+    text: str,
+    checkpoint: Checkpoint | None,
+    take_up: Callable[[Found, Claim, Checkpoint], SlurmFuture[Any] | None],
+    send: Callable[[Spec, str, bytes, Sequence[Sequence[bytes]], Sequence[Sequence[bytes]] | None], list[Any]],
+) -> "ArrayFuture":
+    """Submit a script that is a job array: of its tasks those that the checkpoint does not have, done or under way.
+
+    `take_up` and `send` are the executor's.
+    """
+    assert spec.name is not None
+    assert spec.script is not None
+    data = text.encode()
+    indices = sorted(arrays.parse(spec.script.array).indices)
+    arguments = [b"%d" % index for index in indices]
+    futures: list[SlurmFuture[JobInfo] | None] = [None] * len(indices)
+    found = checkpoint.find_array(text, spec.script.cwd, indices) if checkpoint is not None else []
+    if checkpoint is not None:
+        for task, one in enumerate(found):
+            futures[task] = one.future
+            if one.future is None and one.place is not None:
+                futures[task] = take_up(one, Claim(spec, spec.name, data, arguments[task]), checkpoint)
+    new = [task for task, future in enumerate(futures) if future is None]
+    if new:
+        keys = None if checkpoint is None else [[found[task].key] for task in new]
+        added = iter(send(spec, spec.name, data, [[arguments[task]] for task in new], keys))
+        futures = [next(added) if future is None else future for future in futures]
+    return ArrayFuture([future for future in futures if future is not None])
 
 
 class ArrayFuture(SlurmFuture[JobInfo]):

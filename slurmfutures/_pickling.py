@@ -1,16 +1,19 @@
 """Calls to bytes on the way there, results and exceptions from bytes on the way back."""
 
+import importlib.util
 import pickle
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import cloudpickle
 
-from ._errors import InitializerError, PayloadError, RemoteImportError, RemoteTraceback, ResultLost
+from ._errors import InitializerError, PayloadError, RemoteImportError, RemoteTraceback, ResultLost, send_along
 from ._remote import payload
 
 # Values of exactly these types are the same by the plain pickler, which is twenty times as fast.
 _PLAIN = frozenset((int, float, str, bytes, bool, complex, type(None)))
+LOGIN_NODE = "the login node"
 # What cloudpickle's output has in it when code itself travels, and not only its name.
 _CODE_MARKS = (b"_make_function", b"_make_skeleton_class", b"_make_skeleton_enum")
 
@@ -57,7 +60,7 @@ def name_of(function: Callable[..., Any]) -> str:
 
 
 def result_of(record: payload.Record, job_id: str | None, where: str) -> tuple[Any, BaseException | None]:
-    """Return a call's value, or None and its exception. `where` is the folder that explains a failure.
+    """Return a call's value, or None and its exception. `where` is what it was part of: a batch, or LOGIN_NODE.
 
     Never raises, whatever the user's own classes do when they are unpickled.
     """
@@ -70,24 +73,49 @@ def result_of(record: payload.Record, job_id: str | None, where: str) -> tuple[A
             return None, problem
     words, pickled = payload.unpack_error(record.payload)
     raised = f"{words['type']}: {words['said']}"
+    at = f"{LOGIN_NODE} {words['node']}" if where == LOGIN_NODE else f"node {words['node']}"
+    hint = _hint(words, at)
+    trace = RemoteTraceback(words["traceback"])
     failure: BaseException
     if record.status == payload.RAISED:
         failure = _load_exception(pickled, raised)
+        if hint and hasattr(failure, "add_note"):
+            failure.add_note(hint)
+        elif hint:
+            trace = RemoteTraceback(f"{words['traceback']}\n{hint}")
     elif record.status == payload.UNINITIALIZED:
-        failure = InitializerError(f"the initializer raised {raised}, on node {words['node']}")
+        failure = InitializerError(f"the initializer raised {raised}, on {at}{f'; {hint}' if hint else ''}")
     elif record.status == payload.UNPICKLABLE:
         failure = PayloadError(f"the result of the call cannot be pickled: {raised}")
     elif record.status == payload.UNPUBLISHED:
-        failure = ResultLost(f"the result of the call could not be written on node {words['node']}: {words['said']}")
+        failure = ResultLost(f"the result of the call could not be written on {at}: {words['said']}")
     elif words["missing"]:
+        node = at if where == LOGIN_NODE else words["node"]
         failure = RemoteImportError(
-            words["said"], job_id=job_id, node=words["node"], python=words["executable"], module=words["module"]
+            words["said"], job_id=job_id, node=node, python=words["executable"], module=words["module"]
         )
     else:
-        failure = PayloadError(f"the call could not be unpickled on node {words['node']}: {raised}")
+        failure = PayloadError(f"the call could not be unpickled on {at}: {raised}")
     # Past the class's own way to set attributes: a frozen dataclass has none.
-    BaseException.__setattr__(failure, "__cause__", RemoteTraceback(words["traceback"]))
+    BaseException.__setattr__(failure, "__cause__", trace)
     return None, failure
+
+
+def _hint(words: Mapping[str, Any], at: str) -> str:
+    """Return what to do about a module that was not found in a call, and is here; nothing for any other exception."""
+    name = words["module"]
+    if words["type"] != "ModuleNotFoundError" or not name or not _importable(name):
+        return ""
+    return f"{name} can be imported here, but not on {at} ({words['executable']}): {send_along(name)}"
+
+
+def _importable(name: str) -> bool:
+    """Whether a module can be imported here; nothing is imported to find that out."""
+    parent = name.rpartition(".")[0]
+    try:
+        return (not parent or parent in sys.modules) and importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError, AttributeError):
+        return False
 
 
 def _load_exception(pickled: bytes, raised: str) -> BaseException:

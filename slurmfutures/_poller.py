@@ -8,6 +8,7 @@ is made again by a thread that lives as long as that takes; the poller takes ove
 """
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -41,11 +42,12 @@ from ._future import SlurmFuture
 from ._jobinfo import job_info
 from ._link import Link, LinkDown, Reply
 from ._login import LoginCalls
-from ._pickling import result_of
+from ._pickling import LOGIN_NODE, result_of
 from ._reconnect import Reconnect
 from ._remote import payload, wire
 from ._remote.states import JobState
 from ._retries import Attempts
+from ._shipping import Shipping
 
 logger = logging.getLogger("slurmfutures.poller")
 
@@ -129,6 +131,7 @@ class Poller:
         self._up.set()
         self.greeting = started.greeting  # of the agent that is there, or was last
         self.login = LoginCalls(self.link)
+        self.shipping = Shipping(self.link)
         self.pid = os.getpid()
         self._common = common(started.greeting)
         self._connect = connect
@@ -526,9 +529,15 @@ class Poller:
         self._see_space()
         self.link.connect(found)
         self._watch_link()
+        self.shipping.connected_again()
         for batch in list(self._active.values()):
-            if batch.stored:
+            if not batch.stored:
+                continue
+            if batch.spec.shipment is None:
                 self._attach(batch)
+            else:
+                there = self.shipping.send(batch.spec.shipment)
+                there.add_done_callback(functools.partial(self._attach_shipped, batch))
         self.link.repeat()
         self._up.set()
 
@@ -538,6 +547,11 @@ class Poller:
             words["epoch"] = self._epoch
         _, reply = self.link.request(words)
         reply.add_done_callback(lambda reply: self._attached(batch, reply))
+
+    def _attach_shipped(self, batch: Batch, there: "Future[None]") -> None:
+        """The code that a batch needs is there, as before; where it is not, its calls will say so."""
+        if batch.id in self._active:
+            self._attach(batch)
 
     def _attached(self, batch: Batch, reply: "Future[Reply]") -> None:
         """The agent goes on with a batch, or has not found it; a lost connection is the business of the next one."""
@@ -610,7 +624,25 @@ class Poller:
         if due:
             self._send_cancels()
         for batch in due:
+            if batch.spec.shipment is None:
+                self._hand_over(batch)
+            else:
+                there = self.shipping.send(batch.spec.shipment)
+                there.add_done_callback(functools.partial(self._shipped, batch))
+
+    def _shipped(self, batch: Batch, there: "Future[None]") -> None:
+        """The code that a batch needs is on the cluster, or cannot be."""
+        if batch.id not in self._active:
+            return
+        error = there.exception()
+        if error is None:
             self._hand_over(batch)
+            return
+        self._fail(batch, range(len(batch.futures)), SubmitError(str(error), options=batch.spec.options))
+        batch.calls, batch.functions, batch.unwanted = [], {}, set()
+        batch.stored = True
+        self._submitted(batch)
+        self._batch_over(batch)
 
     def _hand_over(self, batch: Batch) -> None:
         if not batch.unresolved:  # all of it was cancelled
@@ -630,6 +662,7 @@ class Poller:
             "options": batch.spec.options,
             "name": batch.name,
             "comment": batch.spec.comment,
+            "ship": batch.spec.shipment.digest if batch.spec.shipment is not None else "",
             "script": None if script is None else script._asdict(),
         }
         words = {"op": "submit", "batch": batch.id, "spec": spec}
@@ -855,9 +888,8 @@ class Poller:
 
     def _new_attempts(self, batch: Batch, before: int) -> Attempts:
         script = batch.spec.script
-        return (
-            Attempts(self._attempts, before) if script is None else Attempts(1 + script.retries, before, whatever=True)
-        )
+        whatever = 1 if script is None else 1 + script.retries
+        return Attempts(max(self._attempts, whatever), before, whatever=whatever)
 
     def _anew(self, batch: Batch, task: int, attempts: Attempts, error: BaseException) -> Mapping[str, Any]:
         """Have a task run again that raised or died before this driver began, and was asked for since."""
@@ -946,6 +978,7 @@ class Poller:
         with self._lock:
             del self._active[batch.id]
             self._batcher.submitted(batch)
+        batch.spec = batch.spec._replace(shipment=None)  # futures may keep the batch, and it that
         if batch.unsaved:
             return  # its results are nowhere else
         self._over[batch.id] = batch
@@ -955,14 +988,14 @@ class Poller:
     def _login_result(self, record: payload.Record) -> None:
         future = self.login.take(record.call)
         if future is not None:
-            _settle(future, *result_of(record, None, "the login node"))
+            _settle(future, *result_of(record, None, LOGIN_NODE))
 
     def _login_crashed(self, head: Mapping[str, Any]) -> None:
         for call in head["calls"]:
             future = self.login.take(call)
             if future is not None:
                 reason = "the worker on the login node could not start" if head.get("start") else ""
-                record = {**head, "job_id": None, "state": "FAILED", "node": "the login node", "reason": reason}
+                record = {**head, "job_id": None, "state": "FAILED", "node": LOGIN_NODE, "reason": reason}
                 _settle(future, None, job_error(record))
 
     def _break(self, error: InitializerError) -> None:

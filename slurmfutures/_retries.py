@@ -11,10 +11,10 @@ from ._remote.batch import ranges
 class Attempts:
     """The attempts of one task that have come to nothing, of at most `most`. The poller's thread only."""
 
-    def __init__(self, most: int, before: int = 0, *, whatever: bool = False) -> None:
+    def __init__(self, most: int, before: int = 0, *, whatever: int = 1) -> None:
         """`before` is how many retries there were under earlier drivers: those do not count.
 
-        `whatever` is true of those that are to be tried again whatever their end was.
+        `whatever` is how many attempts there may be after an end that is nobody's fault but the task's own.
         """
         self.errors: list[SlurmFuturesError] = []
         self.number = before  # of the attempt that is under way, from 0
@@ -36,7 +36,7 @@ class Attempts:
 
     def again(self, error: SlurmFuturesError, node: str) -> bool:
         """Take in that another attempt has ended; return whether there is to be one more."""
-        if not (error.transient or self._whatever) or len(self.errors) + 1 >= self._most:
+        if len(self.errors) + 1 >= (self._most if error.transient else self._whatever):
             return False
         self.errors.append(error)
         self.number += 1

@@ -228,6 +228,19 @@ def test_where_there_are_no_batches_status_says_so(tmp_path: Path) -> None:
     assert command(*words, "--json").json()["batches"] == []
 
 
+def test_the_environment_says_where_to_look_as_for_the_executor(tmp_path: Path) -> None:
+    work_dir = tmp_path / "sf"
+    work_dir.mkdir()
+    env = {"SLURMFUTURES_WORK_DIR": str(work_dir), "SLURMFUTURES_HOST": "me@127.0.0.1:1"}
+    local = ["status", "--json", "--scheduler", "local"]
+    assert command(*local, env=env).json()["work_dir"] == str(work_dir)
+    assert command(*local, "--work-dir", tmp_path, env=env).json()["work_dir"] == str(tmp_path)
+    assert "port 1 of 127.0.0.1" in command("status", "--json", env=env).failed()
+    here = command("status", "--json", "--host", "", "--work-dir", tmp_path / "none", env=env).failed()
+    assert "there is no folder" in here
+    assert "on this machine" in here
+
+
 def test_looking_makes_no_work_dir(weird_tmp_path: Path) -> None:
     place = weird_tmp_path / "none"
     for words in (["status"], ["status", "--json"], ["logs", "1"], ["cancel", "--all"], ["clean"]):

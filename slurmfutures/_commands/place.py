@@ -10,7 +10,7 @@ from shlex import quote
 from typing import Any, NamedTuple
 
 from .. import AgentError, SlurmExecutor, SlurmFuturesError
-from .._executor import DEFAULT_WORK_DIR
+from .._config import DEFAULT_WORK_DIR, HOST, WORK_DIR, from_environment
 
 _MISSING = "slurmfutures: there is no work_dir"
 
@@ -18,7 +18,7 @@ _MISSING = "slurmfutures: there is no work_dir"
 class Place(NamedTuple):
     """What SlurmExecutor has to be told to get to a `work_dir`; the names are its own."""
 
-    host: str | None = None
+    host: str | None = None  # this machine, whatever the environment says
     jump: tuple[str, ...] = ()  # outermost first
     transport: str = "paramiko"
     ssh_config: str | None = None
@@ -32,12 +32,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add what says where to look."""
     place = parser.add_argument_group("where to look")
     add = place.add_argument
-    add("--host", metavar="HOST", help="the login node, user@host:port or an alias (default: this machine)")
+    add("--host", metavar="HOST", help=f"the login node, user@host:port or an alias (default: ${HOST}, or here)")
     add("--jump", metavar="HOST", action="append", default=[], help="a host to go through; outermost first, if several")
     add("--transport", choices=("paramiko", "openssh"), default="paramiko", help="openssh is the system's ssh")
     add("--ssh-config", metavar="FILE", help="in place of ~/.ssh/config")
     add("--scheduler", choices=("slurm", "local"), default="slurm", help="local needs no Slurm there")
-    add("--work-dir", metavar="DIR", default=DEFAULT_WORK_DIR, help=f"(default: {DEFAULT_WORK_DIR})")
+    add("--work-dir", metavar="DIR", help=f"(default: ${WORK_DIR}, or {DEFAULT_WORK_DIR})")
     add("--python", metavar="WORD", help="an interpreter there, 3.8 or newer")
     add("--setup", metavar="LINE", default="", help="a line of bash for before the interpreter")
     parser.add_argument("--json", action="store_true", help="one JSON document on the standard output")
@@ -69,9 +69,10 @@ def use(parser: argparse.ArgumentParser, command: "Command", *, tables: bool) ->
 
 
 def place_of(arguments: argparse.Namespace) -> Place:
-    """Return the place that the flags name."""
+    """Return the place that the flags name, and the environment where they do not."""
     words = {name: getattr(arguments, name) for name in Place._fields}
-    return Place(**{**words, "jump": tuple(arguments.jump)})
+    host, work_dir = from_environment(arguments.host, arguments.work_dir, arguments.scheduler)
+    return Place(**{**words, "host": host, "work_dir": work_dir, "jump": tuple(arguments.jump)})
 
 
 class Agent:
@@ -109,7 +110,7 @@ def _open(place: Place) -> SlurmExecutor:
     jump: Sequence[str] | None = place.jump or None
     setup = f"{place.setup}\n{_must_be_there(place.work_dir)}"
     try:
-        return SlurmExecutor(**{**words, "jump": jump, "setup": setup})
+        return SlurmExecutor(**{**words, "host": place.host or "", "jump": jump, "setup": setup})
     except AgentError as error:
         if _MISSING not in error.stderr_tail:
             raise

@@ -63,7 +63,7 @@ def start(scheduler: str, options: dict[str, Any]) -> tuple[SlurmExecutor, str]:
     """Return an executor, and in words where its calls run."""
     if scheduler == "slurm" or (scheduler == "auto" and shutil.which("sbatch")):
         try:
-            return SlurmExecutor(scheduler="slurm", **options), "Slurm"
+            return SlurmExecutor("", scheduler="slurm", **options), "Slurm"
         except SchedulerNotFound:
             if scheduler == "slurm":
                 raise

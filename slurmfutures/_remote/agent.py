@@ -2,6 +2,7 @@
 
     loop      frames from and to the client; the hub's workers; the watch over batches. Never blocks on a command.
     lanes     three threads that run the scheduler's commands (`batches.Lane`)
+    shipping  a thread that unpacks users' own code, where there is any
     runs      a thread for each command that `run` started
     files     threads for what is done to files
 
@@ -11,6 +12,7 @@ stdin does, when the driver has been silent for too long, or when the next agent
 
 import collections
 import functools
+import itertools
 import json
 import os
 import selectors
@@ -19,9 +21,10 @@ import signal
 import socket
 import sys
 import time
-from typing import Any, Callable, Deque, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Deque, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
-from . import batches, clean, files, hub, outbox, runs, spool, survey, transfers, wire
+from . import batches, clean, files, hub, outbox, runs, ships, spool, survey, transfers, wire
+from .incoming import Incoming
 from .lane import Lane
 from .local import Local
 from .scheduler import Limits, Scheduler
@@ -64,6 +67,7 @@ class Agent:
         self._heard = time.monotonic()
         self._posted: Deque[Callable[[], None]] = collections.deque()
         self._wake_out, self._wake_in = socket.socketpair()
+        self._numbers = itertools.count()
         self._writing = False
         self._open = True
         self._for_good = False  # the driver said so
@@ -74,6 +78,8 @@ class Agent:
         self._session: str = hello["session"]
         self._succession = Succession(self._work_dir, self._session, hello["mark"], code)
         self._surveying: Optional[Lane] = None  # there since somebody first asked
+        self._shipping: Optional[Lane] = None  # the same
+        self._shipped: List[str] = []  # versions of the driver's own code that are there, the latest last
         # What concerns batches, or changes files, while the agent before this one has still to go; None once it has.
         self._held: Optional[List[Callable[[], None]]] = None
         self._login = os.path.join(self._work_dir, "login", "%s.%d" % (os.uname().nodename, os.getpid()))
@@ -85,6 +91,7 @@ class Agent:
             command=_worker_command(hello["setup"], hello["python"], code),
             environment=dict(os.environ, SLURMFUTURES_PATH="\n".join(hello["path"])),
             logs=self._login,
+            shipped=lambda ship: ships.folder_of(self._work_dir, ship) if ship in self._shipped else None,
             register=self._register,
             unregister=self._selector.unregister,
             answer=self._transmit,
@@ -325,14 +332,16 @@ class Agent:
             self._transmit(wire.got(pieces))
 
     def _place(self, head: Any) -> Optional[wire.Sink]:
-        if head is None or head["op"] not in ("submit", "path"):
+        if head is None or head["op"] not in ("submit", "path", "ship"):
             return None
+        if head["op"] == "ship":
+            return self._incoming_ship()
         return self._batches.incoming(self._login) if head["op"] == "submit" else self._files.incoming(head)
 
     def _message(self, head: Mapping[str, Any], body: wire.Body) -> None:
         op = head["op"]
         if op == "function":
-            self._hub.function(head["function"], body)
+            self._hub.function(head["function"], body, head["ship"])
         elif op == "drop":
             self._hub.drop(head["function"])
         elif op == "cancel_calls":
@@ -362,6 +371,8 @@ class Agent:
         try:
             if op == "submit":
                 self._batches.submit(head["spec"], head.get("body", body), reply)
+            elif op == "ship":
+                self._ship(head, head.get("body", body), reply)
             elif op == "attach":
                 reply(self._batches.attach(head["batch"], head["wanted"], head.get("epoch")))
             elif op == "retry":
@@ -388,6 +399,44 @@ class Agent:
                 reply({"error": "unknown", "message": "the agent does not know the request %r" % op})
         except (OSError, ValueError, TypeError, IndexError) as error:  # also words that no process can be given
             reply(runs.told(error))
+
+    def _ship(self, head: Mapping[str, Any], body: Union[wire.Body, Incoming], reply: Callable[..., None]) -> None:
+        """Unpack a version of the driver's own code, or, by a request without it, see whether it is there."""
+        name, files = head["ship"], head["files"]
+        self._hub.shipping(name)
+        folder = ships.folder_of(self._work_dir, name)
+
+        def work() -> bool:
+            if not head["zip"]:
+                return ships.is_whole(folder, files)
+            os.makedirs(os.path.dirname(folder), 0o700, exist_ok=True)
+            archive = "%s.%d.zip" % (folder, os.getpid())
+            if isinstance(body, Incoming):
+                body.move_to(archive)
+            else:
+                with open(archive, "wb") as file:
+                    file.write(body)
+            ships.store(folder, archive, files)
+            return True
+
+        def then(outcome: Any) -> None:
+            if isinstance(outcome, Exception):
+                why = "the code of ship= could not be written to %s: %s" % (folder, outcome)
+                reply({"error": "os", "message": why})
+                self._hub.unshipped(name, why)
+                return
+            if outcome and name not in self._shipped:
+                self._shipped.append(name)
+                self._succession.note_ships(self._shipped)
+            reply({"there": outcome})
+            self._hub.hand_out()
+
+        self._shipping = self._shipping or Lane("ship", self._post)
+        self._shipping.do(work, then)
+
+    def _incoming_ship(self) -> Incoming:
+        self._shipping = self._shipping or Lane("ship", self._post)
+        return Incoming(os.path.join(self._login, "ship-%d" % next(self._numbers)), self._shipping)
 
     def _survey(self, work: Callable[[], Any], reply: Callable[..., None]) -> None:
         """Reply what `work()` returns, as JSON: it reads much, and may ask the scheduler."""

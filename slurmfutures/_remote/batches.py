@@ -11,7 +11,7 @@ import time
 from collections import deque
 from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
-from . import outbox, own, payload, publish, script, spool, watch, wire
+from . import outbox, own, payload, publish, script, ships, spool, watch, wire
 from .batch import Batch, Part, Range, Retry, collect_logs, parse_retry, ranges
 from .death import explain
 from .incoming import Incoming
@@ -156,6 +156,7 @@ class Batches:
                 code=self._place.code,
                 package=self._place.package,
                 path=spec["path"],
+                shipped=ships.folder_of(self._place.work_dir, spec["ship"]) if spec["ship"] else "",
             )
         folder.create(spec, text, calls)
 

@@ -15,6 +15,8 @@ from .scheduler import Scheduler
 
 _CODE = re.compile(rb"/code/([0-9a-f]+)")
 _CODE_NAME = re.compile(r"[0-9a-f]{20}(\.\d+)?")
+_SHIP = re.compile(rb"/ship/([0-9a-f]{20})")
+_SHIP_NAME = re.compile(r"[0-9a-f]{20}(\..+)?")
 
 
 class Clean:
@@ -47,6 +49,7 @@ class Clean:
                 left.discard(name)
         self._sessions(sessions)
         self._sources(left, live)
+        self._ships(left, live)
         self._logins(live)
         return {
             "host": os.uname().nodename,
@@ -113,15 +116,33 @@ class Clean:
                 return  # which one it uses is not known
             wanted.add(os.path.basename(words["code"]))
         for name in batches:
-            try:
-                with open(spool.Batch(self._work_dir, name).script, "rb") as file:
-                    wanted.update(match.decode() for match in _CODE.findall(file.read()))
-            except OSError:
-                pass
+            wanted.update(self._named(name, _CODE))
         for name in self._list("code"):
             path = os.path.join(self._work_dir, "code", name)
             if name not in wanted and _CODE_NAME.fullmatch(name) and self._is_old(_mtime(path)):
                 self._remove("source", name, [path], _mtime(path))
+
+    def _ships(self, batches: Set[str], live: Dict[str, Any]) -> None:
+        """Remove what drivers have shipped of their own code that no batch, and no driver that is there, needs."""
+        wanted: Set[str] = set()
+        for words in [*live.values(), succession.agent_of(self._work_dir, self._own)]:
+            if not isinstance(words.get("ships"), list):
+                return  # which it uses is not known
+            wanted.update(words["ships"])
+        for name in batches:
+            wanted.update(self._named(name, _SHIP))
+        for name in self._list("ship"):
+            path = os.path.join(self._work_dir, "ship", name)
+            if name not in wanted and _SHIP_NAME.fullmatch(name) and self._is_old(_mtime(path)):
+                self._remove("ship", name, [path], _mtime(path))
+
+    def _named(self, batch: str, pattern: "re.Pattern[bytes]") -> List[str]:
+        """Return what a batch's script says of a kind."""
+        try:
+            with open(spool.Batch(self._work_dir, batch).script, "rb") as file:
+                return [match.decode() for match in pattern.findall(file.read())]
+        except OSError:
+            return []
 
     def _logins(self, live: Dict[str, Any]) -> None:
         """Remove what agents that have ended have left on any machine."""

@@ -28,10 +28,11 @@ _GIVE_UP = 3  # workers that die one after the other before they are ready
 class Child:
     """One worker process and what it has been handed, oldest first: the first one is the call it runs."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", connection: socket.socket, log: str) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", connection: socket.socket, log: str, ship: str) -> None:
         self.process = process
         self.connection = connection
         self.log = log
+        self.ship = ship
         self.reader = wire.Reader()
         self.out: Deque[memoryview] = deque()
         self.handed: Deque[payload.Call] = deque()
@@ -49,6 +50,10 @@ class Hub:
 
     `register(socket, callback, writing)` and `unregister(socket)` tie it to the loop; `answer(buffers)` sends a frame
     to the client. `command` starts a worker; a descriptor number is appended. `logs` is the folder for what they print.
+    `shipped(name)` is the folder with a version of the client's own code, None until it is there.
+
+    A worker has one version of that code. Calls of another one wait until it is there, and workers make way for them as
+    soon as they have nothing to do.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class Hub:
         command: Sequence[str],
         environment: Dict[str, str],
         logs: str,
+        shipped: Callable[[str], Optional[str]],
         register: Callable[[socket.socket, Callable[[bool, bool], None], bool], None],
         unregister: Callable[[socket.socket], object],
         answer: Callable[[List[wire.Buffer]], None],
@@ -66,10 +72,13 @@ class Hub:
         self._command = list(command)
         self._environment = environment
         self._logs = logs
+        self._shipped = shipped
         self._register = register
         self._unregister = unregister
         self._answer = answer
         self._functions: Dict[int, wire.Body] = {}
+        self._ships: Dict[int, str] = {}  # of functions: the version of the client's code that they need, or nothing
+        self._unshipped: Dict[str, str] = {}  # versions that could not be stored, and why
         self._uses: Dict[int, int] = {}
         self._dropped: Set[int] = set()
         self._waiting: Deque[payload.Call] = deque()
@@ -80,8 +89,9 @@ class Hub:
 
     # ---- what the client says
 
-    def function(self, number: int, source: wire.Body) -> None:
+    def function(self, number: int, source: wire.Body, ship: str) -> None:
         self._functions[number] = source
+        self._ships[number] = ship
 
     def drop(self, number: int) -> None:
         self._dropped.add(number)
@@ -116,6 +126,23 @@ class Hub:
             for call in hit:
                 child.handed.remove(call)
                 self._done(call)
+
+    def shipping(self, ship: str) -> None:
+        """A version of the client's code is looked for, or on its way."""
+        self._unshipped.pop(ship, None)
+
+    def unshipped(self, ship: str, why: str) -> None:
+        """A version of the client's code could not be stored: calls that wait for it fail, and so do those to come."""
+        self._unshipped[ship] = why
+        self.hand_out()
+
+    def _fail_unshipped(self, ship: str) -> None:
+        lost = [call for call in self._waiting if self._ships[call.function] == ship]
+        self._waiting = deque(call for call in self._waiting if self._ships[call.function] != ship)
+        words = {"exit_code": None, "signal": None, "stderr": self._unshipped[ship]}
+        self._answer(wire.message({"op": "crashed", "calls": [call.call for call in lost], "start": True, **words}))
+        for call in lost:
+            self._done(call)
 
     def close(self) -> None:
         """End all workers."""
@@ -198,18 +225,29 @@ class Hub:
     def hand_out(self) -> None:
         """Give waiting calls to workers that have room, and start workers while calls wait for one."""
         while self._waiting:
+            ship = self._ships[self._waiting[0].function]
             child = min(
-                (child for child in self._children if child.ready and len(child.handed) < child.quota),
+                (it for it in self._children if it.ready and it.ship == ship and len(it.handed) < it.quota),
                 key=lambda child: len(child.handed),
                 default=None,
             )
             if child is None:
                 break
             self._feed(child)
+        if not self._waiting:
+            return
+        folder = self._shipped(ship) if ship else ""
+        if folder is None:
+            if ship in self._unshipped:
+                self._fail_unshipped(ship)
+                self.hand_out()
+            return  # else this is called again when it is there
+        for child in [it for it in self._children if it.ship != ship and it.ready and not it.handed]:
+            self._remove(child)
         starting = sum(not child.ready for child in self._children)
         idle = sum(not child.handed for child in self._children if child.ready)
         while len(self._waiting) > starting + idle and len(self._children) < self._most:
-            self._start()
+            self._start(ship, folder)
             starting += 1
 
     def _feed(self, child: Child) -> None:
@@ -218,7 +256,7 @@ class Hub:
         parts: List[wire.Buffer] = []
         if not child.handed:
             child.since = time.monotonic()
-        while self._waiting and number > 0:
+        while self._waiting and number > 0 and self._ships[self._waiting[0].function] == child.ship:
             call = self._waiting.popleft()
             number -= 1
             if call.function not in child.known:
@@ -229,7 +267,7 @@ class Hub:
             parts += payload.pack_call(call.call, call.function, call.payload)
         self._send(child, wire.packed(wire.CALLS, parts))
 
-    def _start(self) -> None:
+    def _start(self, ship: str, folder: str) -> None:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self._started += 1
@@ -240,12 +278,12 @@ class Hub:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=self._environment,
+                env=dict(self._environment, SLURMFUTURES_SHIP=folder),
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
         theirs.close()
-        child = Child(process, ours, log)
+        child = Child(process, ours, log, ship)
         self._children.append(child)
         self._register(ours, lambda readable, writable: self._event(child, readable, writable), False)
 
@@ -363,6 +401,7 @@ class Hub:
             return
         self._dropped.discard(number)
         self._functions.pop(number, None)
+        self._ships.pop(number, None)
         for child in self._children:
             if number in child.known:
                 child.known.discard(number)

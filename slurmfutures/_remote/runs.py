@@ -106,7 +106,7 @@ class Runs:
             shell=isinstance(command, str),
             executable="/bin/bash" if isinstance(command, str) else None,
             cwd=head["cwd"],
-            env=dict(os.environ, **head["env"]) if head["env"] else None,
+            env=_environment(head),
             stdin=subprocess.PIPE if head["input"] else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -139,6 +139,15 @@ def told(error: Exception) -> Dict[str, Any]:
         words = {"errno": error.errno, "strerror": error.strerror, "filename": error.filename}
         return dict(words, error="os", message=str(error))
     return {"error": "value", "message": str(error)}
+
+
+def _environment(head: Mapping[str, Any]) -> Dict[str, str]:
+    """Return the environment of a command; a script's modules are looked for first in what was shipped."""
+    found = dict(os.environ, **(head["env"] or {}))
+    ahead = (head.get("script") or {}).get("shipped")
+    if ahead:
+        found["PYTHONPATH"] = ":".join([*ahead, *filter(None, [found.get("PYTHONPATH")])])
+    return found
 
 
 def _kill_group(process: "subprocess.Popen[bytes]") -> None:

@@ -80,7 +80,7 @@ trap 'sf_pass USR2 140' USR2
 
 _CALLS = """\
 cd {chdir} || exit 66
-{setup}export SLURMFUTURES_PATH={path}
+{setup}export SLURMFUTURES_PATH={path} SLURMFUTURES_SHIP={shipped}
 sf_folder={folder}
 sf_program={program}
 {python} -u -c "$sf_program" "$sf_folder" "$1" "$sf_task" "$sf_run" "$2" &
@@ -112,18 +112,29 @@ _PROGRAM = "import sys; sys.path.insert(1, {code!r}); from {package}.job import 
 
 
 def render(
-    *, batch: str, folder: str, chdir: str, setup: str, python: str, code: str, package: str, path: Sequence[str]
+    *,
+    batch: str,
+    folder: str,
+    chdir: str,
+    setup: str,
+    python: str,
+    code: str,
+    package: str,
+    path: Sequence[str],
+    shipped: str = "",
 ) -> str:
     """Return the script of a batch of calls.
 
     It takes two arguments: the number of its part, and how array indices become tasks (`job.share`).
-    `python` is a shell word or phrase, as the user gave it; `path` is added to the interpreter's own `sys.path`.
+    `python` is a shell word or phrase, as the user gave it; `path` is added to the interpreter's own `sys.path`, the
+    folder `shipped`, if there is one, put before that.
     """
     calls = _CALLS.format(
         folder=quote(folder),
         chdir=quote(chdir),
         setup=setup.rstrip("\n") + "\n" if setup.strip() else "",
         path=quote("\n".join(path)),
+        shipped=quote(shipped),
         python=python,
         program=quote(_PROGRAM.format(code=code, package=package)),
     )

@@ -86,7 +86,7 @@ class Slurm:
         self._bucket = Bucket(20, 2.0, clock)
         # Of its own, so that a hundred scripts hold up neither each other nor what is asked meanwhile. Where slurmctld
         # has a limiter, sbatch itself waits for it.
-        self._submissions = Bucket(100, 5.0, clock)
+        self._submissions = Bucket(100, 10.0, clock)
         self._queries: Set[int] = set()  # process ids; added and taken out by the threads that ask, read by `close`
         self._accounting = True  # until Slurm says that there is none
         self._reason_known = True  # sacct has the field; until it says that it does not

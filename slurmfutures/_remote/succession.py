@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import time
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Sequence
 
 POLL = 0.02  # seconds between two tries for the lock
 PATIENCE = 45.0  # seconds; an agent that was told to end takes up to 30 for what must not be cut off
@@ -38,8 +38,12 @@ class Succession:
         self._lock = self._open()
         free = self._try()
         self._see_predecessor(end=not free)
+        self._write([])
+        return free
+
+    def _write(self, ships: Sequence[str]) -> None:
         named = {"host": os.uname().nodename, "pid": os.getpid(), "mark": self._mark, "code": self._code}
-        words = json.dumps(named).encode()
+        words = json.dumps(dict(named, ships=ships)).encode()
         temporary = "%s.%d" % (self._path, os.getpid())
         try:
             with open(temporary, "wb") as file:
@@ -48,7 +52,11 @@ class Succession:
         except OSError:  # no room: nobody will be able to end this one before its time
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-        return free
+
+    def note_ships(self, ships: Sequence[str]) -> None:
+        """Write down which versions of its own code the driver may use: nobody clears them away while it is here."""
+        if self.is_ours():
+            self._write(ships)
 
     def wait(self) -> None:
         """Return when the predecessor is gone, or has had time enough. For a thread of its own."""

@@ -128,14 +128,13 @@ def _pack_file(path: str, name: bytes) -> Iterator[bytes]:
 class Unpacker:
     """Puts a tree together beside its target. All of it is called by one thread.
 
-    `name` is what the source is called: a target that is a folder, or ends in a slash, gets the source into it, unless
-    both are folders, which are merged.
+    `name` is what the source is called: a target that ends in a slash, or is a folder where the source is none, gets
+    the source into it. Two folders are merged.
     """
 
     def __init__(self, target: str, transfer: str, name: str, *, folder: bool) -> None:
         """Raises OSError where the target cannot be written."""
-        into = target.endswith("/") or (os.path.isdir(target) and not folder)
-        if into and not (folder and os.path.isdir(target)):
+        if target.endswith("/") or (os.path.isdir(target) and not folder):
             target = os.path.join(target, name)
         target = os.path.abspath(target)
         parent, own = os.path.split(target)

@@ -83,6 +83,9 @@ def main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
     sys.argv[1:] = []
     connection.set_inheritable(False)
+    shipped = os.environ.pop("SLURMFUTURES_SHIP", "")
+    if shipped:
+        sys.path.insert(0, shipped)
     extra = os.environ.pop("SLURMFUTURES_PATH", "").split("\n")
     sys.path += [entry for entry in extra if entry and entry not in sys.path]
     try:

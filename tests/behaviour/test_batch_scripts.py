@@ -307,8 +307,9 @@ class TestOnSlurm:
         gate.wait()
         assert future.job_id is not None
         subprocess.run(["scontrol", "requeue", future.job_id], check=True)
-        gate.open()
         subprocess.run(["scontrol", "update", f"JobId={future.job_id}", "StartTime=now"], check=True)
+        gate.wait(2)  # the first run is over
+        gate.open()
         assert future.result(DEADLINE).ok
         assert (cwd / "run").read_text() == "1\n"
 

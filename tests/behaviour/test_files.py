@@ -48,6 +48,13 @@ def test_a_file_into_a_folder(jobs: SlurmExecutor, source: Path, tmp_path: Path)
     assert (tmp_path / "new/large").read_bytes() == (source / "large").read_bytes()
 
 
+def test_a_folder_gets_into_what_ends_in_a_slash_each_time(jobs: SlurmExecutor, source: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert jobs.put(source, f"{tmp_path}/into/") == str(tmp_path / "into/source")
+        assert [path.name for path in (tmp_path / "into").iterdir()] == ["source"]
+    assert same(source, tmp_path / "into/source")
+
+
 def test_progress_is_told_in_the_caller_s_thread(jobs: SlurmExecutor, source: Path, tmp_path: Path) -> None:
     total = sum(path.lstat().st_size for path in source.rglob("*") if path.is_file() and not path.is_symlink())
     told: list[tuple[int, int]] = []

@@ -263,6 +263,43 @@ def test_the_initializer_is_called_once_in_each_job_s_process(open_jobs: OpenJob
 call_initialized = lambda _: __import__("tests.calls").calls.initialized()  # noqa: E731 - travels by value
 
 
+SCRIPT = """\
+table = None
+
+def load(size):
+    global table, extra
+    table, extra = list(range(size)), "new"
+
+def look_up(index):
+    return table[index], extra
+
+def elsewhere():
+    return len(table)
+"""
+
+
+def test_calls_see_what_a_script_s_initializer_has_assigned(open_jobs: OpenJobs) -> None:
+    script: dict[str, Any] = {"__name__": "a_script"}
+    exec(SCRIPT, script)
+    executor = open_jobs(initializer=script["load"], initargs=(5,))
+    futures = [
+        executor.submit(script["look_up"], 3),
+        executor.submit(functools.partial(script["look_up"], 4)),
+        executor.submit(script["elsewhere"]),
+    ]
+    assert [future.result(DEADLINE) for future in futures] == [(3, "new"), (4, "new"), 5]
+
+
+def test_an_initializer_of_another_module_leaves_a_script_s_names_alone(open_jobs: OpenJobs) -> None:
+    script: dict[str, Any] = {"__name__": "a_script"}
+    other: dict[str, Any] = {"__name__": "another_script"}
+    for names in (script, other):
+        exec(SCRIPT, names)
+    script["table"] = ["mine"]
+    executor = open_jobs(initializer=other["load"], initargs=(5,))
+    assert executor.submit(script["elsewhere"]).result(DEADLINE) == 1
+
+
 def test_an_initializer_that_raises_breaks_the_executor(open_jobs: OpenJobs, gate: Gate) -> None:
     executor = open_jobs(initializer=calls.fail_to_initialize, initargs=("no licence",), max_workers=1)
     futures = [executor.submit(calls.square, number) for number in range(4)]

@@ -614,3 +614,10 @@ def test_a_path_keeps_its_executor(opener: Opener, tmp_path: Path) -> None:
     del path
     gc.collect()
     until(lambda: not lives(agent))
+
+
+def test_an_executor_says_where_it_is(shared_jobs: SlurmExecutor, scheduler: str) -> None:
+    assert shared_jobs.host is None if scheduler in ("local", "slurm") else "@127.0.0.1:" in str(shared_jobs.host)
+    assert isinstance(shared_jobs.work_dir, ClusterPath)
+    assert (shared_jobs.work_dir / "batches").is_absolute()
+    assert (shared_jobs.work_dir / "id").is_file()

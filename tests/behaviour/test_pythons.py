@@ -5,7 +5,6 @@ import functools
 import math
 import os
 import platform
-import shutil
 import sys
 from pathlib import Path
 from shlex import quote
@@ -15,26 +14,10 @@ import pytest
 from slurmfutures import JobFailed, PythonMismatch, RemoteTraceback, SlurmExecutor
 from tests import calls
 from tests.fix_executors import Opener
+from tests.pythons import find
 from tests.waiting import DEADLINE, until
 
 HERE = sys.version_info[:2]
-
-
-def find(version: str) -> str:
-    """Return the path of an interpreter, or skip the test."""
-    kept_by_pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
-    found = [
-        str(path / "bin/python")
-        for path in sorted(kept_by_pyenv.glob(f"{version}.*"))
-        if (path / "bin/python").exists()
-    ]
-    # What pyenv calls python3.8 may be a shim that knows of no such version.
-    named = shutil.which(f"python{version}")
-    if named and ".pyenv/shims" not in named:
-        found.append(named)
-    if not found:
-        pytest.skip(f"there is no Python {version} here")
-    return found[-1]
 
 
 @pytest.fixture(scope="module", params=["3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14"])

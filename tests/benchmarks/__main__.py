@@ -38,6 +38,7 @@ BENCHMARKS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "ssh-paths": ssh.paths,
     "ssh-files": ssh.files,
     "ssh-passing": ssh.passing,
+    "ssh-scripts": ssh.scripts,
     "ssh-reconnect": ssh.reconnect,
 }
 

@@ -1,5 +1,6 @@
 """From a laptop: through a relay that adds a round trip, to a real sshd on this machine."""
 
+import itertools
 import json
 import os
 import random
@@ -28,6 +29,7 @@ from .slurm import drain
 ROUND_TRIPS = (0.0, 0.02, 0.1)  # seconds
 PIPELINED = 10_000
 SWEEP = 1_000
+SCRIPTS = 100
 LARGE = 200 << 20  # bytes
 FILES = 10_000
 FILE_SIZE = 1024  # bytes
@@ -343,6 +345,41 @@ def passing(bench: Bench) -> Iterator[Row]:
                 samples.append(once())
             future.result()
             yield Row(f"the same behind {what}", "ms", samples)
+
+
+# ---- scripts
+
+
+def scripts(bench: Bench) -> Iterator[Row]:
+    """A hundred batch scripts, submitted one by one and awaited together.
+
+    Their round trips are what a line of a second each adds to their time, by that second: what waits for an answer
+    before it goes on does so one after the other.
+    """
+    numbers = itertools.count()
+
+    def hundred(executor: SlurmExecutor) -> float:
+        def all_of_them() -> None:
+            texts = [f"#!/bin/bash\n: {next(numbers)}\n" for _ in range(SCRIPTS)]
+            for future in [executor.submit_script(text, cwd=str(bench.folder)) for text in texts]:
+                assert future.result().ok
+
+        return timed(all_of_them)
+
+    near, far = [], []
+    with _laptops(bench, 0.0, 0.02, 1.0) as laptops:
+        for where, round_trip, laptop in laptops:
+            samples = []
+            for _ in range(bench.rounds(5, 2)):  # an executor's first submissions go out as fast as sbatch takes them
+                with laptop.executor() as executor:
+                    samples.append(hundred(executor))
+            if round_trip < 0.1:
+                yield Row(f"{SCRIPTS} scripts {where}", "s", samples)
+                near += samples
+            else:
+                far += samples
+    least = min(near)
+    yield Row(f"round trips of {SCRIPTS} scripts", "", [max(0.0, seconds - least) for seconds in far], goal=10)
 
 
 # ---- broken

@@ -14,8 +14,8 @@ import pytest
 from slurmfutures import AuthenticationError, ConnectionLost, Host, SlurmExecutor, SlurmFuturesWarning
 from slurmfutures._transports.base import NobodyToAsk
 from tests import calls
-from tests.cluster.install import program
 from tests.connection.lines import agent_of, gave_up, until_connected_again
+from tests.far.codes import CODE, asking_daemon
 from tests.far.relay import Relay
 from tests.far.sshd import Farm, Sshd, far_options, make_key
 from tests.far.users import User
@@ -243,35 +243,15 @@ def test_without_anybody_to_ask_it_says_so(enter: Enter, user: User, passwords: 
     assert len(person.asked) == 1
 
 
-# Two modules that ask, one after the other: the second takes whatever it is told for a code.
-PAM = """\
-auth requisite pam_unix.so nodelay
-auth required pam_ftp.so users={user}
-account required pam_permit.so
-session required pam_permit.so
-"""
-CODE = "guest login"  # in its question
 QUESTIONS = 2
 
 
 @pytest.fixture
 def codes(farm: Farm, tmp_path: Path, user: User) -> Iterator[Relay]:
     """A relay before a login node that asks twice."""
-    name = f"sf-sshd-{os.getpid()}"  # PAM's name of a service is that of the program
-    binary = tmp_path / name
-    shutil.copy(program("sshd"), binary)
-    rules = Path("/etc/pam.d", name)
-    rules.write_text(PAM.format(user=user.name))
-    lines = ["UsePAM yes", "KbdInteractiveAuthentication yes", "PubkeyAuthentication no"]
-    try:
-        with (
-            closing(Sshd(tmp_path / "sshd", tmp_path, lines=lines, binary=str(binary))) as sshd,
-            closing(Relay(sshd.port)) as relay,
-        ):
-            farm.know(sshd.known_host(relay.port))
-            yield relay
-    finally:
-        rules.unlink()
+    with asking_daemon(tmp_path, user) as sshd, closing(Relay(sshd.port)) as relay:
+        farm.know(sshd.known_host(relay.port))
+        yield relay
 
 
 def test_several_questions_are_passed_on(enter: Enter, user: User, codes: Relay) -> None:

@@ -253,7 +253,7 @@ def test_a_module_that_is_missing_on_the_node_is_named(
     assert type(error) is RemoteImportError
     assert error.name == "only_on_the_login_node"
     assert error.job_id == job_id
-    assert "install only_on_the_login_node there" in str(error)
+    assert "send it along by ship='only_on_the_login_node' or" in str(error)
 
 
 @pytest.mark.skipif(cgroups.mount_point() is None, reason="no memory cgroups to end a job by")

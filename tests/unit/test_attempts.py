@@ -26,6 +26,17 @@ def test_as_many_attempts_are_made_as_are_allowed() -> None:
     assert not Attempts(1).again(LOST, "n1")
 
 
+def test_what_may_fail_by_itself_is_tried_again_as_often_as_is_said() -> None:
+    failed, lost = died(JobState.FAILED, 1, exit_code=7), died(JobState.NODE_FAIL, 1)
+    attempts = Attempts(4, whatever=2)
+    assert attempts.again(failed, "n1")
+    assert attempts.request(0, [])["exclude"] == []
+    assert not attempts.again(failed, "n1")
+    assert attempts.again(lost, "n1")
+    assert attempts.again(lost, "n2")
+    assert not attempts.again(lost, "n3")
+
+
 @pytest.mark.parametrize("state", sorted(TERMINAL))
 def test_what_the_job_did_itself_is_final(state: JobState) -> None:
     by_others = {JobState.NODE_FAIL, JobState.BOOT_FAIL, JobState.PREEMPTED}

@@ -200,7 +200,14 @@ def test_transient_says_whether_another_try_may_help() -> None:
             RemoteImportError("No module named 'a.b'", job_id="12", node="n1", python="/usr/bin/python3", module="a.b"),
             (
                 "No module named 'a.b' on node n1 (/usr/bin/python3, job 12): "
-                "install a there, or send it along with cloudpickle.register_pickle_by_value(a)"
+                "send it along by ship='a' or cloudpickle.register_pickle_by_value(a), or install it there"
+            ),
+        ),
+        (
+            RemoteImportError("Can't get attribute 'f' on <module 'a'>", node="n1", python="/usr/bin/python3"),
+            (
+                "Can't get attribute 'f' on <module 'a'> on node n1 (/usr/bin/python3): "
+                "another version is there, send yours along by ship= or cloudpickle.register_pickle_by_value()"
             ),
         ),
         (
