@@ -881,10 +881,8 @@ class Poller:
         return found
 
     def _new_attempts(self, batch: Batch, before: int) -> Attempts:
-        script = batch.spec.script
-        return (
-            Attempts(self._attempts, before) if script is None else Attempts(1 + script.retries, before, whatever=True)
-        )
+        whatever = 1 if batch.spec.script is None else 1 + batch.spec.script.retries
+        return Attempts(max(self._attempts, whatever), before, whatever=whatever)
 
     def _anew(self, batch: Batch, task: int, attempts: Attempts, error: BaseException) -> Mapping[str, Any]:
         """Have a task run again that raised or died before this driver began, and was asked for since."""
