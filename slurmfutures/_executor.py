@@ -3,27 +3,22 @@
 import os
 import subprocess
 import sys
-import threading
-import time
-import uuid
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, wait
-from itertools import islice
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from numbers import Real
 from pathlib import Path, PurePosixPath
 from shlex import quote
 from types import TracebackType
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple
 
 from . import _files, _runs
 from ._batcher import Claim, Spec
-from ._bootstrap import Started, handshake, new_mark, start_line
 from ._checkpoint import Checkpoint, CheckpointKey, Found
 from ._config import ClusterConfig, Source, from_environment
-from ._errors import PayloadError, PythonMismatch
-from ._future import NOBODY, SlurmFuture
+from ._connection import Channel, Connection
+from ._errors import PythonMismatch
+from ._future import SlurmFuture
 from ._hosts import Host
 from ._jobinfo import JobInfo
 from ._journal import files_of
@@ -32,176 +27,18 @@ from ._options import render_options, split_labels
 from ._own_arrays import submit_array
 from ._own_scripts import Rendered, job_name_of, own_spec, script_text
 from ._paths import ClusterPath, StrPath, place_of, text_of
-from ._pickling import holds_code, name_of, pickle_arguments, pickle_function, pickle_initializer
-from ._poller import Poller
+from ._pickling import pickle_initializer
 from ._remote import wire
 from ._ship import Item, Ship, Shipment
 from ._ssh import Entrance
 from ._transports.asking import ask_on_terminal
-from ._transports.base import Ask, Stream
-from ._transports.process import ProcessStream
+from ._transports.base import Ask
+from ._views import View
 
-_Call = tuple[tuple[Any, ...], Mapping[str, Any]]  # arguments by position, and by keyword
-_NO_KEYWORDS: Mapping[str, Any] = {}
-
-T = TypeVar("T")
-P = ParamSpec("P")
-
-_SLICE = 256  # calls of a map that are added at once
-_SILENCE = 300.0  # seconds, at least, of silence after which the agent gives the driver up
 # What is ours among the keywords, for suggestions beside sbatch's options.
 _KEYWORDS = """host jump transport ssh_config ask accept_new_host_keys connect_timeout heartbeat reconnect_timeout
     scheduler work_dir python setup max_workers retries login_workers checkpoint checkpoint_key
     initializer initargs ship""".split()
-
-
-class _Connection:
-    """What all views of one executor share."""
-
-    def __init__(
-        self,
-        entrance: Entrance | None,
-        *,
-        scheduler: str,
-        work_dir: str,
-        python: str,
-        setup: str,
-        max_workers: int | None,
-        retries: int,
-        login_workers: int,
-        heartbeat: float | None,
-        reconnect_timeout: float | None,
-        checkpoint: Checkpoint | None,
-        ship: Ship,
-    ) -> None:
-        """`entrance` is None where the login node is this machine."""
-        here, where = entrance is None, entrance.where if entrance is not None else "this machine"
-        self.python = python
-        self.local_python = (sys.version_info[0], sys.version_info[1])
-        # This machine's interpreter sees what the driver sees: calls find the same modules and the same folder.
-        entries = [
-            os.path.abspath(entry) for entry in sys.path if entry.endswith(".zip") or os.path.isdir(entry or ".")
-        ]
-        path = entries if here else []
-        hello = {
-            "scheduler": scheduler,
-            "work_dir": work_dir,
-            "python": python,
-            "setup": setup,
-            "max_workers": max_workers,
-            "login_workers": login_workers,
-            "path": path,
-            # One checkpoint is one driver: the agent of one that was killed makes way for that of the next.
-            "session": checkpoint.id if checkpoint is not None else uuid.uuid4().hex[:12],
-            "silence": None if heartbeat is None else max(_SILENCE, 10 * heartbeat),
-        }
-        cwd = os.getcwd() if here else None
-
-        def connect(stop: threading.Event | None) -> Started:
-            mark = new_mark()
-            line = start_line(mark, work_dir, python, setup)
-            stream: Stream = ProcessStream(["/bin/bash", "-c", line]) if entrance is None else entrance.open(line, stop)
-            try:
-                started = handshake(stream, mark, hello, where, python, stop)
-            except BaseException:
-                stream.close(1.0)
-                raise
-            if entrance is not None:
-                entrance.connected()
-            return started
-
-        self.poller = Poller(
-            connect,
-            lambda greeting: {
-                "session": hello["session"],
-                "scheduler": scheduler,
-                "python": python,
-                "setup": setup,
-                "path": path,
-                "chdir": cwd or greeting["cwd"],
-            },
-            where,
-            heartbeat=heartbeat,
-            reconnects=not here or scheduler != "local",  # whose jobs end with the agent
-            reconnect_timeout=reconnect_timeout,
-            checkpoint=checkpoint,
-            retries=retries,
-        )
-        self.folder: str = cwd or self.greeting["cwd"]  # in which jobs start
-
-        self._ship = ship
-
-    def shipment(self) -> Shipment | None:
-        """Return the user's own code as it is now, on its way to the cluster. Raises ValueError as `Ship` does."""
-        found = self._ship.current()
-        if found is not None:
-            self.poller.shipping.send(found)
-        return found
-
-    def shipped_path(self) -> list[str]:
-        """Return the folders on the cluster that what is shipped is found in, once it is there; none if nothing is.
-
-        They go before all else that Python finds modules in. Raises ValueError as `Ship` does, SlurmFuturesError for
-        what cannot be written there. Waits for the connection.
-        """
-        found = self._ship.current()
-        if found is None:
-            return []
-        there = self.poller.shipping.send(found)
-        if self.poller.pump_until(there.done):
-            there.result(0)
-        else:
-            there.result()
-        return [f"{self.greeting['work_dir']}/ship/{found.digest}"]
-
-    @property
-    def greeting(self) -> Mapping[str, Any]:
-        """Return what the agent said of itself and of its machine."""
-        return self.poller.greeting
-
-    def pickle(self, function: Callable[..., Any]) -> bytes:
-        """Pickle a function. Raises PayloadError, or PythonMismatch where its bytecode cannot run on the other side."""
-        data = pickle_function(function)
-        self.check_code(data, repr(name_of(function)))
-        return data
-
-    def pickle_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> bytes:
-        """Pickle the arguments of a call of the function of this name. Raises as `pickle` does."""
-        data = pickle_arguments(args, kwargs)
-        self.check_code(data, f"an argument of {name}")
-        return data
-
-    def check_code(self, data: bytes, what: str) -> None:
-        """Raise PythonMismatch where something travels as bytecode that the other side cannot run."""
-        remote = tuple(self.greeting["python"][:2])
-        if remote != self.local_python and holds_code(data):
-            raise PythonMismatch(
-                f"{what} travels as bytecode of Python {self.local_python[0]}.{self.local_python[1]}, which Python "
-                f"{remote[0]}.{remote[1]} ({self.greeting['executable']}) cannot run: name a matching interpreter by "
-                "python=, or put the function into a module that is installed there"
-            )
-
-
-class _Channel:
-    """The connection, as a transfer of files sees it."""
-
-    def __init__(self, poller: Poller) -> None:
-        self._poller = poller
-        self.listen = poller.listen
-        self.unlisten = poller.unlisten
-        self.wait_until_connected = poller.wait_until_connected
-
-    def request(self, head: Mapping[str, Any]) -> "Future[Reply]":
-        return self._poller.request(head)[1]
-
-    def wait(self, reply: "Future[Reply]") -> Reply:
-        return self._poller.reply_to(reply)
-
-    def wait_for(self, condition: Callable[[], bool]) -> None:
-        self._poller.pump_until(condition)
-
-    def send(self, head: Mapping[str, Any], body: wire.Buffer = b"") -> None:
-        self._poller.link.send(wire.message(head, body), head["transfer"], bulk=True)
 
 
 class _Cluster(NamedTuple):
@@ -221,191 +58,7 @@ class _Cluster(NamedTuple):
         return self.root._connection.poller.reply_to(reply)
 
 
-class _View(Executor):
-    """What the executors have in common: the standard library's contract, on top of `_add`."""
-
-    def __init__(self, connection: _Connection) -> None:
-        self._connection = connection
-        self._closed = False
-
-    def _add(
-        self,
-        function: bytes,
-        name: str,
-        tasks: Sequence[Sequence[bytes]],
-        keys: Sequence[Sequence[bytes]] | None,
-        shipment: Shipment | None,
-    ) -> list[SlurmFuture[Any]]:
-        """Add tasks of already pickled calls, with the calls' keys; return the futures of all calls in order."""
-        raise NotImplementedError
-
-    def _claim(
-        self,
-        found: Found,
-        function: bytes,
-        name: str,
-        arguments: bytes,
-        checkpoint: Checkpoint,
-        shipment: Shipment | None,
-    ) -> SlurmFuture[Any] | None:
-        """Return the future of a call that an earlier driver has sent, None where it has come to nothing."""
-        raise NotImplementedError
-
-    @property
-    def _checkpoint(self) -> Checkpoint | None:
-        """What remembers this view's calls."""
-        return None
-
-    def _pending(self) -> list[SlurmFuture[Any]]:
-        raise NotImplementedError
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise RuntimeError("cannot schedule new futures after shutdown")
-        self._connection.poller.check()
-
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> SlurmFuture[T]:
-        """Schedule `fn(*args, **kwargs)` and return its future. Any thread; does not wait for the scheduler.
-
-        What cannot be pickled is an error of the future: PayloadError, or PythonMismatch. Raises RuntimeError after
-        `shutdown`.
-        """
-        self._check_open()
-        try:
-            function = self._connection.pickle(fn)
-        except (PayloadError, PythonMismatch) as error:
-            return _failed(error)
-        return self._schedule(fn, function, [[(args, kwargs)]])[0]
-
-    def map(
-        self,
-        fn: Callable[..., T],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[T]:
-        """Return an iterator over `fn` of each set of arguments, in their order.
-
-        All calls are scheduled at once; with `buffersize`, only so many tasks are under way ahead of what was
-        yielded. `chunksize` calls share one task of a job array, each with a result of its own. `timeout` is in
-        seconds from now; when it is over, or when the iterator is dropped, the calls that are left are cancelled. With
-        a checkpoint an exception that ends the iteration leaves them to the next start.
-        """
-        if chunksize < 1:
-            raise ValueError(f"chunksize must be >= 1, not {chunksize!r}")
-        if buffersize is not None and not isinstance(buffersize, int):
-            raise TypeError("buffersize must be an integer or None")
-        if buffersize is not None and buffersize < 1:
-            raise ValueError("buffersize must be None or > 0")
-        self._check_open()
-        end = None if timeout is None else time.monotonic() + timeout
-        calls = ((args, _NO_KEYWORDS) for args in zip(*iterables))  # noqa: B905 - as short as the shortest, as in the standard library
-        chunks = _chunks(calls, chunksize)
-        function: bytes | BaseException
-        try:
-            function = self._connection.pickle(fn)
-        except (PayloadError, PythonMismatch) as error:
-            function = error
-        futures: deque[SlurmFuture[Any]] = deque()
-        for group in _groups(islice(chunks, buffersize) if buffersize else chunks, _SLICE):
-            futures.extend(self._schedule(fn, function, group))
-
-        def more() -> None:
-            view = this()
-            if view is not None and (chunk := next(chunks, None)) is not None:
-                view._check_open()
-                futures.extend(view._schedule(fn, function, [chunk]))
-
-        this = weakref.ref(self)
-        return _results(futures, end, chunksize, more if buffersize else None, keep=self._checkpoint is not None)
-
-    def _schedule(
-        self, fn: Callable[..., Any], function: bytes | BaseException, chunks: Sequence[Sequence[_Call]]
-    ) -> list[SlurmFuture[Any]]:
-        """Schedule calls, each chunk as one task; return the futures of all in order.
-
-        What cannot be pickled fails alone, and what the checkpoint remembers is not sent.
-        """
-        if isinstance(function, BaseException):
-            return [_failed(function) for chunk in chunks for _ in chunk]
-        name, checkpoint = name_of(fn), self._checkpoint
-        shipment = self._connection.shipment()
-        digest = checkpoint.digest_of(fn, function, shipment) if checkpoint is not None else None
-        found: list[SlurmFuture[Any] | None] = []
-        tasks: list[list[bytes]] = []
-        keys: list[list[bytes]] = []
-        for chunk in chunks:
-            task: list[bytes] = []
-            task_keys: list[bytes] = []
-            for args, kwargs in chunk:
-                future, key, arguments = self._prepare(fn, function, digest, name, args, kwargs, shipment)
-                found.append(future)
-                if future is None:
-                    task.append(arguments)
-                    task_keys.append(key)
-            if task:
-                tasks.append(task)
-                keys.append(task_keys)
-        if not tasks:
-            return [future for future in found if future is not None]
-        added = self._add(function, name, tasks, keys if checkpoint is not None else None, shipment)
-        if len(added) == len(found):
-            return added
-        rest = iter(added)
-        return [next(rest) if future is None else future for future in found]
-
-    def _prepare(
-        self,
-        fn: Callable[..., Any],
-        function: bytes,
-        digest: bytes | None,
-        name: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        shipment: Shipment | None,
-    ) -> tuple[SlurmFuture[Any] | None, bytes, bytes]:
-        """Return the future of a call that need not be sent; for any other, None, its key and its pickled arguments."""
-        checkpoint = self._checkpoint
-        found = checkpoint.find(fn, digest, args, kwargs) if checkpoint is not None else None
-        if found is not None and found.future is not None:
-            return found.future, found.key, b""
-        try:
-            arguments = self._connection.pickle_arguments(args, kwargs, name)
-        except (PayloadError, PythonMismatch) as error:
-            if checkpoint is not None and found is not None:
-                checkpoint.give_back(found.key)
-            return _failed(error), b"", b""
-        if checkpoint is None or found is None:
-            return None, b"", arguments
-        if found.place is None:
-            return None, found.key, arguments
-        return self._claim(found, function, name, arguments, checkpoint, shipment), found.key, arguments
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls; wait for those under way, unless `wait` is false; cancel those not begun, if asked."""
-        self._closed = True
-        if cancel_futures:
-            for future in self._pending():
-                if not future.running():
-                    future.cancel()
-        if wait:
-            self._wait()
-
-    def _wait(self) -> None:
-        wait(self._pending())
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Wait for all calls; where an exception leaves the block, cancel them, unless a checkpoint remembers them."""
-        if kind is not None and self._checkpoint is None:
-            for future in self._pending():
-                future.cancel()
-        self.shutdown(wait=kind is None or self._checkpoint is None)
-
-
-class _Jobs(_View):
+class _Jobs(View):
     """A view whose calls are jobs, and remembered where there is a checkpoint."""
 
     _spec: Spec
@@ -653,7 +306,7 @@ class SlurmExecutor(_Jobs):
             }
             journal = Checkpoint(checkpoint, checkpoint_key, place)
         super().__init__(
-            _Connection(
+            Connection(
                 entrance,
                 scheduler=scheduler,
                 work_dir=os.fspath(work_dir),
@@ -804,7 +457,7 @@ class SlurmExecutor(_Jobs):
         any more, SlurmFuturesError for what would be written through a link in the target.
         """
         self._check_open()
-        return _files.put(_Channel(self._connection.poller), local, place_of(remote), progress)
+        return _files.put(Channel(self._connection.poller), local, place_of(remote), progress)
 
     def get(
         self,
@@ -815,7 +468,7 @@ class SlurmExecutor(_Jobs):
     ) -> Path:
         """Copy a file or a folder from the login node; return its path here. All else is as with `put`."""
         self._check_open()
-        return _files.get(_Channel(self._connection.poller), place_of(remote), local, progress)
+        return _files.get(Channel(self._connection.poller), place_of(remote), local, progress)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls and end the connection when those under way are done; `login`'s count too.
@@ -895,7 +548,7 @@ class SlurmView(_Jobs):
         return SlurmView(self._root, {**self._sbatch, **changes})
 
 
-class LoginExecutor(_View):
+class LoginExecutor(View):
     """Calls on the login node, in warm worker processes: `SlurmExecutor.login`.
 
     A call that crashes its worker fails alone; cancelling a running call ends its worker. `map`'s chunksize has no
@@ -930,54 +583,3 @@ def _make_spec(sbatch: Mapping[str, Any], initializer: bytes) -> Spec:
         comment=comment,
         initializer=initializer,
     )
-
-
-def _failed(error: BaseException) -> SlurmFuture[Any]:
-    """Return a future of a call that got nowhere."""
-    future: SlurmFuture[Any] = SlurmFuture(NOBODY, 0)
-    future.set_exception(error)
-    return future
-
-
-def _chunks(calls: Iterator[_Call], size: int) -> Iterator[list[_Call]]:
-    while chunk := list(islice(calls, size)):
-        yield chunk
-
-
-def _groups(chunks: Iterator[list[_Call]], size: int) -> Iterator[list[list[_Call]]]:
-    while group := list(islice(chunks, size)):
-        yield group
-
-
-def _results(
-    futures: deque[SlurmFuture[Any]], end: float | None, chunksize: int, more: Callable[[], None] | None, *, keep: bool
-) -> Iterator[Any]:
-    """Yield results in order; `more` schedules one more chunk, for each that is begun to be yielded.
-
-    What is left is cancelled, unless an exception ends the iteration and it is to be kept for the next start.
-    """
-    yielded = 0
-    try:
-        while futures:
-            if more is not None and yielded % chunksize == 0:
-                more()
-            yielded += 1
-            timeout = None if end is None else end - time.monotonic()
-            yield futures.popleft().result(timeout) if keep else _result_or_cancel(futures.popleft(), timeout)
-    except GeneratorExit:
-        keep = False
-        raise
-    except TimeoutError:  # ours, or what a call has raised
-        keep = keep and (end is None or time.monotonic() < end)
-        raise
-    finally:
-        if not keep:
-            for future in futures:
-                future.cancel()
-
-
-def _result_or_cancel(future: SlurmFuture[Any], timeout: float | None) -> Any:
-    try:
-        return future.result(timeout)
-    finally:
-        future.cancel()

@@ -887,8 +887,7 @@ class Poller:
         return found
 
     def _new_attempts(self, batch: Batch, before: int) -> Attempts:
-        script = batch.spec.script
-        whatever = 1 if script is None else 1 + script.retries
+        whatever = 1 if batch.spec.script is None else 1 + batch.spec.script.retries
         return Attempts(max(self._attempts, whatever), before, whatever=whatever)
 
     def _anew(self, batch: Batch, task: int, attempts: Attempts, error: BaseException) -> Mapping[str, Any]:
