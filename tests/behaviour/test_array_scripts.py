@@ -21,6 +21,7 @@ from tests.cluster.config import SMALL_QOS, SMALL_QOS_MAX_SUBMIT
 from tests.drivers import Driver
 from tests.fix_executors import HERE, Opener
 from tests.fix_gate import Gate
+from tests.processes import lives
 from tests.waiting import DEADLINE, until
 
 PASS = """pass_gate() {
@@ -209,7 +210,9 @@ class TestOnSlurm:
         future = here.submit_script(bash("2,9", PASS, f"pass_gate {quote(gate.folder)}"), cwd=cwd)
         gate.wait(2)
         assert future.job_id is not None
+        ours = [path for path in Path(gate.folder, "entered").iterdir() if path.read_text() == "9\n"]
         subprocess.run(["scancel", f"{future.job_id}_9"], check=True)
+        until(lambda: not lives(int(ours[0].name)))  # else it may reach its end before the signal gets there
         gate.open()
         error = future.exception(DEADLINE)
         assert isinstance(error, JobCancelled)
