@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ._future import SlurmFuture
-from ._remote import payload
+from ._remote import arrays, payload
 from ._remote.states import JobState
 from ._retries import Attempts
 from ._ship import Shipment
@@ -18,7 +18,10 @@ MOST_BYTES = 64 << 20  # of arguments, after which it is closed at once
 
 
 class OwnScript(NamedTuple):
-    """What a user's own script is run by; no two are equal, so each is a batch by itself."""
+    """What a user's own script is run by; no two are equal, so each is a batch by itself.
+
+    The argument of its one call is empty; a job array has a call for each task, with the array index for an argument.
+    """
 
     number: int
     cwd: str | None  # the folder that it begins in, None for where calls begin
@@ -28,6 +31,8 @@ class OwnScript(NamedTuple):
     error: str
     check: bool  # whether a job that fails is an error
     retries: int  # how often a job that failed is submitted again
+    array: str = ""  # its job array, in sbatch's words
+    indices: str = ""  # of that, those that one batch has; known when it is handed over
 
 
 class Spec(NamedTuple):
@@ -45,7 +50,7 @@ class Control(NamedTuple):
     """What a batch asks of the poller; all may be called from any thread."""
 
     cancel: Callable[["Batch", int], None]
-    log: Callable[["Batch", int, str], str]
+    logs: Callable[["Batch", Sequence[int], str], list[str]]
     hurry: Callable[["Batch"], None]
 
 
@@ -92,6 +97,7 @@ class Batch:
         self.unsaved = False  # some result could not be written into the checkpoint
         self.attempts: dict[int, Attempts] = {}  # of the tasks that were lost once; the poller's thread only
         self.stale: dict[int, BaseException] = {}  # what calls of these tasks raised for an earlier driver; the same
+        self.indices: list[int] = []  # array indices of the tasks, where the script is an array
         self.lock = threading.Lock()  # guards _parts, _states, _kept; the poller writes, any thread reads
         self._control = control
         self._parts: list[tuple[str, list[range]]] = []
@@ -111,6 +117,8 @@ class Batch:
         batch.futures = [SlurmFuture[Any](batch, call) if call in opened else None for call in range(len(keys))]
         batch.unresolved = len(opened)
         batch.unclaimed = set(opened)
+        if spec.script is not None and spec.script.array:
+            batch.indices = arrays.parse(spec.script.indices).indices
         return batch
 
     def add(
@@ -142,6 +150,8 @@ class Batch:
         self.calls.extend((number, argument) for argument in arguments)
         self.size += sum(map(len, arguments))
         self.latest = now
+        if self.spec.script is not None and self.spec.script.array:
+            self.indices.append(int(arguments[0]))
         self.futures.extend(futures)
         self.keys.extend(keys)
         self.unresolved += len(futures)
@@ -153,6 +163,14 @@ class Batch:
         self.functions = {}
         self.hurried = True
         return packed
+
+    def script(self) -> OwnScript | None:
+        """Return what its script is run by."""
+        script = self.spec.script
+        if script is None or not script.array:
+            return script
+        whole = arrays.parse(script.array)
+        return script._replace(indices=whole.text if whole.indices == self.indices else arrays.write(self.indices))
 
     def wanted(self) -> list[tuple[int, int]]:
         """Return the tasks that the agent has to care for, as ranges with the ends not included."""
@@ -204,6 +222,9 @@ class Batch:
     def job_id(self, call: int) -> str | None:
         task = self.task_of(call)
         with self.lock:
+            if self.indices:
+                jobs = (job_id for job_id, ranges in reversed(self._parts) if any(task in tasks for tasks in ranges))
+                return next((f"{job_id}_{self.indices[task]}" for job_id in jobs), None)
             for job_id, ranges in reversed(self._parts):  # the last attempt
                 index = 0
                 for tasks in ranges:
@@ -218,7 +239,11 @@ class Batch:
             return self._states.get(self.task_of(call), JobState.PENDING)
 
     def log(self, call: int, stream: str) -> str:
-        return self._control.log(self, call, stream)
+        return self.logs([call], stream)[0]
+
+    def logs(self, calls: Sequence[int], stream: str) -> list[str]:
+        """Return several logs; they are asked for at once."""
+        return self._control.logs(self, calls, stream)
 
     def cancel(self, call: int) -> None:
         self._control.cancel(self, call)

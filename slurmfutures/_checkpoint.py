@@ -13,7 +13,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from . import _keys, _records
@@ -108,6 +108,11 @@ class Checkpoint:
         """Return what is known of a script that is submitted now. Raises as `find` does."""
         return self._found(_keys.named_digest(("script", text, cwd)))
 
+    def find_array(self, text: str, cwd: str | None, indices: Iterable[int]) -> list[Found]:
+        """Return what is known of the tasks of a script that is a job array. Raises as `find` does."""
+        whole = _keys.named_digest(("script", text, cwd))
+        return [self._found(_keys.named_digest((whole, index))) for index in indices]
+
     def _found(self, digest: bytes) -> Found:
         with self._lock:
             free = self._free.get(digest)
@@ -200,8 +205,9 @@ class Checkpoint:
             "scheduler": scheduler,
             "where": where_of(greeting, where),
         }
-        if batch.spec.script is not None:
-            words["script"] = batch.spec.script
+        script = batch.script()
+        if script is not None:
+            words["script"] = script
         keys = [NO_KEY if future is None else key for key, future in zip(batch.keys, batch.futures, strict=True)]
         with self._lock:
             self._append([(_records.BATCH, [_records.pack_batch(words, batch.firsts, keys)])])

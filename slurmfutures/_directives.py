@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from ._options import OURS, names_like
+from ._remote import arrays
 from ._remote.times import parse_time
 
 _MARK = re.compile(r"#SBATCH\s")
@@ -27,8 +28,7 @@ _SHORT_FLAGS = {
     "v": "verbose",
 }
 #: Of the options that an executor keeps for itself, those that a script may have.
-_FREE = frozenset(("chdir", "error", "ignore_pbs", "input", "output", "parsable", "quiet", "verbose"))
-_ARRAY = "one script is one job here; submit a script for each task, or map a function over their numbers"
+_FREE = frozenset(("array", "chdir", "error", "ignore_pbs", "input", "output", "parsable", "quiet", "verbose"))
 
 
 class Directives(NamedTuple):
@@ -96,7 +96,7 @@ def _read(line: str) -> dict[str, str]:
         else:
             raise ValueError(f"{word!r} is not an option: they begin with dashes")
         if name == "array":
-            raise ValueError(_ARRAY)
+            arrays.parse(value)
         if name in ("time", "time_min"):
             parse_time(value)
         if name in OURS and name not in _FREE:

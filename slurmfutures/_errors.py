@@ -319,10 +319,12 @@ class JobError(_Attempt, SlurmFuturesError):
     `job_id` is None for a call on the login node. `state` is Slurm's, None if Slurm did not know any more; `exit_code`
     and `signal` are those of the batch script. `stderr_tail` is the end of what the job wrote there, `where` the folder
     in which its files are kept. Where it was one of several attempts (`retries`), `earlier` are the errors of those
-    before it. Of a batch script `info` says the rest of how its job ended.
+    before it. Of a batch script `info` says the rest of how its job ended. Of one that is a job array the error is that
+    of the first task that failed, `failed_tasks` is how many failed, of how many, and `info` tells of them all.
     """
 
     info: JobInfo | None = None
+    failed_tasks: tuple[int, int] | None = None
     _fields: ClassVar[tuple[str, ...]] = (
         *("job_id", "state", "exit_code", "signal", "node", "reason", "stderr_tail", "where"),
         *("cancelled_by", "started"),
@@ -368,10 +370,13 @@ class JobError(_Attempt, SlurmFuturesError):
     def _headline(self) -> str:
         remedy = self._remedy()
         kept = f" (its files: {self.where})" if self.where else ""
-        return f"{self._what()}{': ' + remedy if remedy else ''}{kept}"
+        return f"{self._what()}{self._among()}{': ' + remedy if remedy else ''}{kept}"
 
     def _what(self) -> str:
         return f"{self._job()} {self._end()}{self._at()}{self._why()}"
+
+    def _among(self) -> str:
+        return "" if self.failed_tasks is None else " ({} of {} array tasks failed)".format(*self.failed_tasks)
 
     def _job(self) -> str:
         return f"job {self.job_id}" if self.job_id else "the call"

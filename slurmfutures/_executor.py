@@ -24,6 +24,7 @@ from ._jobinfo import JobInfo
 from ._journal import files_of
 from ._link import Reply
 from ._options import render_options, split_labels
+from ._own_arrays import submit_array
 from ._own_scripts import Rendered, job_name_of, own_spec, script_text
 from ._paths import ClusterPath, StrPath, place_of, text_of
 from ._pickling import pickle_initializer
@@ -119,17 +120,21 @@ class _Jobs(View):
         """Submit a batch script as a job of its own; the future's result is a `JobInfo`. Any thread.
 
         `script` is its text, a file on this machine or on the cluster, or what has a `render()` that returns the text
-        (`Script`). Its own
-        `#SBATCH` lines count; what they leave open is as this executor's options say. It begins in the folder `cwd`,
-        made if missing, or else where calls begin, with the environment of the agent; its output is where Slurm puts
-        it, and what the future's `stdout()` and `stderr()` return. `name` is the job's.
+        (`Script`). Its own `#SBATCH` lines count; what they leave open is as this executor's options say. It begins in
+        the folder `cwd`, made if missing, or else where calls begin, with the environment of the agent; its output is
+        where Slurm puts it, and what the future's `stdout()` and `stderr()` return. `name` is the job's.
 
         It has succeeded when its interpreter has ended by itself with exit code 0, whatever Slurm says. A job that
         fails is submitted again up to `retries` times, whatever it failed of, and where it was lost through no fault of
-        its own as the executor's `retries` say; then the future raises its JobError,
-        whose `info` is the JobInfo, or, where `check` is false, returns the JobInfo. With a checkpoint a script is
-        known by its text and its `cwd`: one that has succeeded is not submitted again at the next start, one that is
-        queued or running is waited for.
+        its own as the executor's `retries` say; then the future raises its JobError, whose `info` is the JobInfo, or,
+        where `check` is false, returns the JobInfo. With a checkpoint a script is known by its text and its `cwd`: one
+        that has succeeded is not submitted again at the next start, one that is queued or running is waited for.
+
+        By `#SBATCH --array=1-10:3%2` it is one job array with these indices, and the future's result tells of all of
+        it, its `tasks` of each. It has succeeded when all tasks have; those that fail abandon no other, and are run
+        again alone; `cancel()` ends them all; `stdout()` is what they have printed, one after the other. With a
+        checkpoint only tasks that have not succeeded are submitted again. It is never split: an array that is larger
+        than Slurm allows is a SubmitError.
 
         Raises ValueError for a script that sbatch would not take, and for options of it that would leave its job
         unwatched; OSError for a file that cannot be read; RuntimeError after `shutdown`.
@@ -147,7 +152,7 @@ class _Jobs(View):
             check=check,
             retries=retries,
         )
-        return self._submit_script(spec, text)
+        return self._submit_array(spec, text) if spec.script and spec.script.array else self._submit_script(spec, text)
 
     def _submit_script(self, spec: Spec, text: str) -> SlurmFuture[JobInfo]:
         assert spec.name is not None
@@ -162,6 +167,9 @@ class _Jobs(View):
                 return future
         keys = None if found is None else [[found.key]]
         return self._send(spec, spec.name, data, [[b""]], keys)[0]
+
+    def _submit_array(self, spec: Spec, text: str) -> SlurmFuture[JobInfo]:
+        return submit_array(spec, text, self._checkpoint, self._take_up, self._send)
 
 
 class SlurmExecutor(_Jobs):
@@ -519,6 +527,11 @@ class SlurmView(_Jobs):
         futures = super()._send(spec, name, function, tasks, keys)
         self._own.update(futures)
         return futures
+
+    def _submit_array(self, spec: Spec, text: str) -> SlurmFuture[JobInfo]:
+        future = super()._submit_array(spec, text)
+        self._own.add(future)
+        return future
 
     def _take_up(self, found: Found, claim: Claim, checkpoint: Checkpoint) -> SlurmFuture[Any] | None:
         self._root._check_open()

@@ -1,6 +1,6 @@
 """`JobInfo`: how a job ended."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -14,6 +14,10 @@ class JobInfo:
 
     Times are in UTC, None where they are not known. `signal` is the number of the one that ended it, if any; `nodes` is
     the list of its nodes in Slurm's words, "n[1-4]"; `reason` is Slurm's, or the script's last word on it.
+
+    Of a job array it tells of the whole: from the first submission and start to the last end, the largest exit code,
+    the state, signal and reason of the first task that failed. `tasks` has how each task ended, in the order of the
+    array's indices; their ids are "123_7".
     """
 
     job_id: str
@@ -25,10 +29,11 @@ class JobInfo:
     start: datetime | None = None
     end: datetime | None = None
     nodes: str = ""
+    tasks: "tuple[JobInfo, ...]" = ()
 
     @property
     def ok(self) -> bool:
-        """Whether the script has reached its end with exit code 0."""
+        """Whether the script has reached its end with exit code 0, of an array in all of its tasks."""
         return self.state == JobState.COMPLETED and self.exit_code == 0
 
 
@@ -44,6 +49,23 @@ def job_info(record: Mapping[str, Any]) -> JobInfo:
         start=_time(record["began"]),
         end=_time(record["ended"]),
         nodes=record["node"],
+    )
+
+
+def info_of_array(tasks: Sequence[JobInfo]) -> JobInfo:
+    """Return how an array ended whose tasks ended so."""
+    told = next((task for task in tasks if not task.ok), tasks[0])
+    return JobInfo(
+        job_id=tasks[0].job_id.partition("_")[0],
+        state=told.state,
+        exit_code=max((task.exit_code for task in tasks if task.exit_code is not None), default=None),
+        signal=told.signal,
+        reason=told.reason,
+        submit=min((task.submit for task in tasks if task.submit is not None), default=None),
+        start=min((task.start for task in tasks if task.start is not None), default=None),
+        end=max((task.end for task in tasks if task.end is not None), default=None),
+        nodes=",".join(dict.fromkeys(task.nodes for task in tasks if task.nodes)),
+        tasks=tuple(tasks),
     )
 
 

@@ -77,6 +77,7 @@ def own_spec(
             error=own.get("error", ""),
             check=check,
             retries=retries,
+            array=own.get("array", ""),
         ),
     )
 

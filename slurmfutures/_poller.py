@@ -139,7 +139,7 @@ class Poller:
         self._reconnects = reconnects
         self._reconnect_timeout = reconnect_timeout
         self._attempts = 1 + retries
-        self._control = Control(self._cancel, self._log, self._hurry)
+        self._control = Control(self._cancel, self._logs, self._hurry)
         # Guards _batcher, _broken, _stopping, _leaving and _listeners, and what batches say of claims; any thread takes
         # it, briefly. Reentrant, as the collection of an executor may call `stop` in the middle of anything.
         self._lock = threading.RLock()
@@ -327,17 +327,22 @@ class Poller:
         self._cancels.append((batch, call))
         self._wake()
 
-    def _log(self, batch: Batch, call: int, stream: str) -> str:
-        kept = batch.kept_log(call, stream)
-        if kept is not None:
-            return kept
-        task = batch.task_of(call)
-        words = {"op": "log", "batch": batch.id, "task": task, "stream": stream}
-        _, reply = self.link.request(words, again=True)
-        try:
-            return str(self.reply_to(reply, REPLY_TIMEOUT).body, "utf-8", "replace")
-        except (AgentError, ConnectionLost):
-            return batch.kept_log(call, stream) or ""
+    def _logs(self, batch: Batch, calls: Sequence[int], stream: str) -> list[str]:
+        asked: dict[int, Future[Reply]] = {}
+        found: list[str] = []
+        for call in calls:
+            if batch.kept_log(call, stream) is None:
+                words = {"op": "log", "batch": batch.id, "task": batch.task_of(call), "stream": stream}
+                _, asked[call] = self.link.request(words, again=True)
+        for call in calls:
+            kept = batch.kept_log(call, stream)
+            if kept is None and call in asked:
+                try:
+                    kept = str(self.reply_to(asked[call], REPLY_TIMEOUT).body, "utf-8", "replace")
+                except (AgentError, ConnectionLost):
+                    kept = batch.kept_log(call, stream)
+            found.append(kept or "")
+        return found
 
     def reply_to(self, reply: "Future[Reply]", timeout: float | None = None) -> Reply:
         """Wait for a reply. A callback, which runs in the poller's thread, does the poller's work meanwhile."""
@@ -647,6 +652,7 @@ class Poller:
             return
         if self.checkpoint is not None and not self._write_down(self.checkpoint, batch):
             return
+        script = batch.script()
         live = [any(batch.futures[call] is not None for call in batch.calls_of(task)) for task in _tasks(batch)]
         spec = {
             **self._common,
@@ -657,7 +663,7 @@ class Poller:
             "name": batch.name,
             "comment": batch.spec.comment,
             "ship": batch.spec.shipment.digest if batch.spec.shipment is not None else "",
-            "script": None if batch.spec.script is None else batch.spec.script._asdict(),
+            "script": None if script is None else script._asdict(),
         }
         words = {"op": "submit", "batch": batch.id, "spec": spec}
         _, reply = self.link.request(words, batch.packed(), again=True)

@@ -19,9 +19,9 @@ import difflib
 import os
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Union
 
 from . import _bash
@@ -173,6 +173,8 @@ class Script:
     command; after the first three the script ends as soon as the command has. A trap on EXIT that setup or a step sets
     is called before the teardown.
 
+    By `#SBATCH --array` in the header all steps run in each task of the array; then none may have a checkpoint.
+
     Raises ValueError for a script without steps, for a shebang that is not bash's, and for header lines that sbatch
     would not understand or not see.
     """
@@ -196,7 +198,20 @@ class Script:
             object.__setattr__(self, name, text)
         object.__setattr__(self, "shebang", _shebang(self.shebang))
         object.__setattr__(self, "header", _header(self.header))
-        read_directives(f"{self.shebang}\n{self.header}\n")
+        array = read_directives(f"{self.shebang}\n{self.header}\n").options.get("array")
+        for step in self._all_steps() if array else ():
+            if step.checkpoint is not None:
+                raise ValueError(
+                    f"the tasks of --array={array} would share checkpoint={os.fspath(step.checkpoint)!r}: leave "
+                    "checkpoints out, or submit a script for each task"
+                )
+
+    def _all_steps(self) -> Iterator[Step]:
+        for step in self.steps:
+            if isinstance(step, GpuGroups):
+                yield from chain.from_iterable(step.groups)
+            elif isinstance(step, Step):
+                yield step
 
     @classmethod
     def split(

@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace, agent: Agent) -> int:
     """Show a log as it is, byte by byte."""
     found = agent.ask_json("find", call=arguments.call)
     if "size" in found:
-        example = f"{arguments.call}_0"
+        example = f"{arguments.call}_{found['first']}"
         raise SlurmFuturesError(f"job {arguments.call} is an array of {found['size']} tasks: name one, as {example}")
     if not found:
         raise SlurmFuturesError(f"there is no call {arguments.call} in {agent.where}")

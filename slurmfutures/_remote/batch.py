@@ -2,9 +2,9 @@
 
 import os
 import time
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Collection, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
-from . import spool, watch
+from . import arrays, spool, watch
 from .backpressure import Backpressure
 
 Range = Tuple[int, int]  # task numbers, the end not included
@@ -27,16 +27,26 @@ class Retry(NamedTuple):
 
 
 class Part:
-    """One submission of a batch's tasks; array index i is the task `tasks[i]`.
+    """One submission of a batch's tasks; array index i is the task `at[i]`.
 
-    Where it is a retry, `retries[i]` is why, and all of them go together.
+    Where it is a retry, `retries` has one for each task, in their order, and all of them go together. Of a user's own
+    array `places` are the array indices of the tasks; others are numbered from 0 on.
     """
 
     def __init__(
-        self, number: int, tasks: List[int], folder: spool.Part, name: str, retries: Sequence[Retry] = ()
+        self,
+        number: int,
+        tasks: List[int],
+        folder: spool.Part,
+        name: str,
+        retries: Sequence[Retry] = (),
+        places: Optional[Sequence[int]] = None,
     ) -> None:
         self.number = number
         self.tasks = tasks
+        self.at: Union[List[int], Dict[int, int]] = tasks if places is None else dict(zip(places, tasks))
+        self.indices: Collection[int] = range(len(tasks)) if places is None else dict.fromkeys(places)
+        self.array = places is not None or len(tasks) > 1  # else it is a plain job
         self.retries = retries
         self.attempt = retries[0].attempt if retries else 0
         self.exclude = retries[0].exclude if retries else ()
@@ -54,12 +64,16 @@ class Part:
 
     def left(self) -> List[int]:
         """Return the array indices that are still wanted, of a part that was not accepted."""
-        return [index for index in range(len(self.tasks)) if index not in self.unwanted and index not in self.over]
+        return [index for index in self.indices if index not in self.unwanted and index not in self.over]
+
+    def job_id(self, index: int) -> str:
+        """Return the id of an array index's job, "123" or "123_7"."""
+        return "%s_%d" % (self.job, index) if self.array else str(self.job)
 
     def give_up(self, tasks: Set[int]) -> None:
         """These tasks are a later part's from now on."""
-        for index, task in enumerate(self.tasks):
-            if task in tasks:
+        for index in self.indices:
+            if self.at[index] in tasks:
                 self.over.add(index)
                 self.passed_on.add(index)
                 if self.watch is not None:
@@ -73,6 +87,10 @@ class Batch:
         self.id: str = spec["batch"]
         self.spec = spec
         self.folder = folder
+        words = spec.get("script") or {}
+        # Of a user's own array: task t is its t-th index.
+        self.array = arrays.parse(words["indices"]) if words.get("array") else None
+        self.throttle = arrays.parse(words["array"]).throttle if words.get("array") else None
         self.waiting: List[Range] = [(0, spec["tasks"])]
         self.retries: List[Retry] = []  # those that wait
         self.without(set(spec["skip"]))
@@ -112,7 +130,7 @@ class Batch:
                 tasks = [task for first, end in entry["tasks"] for task in range(first, end)]
                 attempt, exclude = entry.get("attempt", 0), tuple(entry.get("exclude", ()))
                 retries = [asked[task, attempt]._replace(exclude=exclude) for task in tasks] if attempt else []
-                parts[number] = Part(number, tasks, folder.part(number), entry["name"], retries)
+                parts[number] = batch.part(number, tasks, entry["name"], retries)
                 parts[number].time = entry["time"]
                 parts[number].throttle = entry["throttle"]
         batch.parts = list(parts.values())
@@ -125,12 +143,18 @@ class Batch:
         for part in batch.parts:
             part.over = {
                 index
-                for index, task in enumerate(part.tasks)
+                for index in part.indices
+                for task in [part.at[index]]
                 if task not in wanted or task in again or owners[task] is not part
             }
         batch.retries = [asked[key] for key in sorted(again.items())]
         batch.waiting = ranges(sorted(wanted.difference(owners, again)))
         return batch
+
+    def part(self, number: int, tasks: List[int], name: str, retries: Sequence[Retry] = ()) -> Part:
+        """Return one more submission, of these tasks."""
+        places = None if self.array is None else [self.array.indices[task] for task in tasks]
+        return Part(number, tasks, self.folder.part(number), name, retries, places)
 
     def again(self, retries: Sequence[Retry]) -> None:
         """Have tasks run again: what there was of them before is over."""
@@ -173,9 +197,10 @@ class Batch:
     def wait_again(self, part: Part, indices: Sequence[int]) -> None:
         """Some array indices of a part have never begun and never will: their tasks wait."""
         if part.retries:
-            self.retries = [part.retries[index] for index in indices] + self.retries
+            asked = {retry.task: retry for retry in part.retries}
+            self.retries = [asked[part.at[index]] for index in indices] + self.retries
         else:
-            self.waiting = sorted(ranges([part.tasks[index] for index in indices]) + self.waiting)
+            self.waiting = sorted(ranges([part.at[index] for index in indices]) + self.waiting)
 
     def without(self, tasks: Set[int]) -> Set[int]:
         """Take these tasks off those that wait; return the ones that were not waiting."""
@@ -226,11 +251,12 @@ def collect_logs(batch: Batch) -> Dict[str, List[str]]:
             continue
         for name in written:
             index, _, stream = name.partition(".")
-            if owners[part.tasks[int(index)]] is not part:
+            task = part.at[int(index)]
+            if owners[task] is not part:
                 continue
             text = spool.read_tail(os.path.join(part.folder.logs, name), _LOG_LIMIT).decode("utf-8", "replace")
             total += len(text)
             if total > _LOGS_LIMIT:
                 return kept
-            kept.setdefault(str(part.tasks[int(index)]), ["", ""])[stream == "err"] = text
+            kept.setdefault(str(task), ["", ""])[stream == "err"] = text
     return kept

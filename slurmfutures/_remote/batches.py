@@ -218,9 +218,8 @@ class Batches:
 
     def _begin_watch(self, batch: Batch, part: Part, job_id: str, age: float = 0.0) -> None:
         now = time.monotonic()
-        size = len(part.tasks)
         part.job = job_id
-        part.watch = watch.Watch(size, job_id, size > 1, now, self._pace.grace, age=max(0.0, age))
+        part.watch = watch.Watch(part.indices, job_id, part.array, now, self._pace.grace, age=max(0.0, age))
         for index in part.over:
             part.watch.resolve(index)
         self._queue_interval = self._pace.queue_first
@@ -257,7 +256,7 @@ class Batches:
         if waited and not batch.waiting:
             self._send({"op": "submitted", "batch": batch.id})
         for part in batch.parts if rest else ():
-            part.unwanted.update(index for index, task in enumerate(part.tasks) if task in rest)
+            part.unwanted.update(index for index in part.indices if part.at[index] in rest)
         if not rest:
             reply({})
             return
@@ -282,7 +281,8 @@ class Batches:
             if number is not None and part.number != number:
                 continue
             if part.tasks[0] <= task <= part.tasks[-1] and task in part.tasks:
-                return spool.read_tail(part.folder.log(part.tasks.index(task), stream), 1 << 30)
+                index = next(index for index in part.indices if part.at[index] == task)
+                return spool.read_tail(part.folder.log(index, stream), 1 << 30)
         return b""
 
     def stop(self) -> None:
@@ -362,6 +362,9 @@ class Batches:
 
     def _size(self, batch: Batch, inside: int, alike: int) -> int:
         """Return how many tasks the next submission may hold; `alike` of those inside count for the same limit."""
+        most = own.most(batch)
+        if most is not None:
+            return most
         most = min(self._limits.max_array_index + 1, self._limits.max_jobs - inside)
         return min(most, batch.pressure.size(batch.remaining(), alike))
 
@@ -378,8 +381,9 @@ class Batches:
         number = batch.numbers
         batch.numbers += 1
         name = "%s.sf-%s.%d" % (batch.spec["name"], batch.id, number)
-        part = Part(number, tasks, batch.folder.part(number), name, retries)
-        part.throttle = room if room is not None and room < len(tasks) else None
+        part = batch.part(number, tasks, name, retries)
+        bounds = [bound for bound in (room, batch.throttle) if bound is not None and bound < len(tasks)]
+        part.throttle = min(bounds) if bounds else None
         batch.parts.append(part)
         try:
             part.folder.create()
@@ -407,10 +411,11 @@ class Batches:
             name=part.name,
             comment="%s %s" % (comment, mark) if comment else mark,
             chdir=batch.spec["chdir"],
-            stdout=os.path.join(part.folder.logs, "%a.out" if len(part.tasks) > 1 else "0.out"),
-            stderr=os.path.join(part.folder.logs, "%a.err" if len(part.tasks) > 1 else "0.err"),
+            stdout=os.path.join(part.folder.logs, "%a.out" if part.array else "0.out"),
+            stderr=os.path.join(part.folder.logs, "%a.err" if part.array else "0.err"),
             exclude=part.exclude,
             patterns=own.patterns(batch.spec),
+            array=own.array_of(batch, part),
         )
 
     def _try(self, batch: Batch, part: Part, request: Request, alike: int) -> None:
@@ -468,7 +473,7 @@ class Batches:
             elif isinstance(found, list) and look + 1 >= len(looks):
                 if batch.id not in self._batches:  # released meanwhile
                     self._busy = None
-                elif part.unwanted | part.over >= set(range(len(part.tasks))):
+                elif part.unwanted | part.over >= set(part.indices):
                     self._busy = None
                     self._give_back(batch, part)
                 else:
@@ -513,7 +518,8 @@ class Batches:
     def _retry_refused(self, batch: Batch, part: Part, message: str) -> None:
         """It may be that there is no other node: then the same one will have to do."""
         batch.parts.remove(part)
-        left = [part.retries[index] for index in part.left()]
+        kept = {part.at[index] for index in part.left()}
+        left = [retry for retry in part.retries if retry.task in kept]
         self._confirm_cancels()
         if part.exclude:
             batch.retries = [retry._replace(exclude=()) for retry in left] + batch.retries
@@ -528,7 +534,10 @@ class Batches:
 
     def _held(self, batch: Batch, part: Part, alike: int, message: str) -> None:
         """A limit on submitted jobs is reached: try half as many, or wait for room."""
-        if batch.pressure.refused(len(part.tasks), alike):
+        if batch.array is not None:  # which is not split
+            words = "the array waits until all of its %d tasks have room: %s" % (len(part.tasks), message)
+            self._hold(batch, part, "stuck", words)
+        elif batch.pressure.refused(len(part.tasks), alike):
             self._give_back(batch, part)
             self._notice(batch, "held back", message)
         else:
@@ -577,7 +586,7 @@ class Batches:
             if name.kind == spool.CLAIM:
                 part.watch.taken(name)
                 if part.watch.enter(name.task, JobState.RUNNING):
-                    began.append(part.tasks[name.task])
+                    began.append(part.at[name.task])
                 continue
             if size > BACKLOG:
                 part.unread.add(name.task)
@@ -606,10 +615,10 @@ class Batches:
             found.append(body)
             size += len(body)
             if part.folder.is_earlier(name.text, batch.epoch):
-                earlier.add(part.tasks[name.task])
+                earlier.add(part.at[name.task])
             if name.kind == publish.FINAL and name.task in part.watch.open:
                 part.watch.resolve(name.task)
-                done.append(part.tasks[name.task])
+                done.append(part.at[name.task])
         if began:
             self._tell_states(batch, [(task, JobState.RUNNING) for task in began])
         if found:
@@ -636,7 +645,7 @@ class Batches:
         part.sending.append(name.task)
         if final:
             watch_.resolve(name.task)
-        words = _results(batch, part, [part.tasks[name.task]] if final else [])
+        words = _results(batch, part, [part.at[name.task]] if final else [])
         self._stream([*wire.stretched(words, [], len(source)), source])
         if final:
             self._freed(time.monotonic())
@@ -659,9 +668,10 @@ class Batches:
             return
         watched = self._watched()
         room = self._room(watched) or 0
-        for _, part, watch_ in watched:
-            if room > 0 and part.throttle is not None and part.throttle < len(watch_.open):
-                part.throttle = min(part.throttle + room, len(watch_.open))
+        for batch, part, watch_ in watched:
+            most = len(watch_.open) if batch.throttle is None else min(len(watch_.open), batch.throttle)
+            if room > 0 and part.throttle is not None and part.throttle < most:
+                part.throttle = min(part.throttle + room, most)
                 job_id, tasks = watch_.job_id, part.throttle
                 self._acting.do(functools.partial(self._scheduler.throttle, job_id, tasks), lambda _: None)
                 return
@@ -704,7 +714,7 @@ class Batches:
             changes = watch_.queued(own, asked, now)
             if changes:
                 changed = True
-                self._tell_states(batch, [(part.tasks[index], state) for index, state in changes])
+                self._tell_states(batch, [(part.at[index], state) for index, state in changes])
             for row in own:
                 if watch.is_stuck(row):
                     self._notice(batch, "stuck", "job %s waits in the queue: %s" % (row.job_id, row.reason))

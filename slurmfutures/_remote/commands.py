@@ -57,8 +57,8 @@ def submit_argv(request: Request) -> List[str]:
     if patterns is None:
         patterns = _pattern(request.stdout, request.size), _pattern(request.stderr, request.size)
     argv += [option + pattern for option, pattern in zip(("--output=", "--error="), patterns) if pattern]
-    if request.size > 1:
-        argv.append(array_option(request.size, request.throttle))
+    if request.array is not None or request.size > 1:
+        argv.append(array_option(request.array, request.size, request.throttle))
     return [*argv, request.script, *request.arguments]
 
 
@@ -74,10 +74,10 @@ def excluding(options: Sequence[str], nodes: Sequence[str]) -> List[str]:
     return [*options, mark + ",".join([*given, *(node for node in nodes if node not in given)])]
 
 
-def array_option(size: int, throttle: Optional[int]) -> str:
-    """Return "--array=0-99%8": tasks 0 to size - 1, `throttle` of them at once."""
+def array_option(indices: Optional[str], size: int, throttle: Optional[int]) -> str:
+    """Return "--array=0-99%8": those indices, or 0 to size - 1; `throttle` of the tasks at once."""
     bound = "" if throttle is None or throttle >= size else f"%{throttle}"
-    return f"--array=0-{size - 1}{bound}"
+    return f"--array={indices or f'0-{size - 1}'}{bound}"
 
 
 def _pattern(path: str, size: int) -> str:

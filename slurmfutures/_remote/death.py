@@ -32,9 +32,9 @@ def explain(batch: Batch, part: Part, watch_: watch.Watch, verdict: watch.Verdic
     if code == _UNSEEN_CODE and _UNSEEN_WORDS in stderr:
         unseen, reason = True, "where work_dir cannot be seen"
     return {
-        "task": part.tasks[verdict.task],
+        "task": part.at[verdict.task],
         "attempt": part.attempt,
-        "job_id": "%s_%d" % (watch_.job_id, verdict.task) if watch_.array else watch_.job_id,
+        "job_id": part.job_id(verdict.task),
         "state": ending.state.value if ending is not None and ending.state is not None else None,
         "exit_code": code,
         "signal": signal_,

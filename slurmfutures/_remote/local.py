@@ -20,6 +20,7 @@ import time
 from collections import deque
 from typing import IO, Collection, Deque, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
+from . import arrays
 from .scheduler import Ending, Limits, Outcome, Request, Row, Submitted
 from .spool import held_log
 from .states import TERMINAL, JobState
@@ -32,11 +33,13 @@ class _Task:
     """One process to be. The scheduler's lock guards everything here."""
 
     __slots__ = (
-        *("end", "exit_code", "index", "job_id", "limit", "orphaned", "process", "request", "signal", "start", "state"),
+        *("end", "exit_code", "index", "job_id", "limit", "number", "orphaned", "process", "request", "signal"),
+        *("start", "state"),
     )
 
     def __init__(self, job_id: int, index: Optional[int], request: Request, limit: Optional[float]) -> None:
         self.job_id = job_id
+        self.number = job_id  # what it is called itself, as each task of a user's own array is
         self.index = index
         self.request = request
         self.limit = limit
@@ -75,8 +78,11 @@ class Local:
 
     def submit(self, request: Request) -> Outcome:
         limit = _limit(request)
-        job_id = self._next_id()
-        tasks = [_Task(job_id, n if request.size > 1 else None, request, limit) for n in range(request.size)]
+        numbers = self._next_ids(request.size if request.array is not None else 1)
+        job_id = numbers[0]
+        tasks = [_Task(job_id, index, request, limit) for index in _indices(request)]
+        for task, number in zip(tasks, numbers):
+            task.number = number
         with self._lock:
             self._jobs[str(job_id)] = tasks
             self._waiting.extend(tasks)
@@ -91,13 +97,14 @@ class Local:
     def adopt(self, job_id: str, request: Request) -> Set[int]:
         limit = _limit(request)  # which begins anew
         number = int(job_id) if job_id.isdigit() else 0
+        array = request.array is not None or request.size > 1
         adopted = set()
         for index in _logged(request):
             log = held_log(_log_path(request.stdout, index))
             if log is None:
                 continue
             adopted.add(index)
-            task = _Task(number, index if request.size > 1 else None, request, limit)
+            task = _Task(number, index if array else None, request, limit)
             task.orphaned, task.state, task.start = True, JobState.RUNNING, time.time()
             with self._lock:
                 self._jobs.setdefault(job_id, []).append(task)
@@ -106,17 +113,17 @@ class Local:
             threading.Thread(target=self._adopted, args=(task, log), name="local-adopted", daemon=True).start()
         return adopted
 
-    def _next_id(self) -> int:
+    def _next_ids(self, count: int) -> range:
         """Count on in a file, so that ids are not used again."""
         handle = os.open(os.path.join(self._work_dir, "local_job_id"), os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             number = int(os.read(handle, 32) or b"0") + 1
             os.lseek(handle, 0, os.SEEK_SET)
-            os.write(handle, b"%d" % number)
+            os.write(handle, b"%d" % (number + count - 1))
         finally:
             os.close(handle)
-        return number
+        return range(number, number + count)
 
     def find(self, name: str) -> Optional[List[str]]:
         with self._lock:
@@ -156,8 +163,9 @@ class Local:
         with self._lock:
             hit = []
             for job_id, indices in targets:
+                wanted = None if indices is None else set(indices)
                 for task in self._jobs.get(job_id, ()):
-                    if task.state not in TERMINAL and (indices is None or task.index is None or task.index in indices):
+                    if task.state not in TERMINAL and (wanted is None or task.index is None or task.index in wanted):
                         hit.append(task)
             pending = {id(task) for task in hit if task.state == JobState.PENDING}
             self._waiting = deque(task for task in self._waiting if id(task) not in pending)
@@ -270,6 +278,13 @@ class Local:
             _signal(task, signal.SIGKILL)
 
 
+def _indices(request: Request) -> List[Optional[int]]:
+    """Return the array indices of a submission; of a plain job that is None."""
+    if request.array is not None:
+        return [*arrays.parse(request.array).indices]
+    return [*range(request.size)] if request.size > 1 else [None]
+
+
 def _limit(request: Request) -> Optional[float]:
     limit = None
     for option in request.options:
@@ -335,8 +350,8 @@ def _start(task: _Task) -> "subprocess.Popen[bytes]":
     index = 0 if task.index is None else task.index
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_"))}
     environment.update(
-        SLURM_JOB_ID=str(task.job_id),
-        SLURM_JOBID=str(task.job_id),
+        SLURM_JOB_ID=str(task.number),
+        SLURM_JOBID=str(task.number),
         SLURM_JOB_NAME=request.name,
         SLURM_SUBMIT_DIR=request.chdir,
         SLURM_CLUSTER_NAME="local",
@@ -365,8 +380,9 @@ def _start(task: _Task) -> "subprocess.Popen[bytes]":
 
 def _link_logs(task: _Task, output: str, error: str) -> None:
     """Have the logs of a user's own script be the files that it names, by the patterns of sbatch(1)."""
-    words = {"%": "%", "j": str(task.job_id), "A": str(task.job_id), "N": os.uname().nodename, "n": "0", "t": "0"}
-    words.update(a="4294967294", u=getpass.getuser(), x=task.request.name, s="batch")
+    words = {"%": "%", "j": str(task.number), "A": str(task.job_id), "N": os.uname().nodename, "n": "0", "t": "0"}
+    words.update(a="4294967294" if task.index is None else str(task.index))
+    words.update(u=getpass.getuser(), x=task.request.name, s="batch")
 
     def named(match: "re.Match[str]") -> str:
         word = words.get(match[2], match[0])
@@ -376,7 +392,7 @@ def _link_logs(task: _Task, output: str, error: str) -> None:
         path = re.sub(r"%(\d*)([a-zA-Z%])", named, pattern or output)
         if os.path.isfile(path) or not os.path.exists(path):  # not /dev/null: it would be everybody's
             with contextlib.suppress(FileExistsError):
-                os.symlink(path, log)
+                os.symlink(path, _log_path(log, task.index or 0))
 
 
 def _log_path(pattern: str, index: int) -> str:
@@ -386,7 +402,7 @@ def _log_path(pattern: str, index: int) -> str:
 
 def _logged(request: Request) -> List[int]:
     """Return the array indices that have been started at some time: those with a log."""
-    names = {os.path.basename(_log_path(request.stdout, index)): index for index in range(request.size)}
+    names = {os.path.basename(_log_path(request.stdout, index or 0)): index or 0 for index in _indices(request)}
     try:
         return sorted(names[name] for name in os.listdir(os.path.dirname(request.stdout)) if name in names)
     except OSError:

@@ -5,8 +5,12 @@ import os
 import re
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-from . import payload, script, spool, watch
-from .batch import Part
+from . import arrays, payload, script, spool, watch
+from .batch import Batch, Part
+
+# Of array indices in one submission, since a word of a command line may have 128 kB.
+_MOST_WORDS = 100000  # bytes, where they are as the script has them
+_MOST_NAMED = 10000  # where they are listed
 
 
 def is_own(spec: Mapping[str, Any]) -> bool:
@@ -29,7 +33,7 @@ def patterns(spec: Mapping[str, Any]) -> Optional[Tuple[str, str]]:
     if not is_own(spec):
         return None
     output, error = (_pattern(spec, spec["script"][stream]) for stream in ("output", "error"))
-    return output or _pattern(spec, "slurm-%j.out"), error
+    return output or _pattern(spec, "slurm-%A_%a.out" if spec["script"].get("array") else "slurm-%j.out"), error
 
 
 def _pattern(spec: Mapping[str, Any], own: str) -> str:
@@ -37,6 +41,23 @@ def _pattern(spec: Mapping[str, Any], own: str) -> str:
         return match[0] if match[0] == "%%" else spec["name"].replace("%", "%%")
 
     return own and os.path.join(spec["chdir"].replace("%", "%%"), re.sub(r"%%|%\d*x", named, own))
+
+
+def most(batch: Batch) -> Optional[int]:
+    """Return how many tasks the next submission of a user's own array is to have; None for anything else."""
+    if batch.array is None:
+        return None
+    remaining = batch.remaining()
+    whole = remaining == len(batch.array.indices) and len(batch.array.text) <= _MOST_WORDS
+    return remaining if whole else min(remaining, _MOST_NAMED)
+
+
+def array_of(batch: Batch, part: Part) -> Optional[str]:
+    """Return the indices of one submission of a user's own array, as sbatch has them; None for anything else."""
+    if batch.array is None:
+        return None
+    whole = len(part.tasks) == len(batch.array.indices)
+    return batch.array.text if whole else arrays.write(sorted(part.indices))
 
 
 def make_folders(spec: Mapping[str, Any]) -> None:
@@ -54,9 +75,15 @@ def render(spec: Mapping[str, Any], folder: spool.Batch) -> str:
         folder=folder.path,
         directives=spec["script"]["directives"],
         interpreter=spec["script"]["interpreter"],
-        name=spec["name"],
+        environment=_environment(spec),
         script=folder.own,
     )
+
+
+def _environment(spec: Mapping[str, Any]) -> Dict[str, str]:
+    """Return what is to be as if the whole of the script was submitted by sbatch, under its own name."""
+    array = spec["script"].get("array")
+    return dict(arrays.parse(array).environment() if array else {}, SLURM_JOB_NAME=spec["name"])
 
 
 def reached(part: Part, name: spool.Name, data: bytes) -> Optional[bytes]:
@@ -65,5 +92,6 @@ def reached(part: Part, name: spool.Name, data: bytes) -> Optional[bytes]:
     if end is None or not data.endswith(b"\n"):
         return None
     times = {"submitted": part.time, "began": end.start, "ended": end.end}
-    words = dict(times, job_id=part.job, node=end.nodes or end.node)
-    return b"".join(payload.pack_record(0, payload.REACHED, json.dumps(words).encode()))
+    words = dict(times, job_id=part.job_id(name.task), node=end.nodes or end.node)
+    call = part.at[name.task]
+    return b"".join(payload.pack_record(call, payload.REACHED, json.dumps(words).encode()))

@@ -30,7 +30,10 @@ class Limits(NamedTuple):
 
 
 class Request(NamedTuple):
-    """One submission: an array of `size` tasks with indices 0 to size - 1, or a plain job where size is 1."""
+    """One submission: an array of `size` tasks with indices 0 to size - 1, or a plain job where size is 1.
+
+    By `array` it is an array of a user's own, of `size` tasks with those indices.
+    """
 
     options: Sequence[str]  # the user's options as sbatch arguments, "--mem=4G"
     script: str  # absolute path of the script
@@ -44,6 +47,7 @@ class Request(NamedTuple):
     stderr: str
     exclude: Sequence[str] = ()  # nodes, or lists of them in Slurm's words, beside those that the options exclude
     patterns: Optional[Tuple[str, str]] = None  # of a user's own script: where its output goes, in place of the above
+    array: Optional[str] = None  # in sbatch's words, "1-10:3"
 
 
 class Submitted(NamedTuple):

@@ -5,7 +5,7 @@ claim is made before the interpreter starts: a missing interpreter is then a dea
 """
 
 from shlex import quote
-from typing import Sequence
+from typing import Mapping, Sequence
 
 from . import publish
 
@@ -93,7 +93,7 @@ for sf_log in 1.out 2.err; do
     [ -e "$sf_part/l/$sf_task${{sf_log#?}}" ] ||
         ln -sf "$(readlink "/proc/$$/fd/${{sf_log%%.*}}")" "$sf_part/l/$sf_task${{sf_log#?}}"
 done
-{name}# What runs in the background has these ignored, and its input closed.
+{environment}# What runs in the background has these ignored, and its input closed.
 (trap - INT QUIT && exec {interpreter} {script}) <&0 &
 """
 
@@ -142,15 +142,21 @@ def render(
 
 
 def render_around(
-    *, batch: str, folder: str, directives: Sequence[str], interpreter: Sequence[str], name: str, script: str
+    *,
+    batch: str,
+    folder: str,
+    directives: Sequence[str],
+    interpreter: Sequence[str],
+    environment: Mapping[str, str],
+    script: str,
 ) -> str:
     """Return the script around one of the user's own, whose `#SBATCH` lines are `directives`.
 
-    `interpreter` are the words of its first line, `name` is what its job is to be called. It takes the same arguments
+    `interpreter` are the words of its first line, `environment` is what it is to see there. It takes the same arguments
     as the other, and counts as having reached its end where its interpreter has ended by itself with exit code 0.
     """
     own = _SCRIPT.format(
-        name="export SLURM_JOB_NAME=%s\n" % quote(name),
+        environment="".join("export %s=%s\n" % (name, quote(environment[name])) for name in environment),
         interpreter=" ".join(map(quote, interpreter)),
         script=quote(script),
     )

@@ -133,7 +133,7 @@ def read(work_dir: str, name: str) -> Optional[Batch]:
 def find(work_dir: str, call: str) -> Dict[str, Any]:
     """Return where a call's task is: "123", "123_7" or "BATCH:TASK"; nothing where it is not.
 
-    For the id of an array of several tasks, "123", it is their number alone, as "size".
+    For the id of an array, "123", it is the number of its tasks, as "size", and its "first" index.
     """
     name, colon, number = call.rpartition(":")
     if colon:
@@ -146,12 +146,12 @@ def find(work_dir: str, call: str) -> Dict[str, Any]:
         except (OSError, ValueError, KeyError, TypeError):
             continue
         for part in batch.parts if batch is not None else ():
-            if part.job != job or (index and not (_is_number(index) and int(index) < len(part.tasks))):
+            if part.job != job or (index and not (_is_number(index) and int(index) in part.indices)):
                 continue
-            if not index and len(part.tasks) > 1:
-                found.append((part.time, {"size": len(part.tasks)}))
+            if not index and part.array:
+                found.append((part.time, {"size": len(part.tasks), "first": min(part.indices)}))
             else:
-                found.append((part.time, {"batch": name, "task": part.tasks[int(index or 0)], "part": part.number}))
+                found.append((part.time, {"batch": name, "task": part.at[int(index or 0)], "part": part.number}))
     # Slurm begins its ids anew one day: the last of that id is meant.
     return max(found, key=lambda one: one[0])[1] if found else {}
 
@@ -204,13 +204,13 @@ class _Queue:
 
     def of(self, part: Part) -> Iterator[Tuple[Set[int], Row]]:
         """Yield the rows of a part's jobs, each with the array indices that it tells of."""
+        last = max(part.indices)
         rows = list(self._by_name.get(part.name, ()))
         rows += [row for row in self._by_id.get(part.job or "", ()) if row not in rows]
         for row in rows:
             if row.tasks is None:
-                yield set(range(len(part.tasks))), row
+                yield set(part.indices), row
             else:
-                last = len(part.tasks) - 1
                 yield {i for first, end in row.tasks for i in range(first, min(end, last) + 1)}, row
 
 
@@ -238,7 +238,7 @@ def _see(batch: Batch, kind: str, queue: Optional[_Queue], sessions: Sessions) -
         else:
             judged = _judge(part, files, rows, asked=queue is not None)
         for index, (state, dead) in judged.items():
-            task = part.tasks[index]
+            task = part.at[index]
             if states.get(task) == DONE:
                 continue
             states[task] = state  # a later submission of a task says what became of it
@@ -263,7 +263,7 @@ class _Files:
         except OSError:
             published = []
         for name in map(spool.parse_name, published):
-            if name is None or name.task >= len(part.tasks):
+            if name is None or name.task not in part.indices:
                 continue
             if name.kind == publish.FINAL:
                 self.done.add(name.task)
@@ -296,7 +296,8 @@ def _judge(part: Part, files: _Files, rows: Sequence[Tuple[Set[int], Row]], *, a
                 alive[index] = row.state
     fresh = time.time() - part.time < watch.SETTLED_AFTER  # the queue may not show it yet
     judged: Judged = {}
-    for index, task in enumerate(part.tasks):
+    for index in part.indices:
+        task = part.at[index]
         end = files.ends.get(index)
         begun = index in files.claimed
         dead: Optional[Death] = None
@@ -330,7 +331,8 @@ def _lives(part: Part, index: int) -> bool:
 def _judge_local(part: Part, files: _Files, live: Optional[bool]) -> Judged:
     """Return the states of a part's tasks as embedded jobs, which live and die with their driver's agent."""
     judged: Judged = {}
-    for index, task in enumerate(part.tasks):
+    for index in part.indices:
+        task = part.at[index]
         begun = index in files.claimed
         if index in files.done:
             judged[index] = DONE, None
@@ -393,15 +395,14 @@ def _words(seen: Seen, records: Records) -> Dict[str, Any]:
 
 def _death_words(dead: Death, records: Records) -> Dict[str, Any]:
     part = dead.part
-    array = len(part.tasks) > 1
-    ending = records.get((part.job or "", dead.place if array else None))
+    ending = records.get((part.job or "", dead.place if part.array else None))
     if ending is None or ending.state not in TERMINAL:
         ending = dead.ending  # the records are behind, or there are none
     code, signal_, reason = death.how(ending, dead.end)
     node = (ending.node if ending is not None else "") or (dead.end.node if dead.end is not None else "")
     return {
         "task": dead.task,
-        "job": "%s_%d" % (part.job, dead.place) if array else part.job,
+        "job": part.job and part.job_id(dead.place),
         "state": ending.state.value if ending is not None and ending.state is not None else None,
         "exit_code": code,
         "signal": signal_,

@@ -72,11 +72,13 @@ def is_stuck(row: Row) -> bool:
 class Watch:
     """The tasks of one part: which are open, what was seen of them, which look over."""
 
-    def __init__(self, size: int, job_id: str, array: bool, now: float, grace: float, *, age: float = 0.0) -> None:
-        """`age` is how long ago it was submitted, in seconds; the first look is due at once."""
+    def __init__(
+        self, tasks: Iterable[int], job_id: str, array: bool, now: float, grace: float, *, age: float = 0.0
+    ) -> None:
+        """`tasks` are array indices, `age` is how many seconds ago it was submitted. The first look is due at once."""
         self.job_id = job_id
         self.array = array
-        self.open: Set[int] = set(range(size))
+        self.open: Set[int] = set(tasks)
         self._submitted = now - age
         self._grace = grace
         self._looked = now if not age else now - LOOK_CEILING  # the last listing

@@ -238,7 +238,7 @@ def test_output_can_be_read_while_it_runs(jobs: SlurmExecutor, cwd: Path, gate: 
         ("echo hello\n", "must begin with '#!'"),
         ("#!/bin/bash\r\necho\r\n", r"\r\n"),
         ("#!/bin/bash\n\0", "NUL"),
-        (bash("#SBATCH --array=1-3"), "line 2 of the script, '#SBATCH --array=1-3': one script is one job here"),
+        (bash("#SBATCH --array=3-1"), "line 2 of the script, '#SBATCH --array=3-1': '3-1' has no array index"),
         (bash("", "#SBATCH -W"), "line 3 of the script, '#SBATCH -W': the option 'wait' cannot be set"),
         (bash("#SBATCH -partition=main"), "long options begin with two dashes: --partition=main"),
         (bash("#SBATCH partition=main"), "'partition=main' is not an option"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from slurmfutures._remote import spool
+from slurmfutures._remote import arrays, own, spool
 from slurmfutures._remote.batch import Batch, Part, Retry, ranges
 
 
@@ -87,6 +87,60 @@ def test_no_task_is_lost_or_taken_twice(seed: int) -> None:
         else:
             taken += tasks
     assert taken == sorted(wanted)
+
+
+# ---- a user's own array
+
+
+def own_array(indices: str, array: str = "") -> Batch:
+    size = len(arrays.parse(indices).indices)
+    spec = {"batch": "abc", "tasks": size, "skip": [], "script": {"array": array or indices, "indices": indices}}
+    return Batch(spec, spool.Batch("/nowhere", "abc"))
+
+
+def test_a_task_has_the_array_index_that_the_user_gave_it() -> None:
+    batch = own_array("5,8-9,2", "0-9%3")
+    assert batch.throttle == 3
+    part = batch.part(0, batch.take(4), "name")
+    part.job = "7"
+    assert [(index, part.at[index]) for index in part.indices] == [(5, 0), (8, 1), (9, 2), (2, 3)]
+    assert part.job_id(9) == "7_9"
+    assert own.array_of(batch, part) == "5,8-9,2"
+    batch.parts.append(part)
+    part.unwanted = {8}
+    batch.give_back(part)
+    assert tasks_of(batch.waiting) == [0, 2, 3]
+    assert own.array_of(batch, batch.part(1, batch.take(4), "name")) == "2,5,9"
+
+
+def test_a_single_task_of_an_array_is_an_array() -> None:
+    batch = own_array("1000")
+    part = batch.part(0, batch.take(1), "name")
+    assert part.array
+    assert list(part.indices) == [1000]
+
+
+def test_what_is_run_again_of_an_array_waits_by_its_tasks() -> None:
+    batch = own_array("0-90:10")
+    batch.parts.append(batch.part(0, batch.take(10), "name"))
+    retries = [Retry(task, 1, (), ()) for task in (3, 7)]
+    batch.again(retries)
+    assert batch.parts[0].over == {30, 70}
+    again = batch.part(1, [retry.task for retry in batch.take_retries(9)], "name", retries)
+    assert own.array_of(batch, again) == "30,70"
+    batch.parts.append(again)
+    again.unwanted = {30}
+    batch.give_back(again)
+    assert batch.retries == retries[1:]
+
+
+def test_an_array_goes_in_as_a_whole_unless_a_command_line_cannot_hold_it() -> None:
+    batch = own_array("0-80000:2")
+    assert own.most(batch) == 40001
+    batch.without({7})
+    assert own.most(batch) == 10000
+    assert own.most(own_array(",".join(map(str, range(0, 60000, 2))))) == 10000
+    assert own.most(new_batch(10)) is None
 
 
 # ---- retries, as an agent finds what another has left

@@ -21,7 +21,7 @@ class Orders:
         self.hurried: list[Batch] = []
         self.control = Control(
             cancel=lambda batch, call: self.cancelled.append((batch, call)),
-            log=lambda batch, call, stream: f"{stream} of {call}",
+            logs=lambda batch, calls, stream: [f"{stream} of {call}" for call in calls],
             hurry=self.hurried.append,
         )
 

@@ -19,6 +19,7 @@ def options(*lines: str) -> dict[str, str]:
         ("#SBATCH -N2 -n 4 # as many", {"nodes": "2", "ntasks": "4"}),
         ("#SBATCH --job-name='a b' --comment=\"c d\"", {"job_name": "a b", "comment": "c d"}),
         ("#SBATCH --part=main", {"partition": "main"}),
+        ("#SBATCH -a 1-9:2%4", {"array": "1-9:2%4"}),
         ("#SBATCH --exclusive --mem=0", {"exclusive": "", "mem": "0"}),
         ("#SBATCH --exclusive", {"exclusive": ""}),
         ("#SBATCH -H -J x", {"hold": "", "job_name": "x"}),
@@ -59,8 +60,8 @@ def test_the_interpreter_is_taken_apart_as_the_kernel_does(line: str, words: tup
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("#SBATCH --array=1-3", "one script is one job here"),
-        ("#SBATCH -a 1-3", "one script is one job here"),
+        ("#SBATCH --array", "'' is no list of array indices"),
+        ("#SBATCH -a 1-3:0", "'1-3:0' has no array index in '1-3:0'"),
         ("#SBATCH --wait", "'wait' cannot be set"),
         ("#SBATCH -M other", "'clusters' cannot be set"),
         ("#SBATCH --test-only", "'test_only' cannot be set"),

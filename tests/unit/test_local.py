@@ -251,7 +251,7 @@ def test_ids_are_never_used_again(queue: Queue, weird_tmp_path: Path) -> None:
     assert later == [99999, 100000, 100001]
     assert first == 1
     another = Local(str(weird_tmp_path), 1)
-    assert another._next_id() == 100002
+    assert another._next_ids(1) == range(100002, 100003)
 
 
 def test_jobs_are_found_by_name(queue: Queue) -> None:

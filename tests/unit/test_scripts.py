@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from slurmfutures import Script, Step, gpu_parallel
 from slurmfutures._directives import read_directives
+from slurmfutures.scripts import AnyStep
 from tests.processes import lives
 from tests.waiting import DEADLINE, until
 
@@ -76,7 +77,7 @@ def test_header_stands_at_the_top() -> None:
         ("#SBATCH -partition small", "two dashes"),
         ("#SBATCH -partiton=small", "write '--partiton=small'"),
         ("#SBATCH -p=small", "write '-p small'"),
-        ("#SBATCH --array=1-3", "one script is one job"),
+        ("#SBATCH --array=3-1", "no array index"),
         ("#SBATCH partition=small", "begin with dashes"),
         ("#SBATCH \u2013partition=small", "begin with dashes"),
         ("# SBATCH --partition=small", "takes it for a comment"),
@@ -91,6 +92,16 @@ def test_header_lines_that_sbatch_would_not_see_or_misread(line: str, remedy: st
         Script(["true"], header=f"#SBATCH --nodes=1\n{line}")
     assert line in str(caught.value)
     assert remedy in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "steps", [["a", Step("b", checkpoint="done")], [gpu_parallel([["a"], [Step("b", checkpoint="done")]])]]
+)
+def test_tasks_of_an_array_share_no_checkpoint(steps: list[AnyStep]) -> None:
+    Script(steps, header="#SBATCH --nodes=1")
+    Script(["a", gpu_parallel(["b"])], header="#SBATCH --array=1-3")
+    with pytest.raises(ValueError, match="the tasks of --array=1-3 would share checkpoint='done'"):
+        Script(steps, header="#SBATCH --array=1-3")
 
 
 @pytest.mark.parametrize(

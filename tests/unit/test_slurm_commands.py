@@ -73,6 +73,15 @@ def test_more_than_one_task_is_an_array(size: int, throttle: int | None, option:
     assert "--output=/work/logs/%a.out" in argv
 
 
+@pytest.mark.parametrize(
+    ("array", "size", "throttle", "option"),
+    [("1-10:3", 4, 2, "--array=1-10:3%2"), ("0,5,7", 3, 3, "--array=0,5,7"), ("7", 1, None, "--array=7")],
+)
+def test_a_user_s_own_array_has_its_own_indices(array: str, size: int, throttle: int | None, option: str) -> None:
+    argv = commands.submit_argv(request(array=array, size=size, throttle=throttle))
+    assert [word for word in argv if word.startswith("--array")] == [option]
+
+
 def test_a_percent_sign_in_a_path_is_only_itself() -> None:
     argv = commands.submit_argv(request(size=2, stdout="/100%j/50%a/%a.out", stderr="/dev/null"))
     assert "--output=/100%%j/50%%a/%a.out" in argv

@@ -44,8 +44,12 @@ class WorkDir:
         self.path = path
         self.now = time.time()
 
-    def batch(self, name: str = "b", tasks: int = 4, *, session: str = "gone", scheduler: str = "slurm") -> spool.Batch:
+    def batch(
+        self, name: str = "b", tasks: int = 4, *, session: str = "gone", scheduler: str = "slurm", array: str = ""
+    ) -> spool.Batch:
         spec = {"batch": name, "name": "square", "tasks": tasks, "skip": [], "options": ["--mem=4G"]}
+        if array:
+            spec["script"] = {"array": array, "indices": array}
         batch = spool.Batch(str(self.path), name)
         calls = payload.pack_batch(b"", [b"f"], [(0, b"")] * (2 * tasks), range(0, 2 * tasks, 2))
         code = f"{self.path}/code/{'c' * 20}"
@@ -205,9 +209,24 @@ def test_a_call_is_found_by_job_and_by_task(work: WorkDir) -> None:
     assert find("7_1") == {"batch": "b", "task": 1, "part": 0}
     assert find("8") == find("8_0") == {"batch": "b", "task": 4, "part": 1}
     assert find("b:5") == {"batch": "b", "task": 5, "part": None}
-    assert find("7") == {"size": 2}
+    assert find("7") == {"size": 2, "first": 0}
     for unknown in ("7_2", "7_x", "9", "", ":", "b:6", "b:-1", "b:", "c:0", "../batches/b:0", "_0", "b:²"):
         assert find(unknown) == {}, unknown
+
+
+def test_tasks_of_a_user_s_own_array_have_its_indices(work: WorkDir) -> None:
+    batch = work.batch(tasks=5, array="3,10-40:10")
+    part = work.part(batch, 0, 5)
+    publish.publish(part.results, "3.r", [b""])
+    publish.publish(part.results, "10.c", [b"7 0 n1\n"])
+    publish.publish(part.results, "4.c", [b"7 0 n1\n"])
+    queue = Scheduler([row(R, (10, 10)), row(P, (30, 4000001))])
+    assert work.states(queue) == {"done": [0], "running": [1], "ended": [2], "pending": [3, 4]}
+    (seen,) = work.look(queue)["batches"]
+    assert [dead["job"] for dead in seen["failed"]] == ["7_20"]
+    assert survey.find(str(work.path), "7_20") == {"batch": "b", "task": 2, "part": 0}
+    assert survey.find(str(work.path), "7_4") == {}
+    assert survey.find(str(work.path), "7") == {"size": 5, "first": 3}
 
 
 # ---- whether a driver is there

@@ -11,7 +11,7 @@ GRACE = 10.0
 
 
 def new_watch(size: int = 3) -> watch.Watch:
-    return watch.Watch(size, "7", array=True, now=0.0, grace=GRACE)
+    return watch.Watch(range(size), "7", array=True, now=0.0, grace=GRACE)
 
 
 def row(state: JobState | None, *ranges: tuple[int, int], reason: str = "") -> Row:
