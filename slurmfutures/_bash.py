@@ -49,6 +49,7 @@ sf_stop() { # the running command is over: wait for those in the background, whi
     builtin trap '' HUP INT TERM USR1 USR2
     [ "$1" = TERM ] || kill -s TERM 0
     wait
+    wait # once more: a signal of before this, such as a group's SIGTERM, ends the first one at once
     exit "$((128 + $(kill -l "$1")))"
 }
 trap() { # the end of the steps' shell is ours; the user's trap for it is kept, and called there

@@ -17,6 +17,7 @@ from typing import Any
 import cloudpickle
 import pytest
 
+import tests
 from slurmfutures import InitializerError, JobFailed, SlurmExecutor, SubmitError
 from tests import calls
 from tests.fix_executors import HERE, Opener, OpenJobs
@@ -97,7 +98,8 @@ def test_shipped_code_is_found_ahead_of_all_else_in_jobs_and_on_the_login_node(o
     assert file == f"{folder}/shipped_of_tests/__init__.py"
     assert executor.run(["ls", folder]).stdout == "shipped_of_tests\n"
     script = "import shipped_of_tests\nprint(shipped_of_tests.__file__)"
-    assert executor.run_python(script).stdout == f"{folder}/shipped_of_tests/__init__.py\n"
+    ours = {"PYTHONPATH": str(Path(tests.__file__).parents[1])}  # which the module imports
+    assert executor.run_python(script, env=ours).stdout == f"{folder}/shipped_of_tests/__init__.py\n"
 
 
 def test_edits_are_sent_with_the_next_call_and_not_to_those_before(open_jobs: OpenJobs, tree: Tree, gate: Gate) -> None:

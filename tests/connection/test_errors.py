@@ -279,7 +279,7 @@ def test_a_work_dir_that_others_could_read_is_closed_to_them(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"host": ""}, "host '' cannot be understood"),
+        ({"host": " "}, "host ' ' cannot be understood"),
         ({"host": "me@"}, "host 'me@' cannot be understood"),
         ({"host": "login:99999"}, "the port '99999' is no number from 1 to 65535"),
         ({"host": "-oProxyCommand=x"}, "cannot be understood"),
