@@ -1,7 +1,9 @@
 """A real sshd on a port of its own."""
 
+import contextlib
 import getpass
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -111,8 +113,11 @@ def make_key(path: Path, passphrase: str = "") -> None:
 
 
 def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    """Return a port that nobody is on, and that no connection is given by itself meanwhile: those are above 32767."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_768)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 class Farm:
