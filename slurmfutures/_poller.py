@@ -816,8 +816,9 @@ class Poller:
                     late.add(task)
             if record.status == payload.OK or error is None:
                 self._resolve(batch, record.call, value, error)
-            elif task in earlier and record.call not in batch.unclaimed:
-                batch.stale[task] = error
+            elif task in earlier:
+                if not self._drop_unclaimed(batch, [record.call], error):
+                    batch.stale[task] = error
             elif isinstance(error, ResultLost) and task in head["done"]:
                 lost[record.call] = error
             else:
@@ -853,9 +854,12 @@ class Poller:
             if not calls or record["attempt"] != attempts.number:  # told before, by an agent that is gone
                 continue
             error = _death(record) if batch.spec.script is None else script_error(record)
-            if (record.get("earlier") or task in batch.stale) and not batch.unclaimed.issuperset(calls):
+            if record.get("earlier") or task in batch.stale:
                 batch.stale.pop(task, None)
-                retries.append(self._anew(batch, task, attempts, error))
+                if self._drop_unclaimed(batch, calls, error):
+                    batch.failed = True
+                else:
+                    retries.append(self._anew(batch, task, attempts, error))
             else:
                 retries += self._again_or_fail(batch, task, attempts, dict.fromkeys(calls, error), record["node"])
         self._retry(batch, retries)
@@ -959,6 +963,22 @@ class Poller:
             return
         for call in calls:
             self._resolve(batch, call, None, error)
+
+    def _drop_unclaimed(self, batch: Batch, calls: Sequence[int], error: BaseException) -> bool:
+        """Let go of calls that raised or died before this driver began; False where one of them is asked for by now.
+
+        Who asks for one later has it run as a call of its own.
+        """
+        assert self.checkpoint is not None
+        with self._lock:  # against those who claim them
+            if not batch.unclaimed.issuperset(calls):
+                return False
+            self.checkpoint.fail(batch, calls, error)
+            for call in calls:
+                batch.futures[call] = None
+                batch.unresolved -= 1
+                batch.unclaimed.discard(call)
+        return True
 
     def _resolve(self, batch: Batch, call: int, value: Any, error: BaseException | None) -> None:
         with self._lock:  # against those who claim it
