@@ -46,10 +46,11 @@ sf_own_traps() {
 }
 sf_stop() { # the running command is over: wait for those in the background, which may not heed what is no SIGTERM
     sf_signal=$1
-    builtin trap '' HUP INT TERM USR1 USR2
+    # Not ignored yet: one that is pending, such as the SIGTERM of a group, would end each wait at once.
+    builtin trap : HUP INT TERM USR1 USR2
     [ "$1" = TERM ] || kill -s TERM 0
-    wait
-    wait # once more: a signal of before this, such as a group's SIGTERM, ends the first one at once
+    for sf_name in 1 2 3 4 5 6 7 8 9; do wait && break; done
+    builtin trap '' HUP INT TERM USR1 USR2
     exit "$((128 + $(kill -l "$1")))"
 }
 trap() { # the end of the steps' shell is ours; the user's trap for it is kept, and called there

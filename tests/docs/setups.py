@@ -71,7 +71,8 @@ def until(condition):
         time.sleep(0.01)
 
 ex = SlurmExecutor(partition="main", time="00:05:00", mem="100M", checkpoint="left.ckpt")
-calls = [ex.submit(simulate, what) for what in ("end", "leave", "stay")]
+with ex._connection.poller._lock:  # one batch, however busy the machine is
+    calls = [ex.submit(simulate, what) for what in ("end", "leave", "stay")]
 waits = ex.with_options(hold=True).submit(reduce)
 assert calls[0].result() is None and calls[1].exception() is not None
 until(lambda: waits.job_id and calls[2].running())
