@@ -25,7 +25,6 @@ sf_hear() { # a line from the shell of the steps: signals that it has traps of t
     esac
 }
 sf_pass() { # Slurm signals this process alone; what ends the script is passed on once, however often it is said
-    sf_passed=1
     case $1 in
     USR?) while [ -n "$sf_steps" ] && read -t 0 -r sf_line <&"$sf_pipe"; do sf_hear; done ;;
     *) [ -z "$sf_signal" ] || return 0; sf_signal=$1 ;;
@@ -241,12 +240,9 @@ exit 0
 sf_steps=$!
 set +m
 [ -z "$sf_signal" ] || kill -s "$sf_signal" -- "-$sf_steps" 2>/dev/null
-sf_passed=1
-while [ -n "$sf_passed" ]; do # a signal ends the wait, not the steps
-    sf_passed=
-    wait "$sf_steps"
-    sf_code=$?
-done
+while kill -0 "$sf_steps" 2>/dev/null; do wait "$sf_steps"; done # a signal ends the wait, not the steps
+wait "$sf_steps"
+sf_code=$?
 builtin trap '' HUP INT TERM USR1 USR2
 echo >&"$sf_pipe"
 sf_line=.

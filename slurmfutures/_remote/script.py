@@ -67,7 +67,6 @@ sf_end() {{
 }}
 # Slurm signals this process alone: the interpreter runs in the background, so that signals are passed on at once.
 sf_pass() {{
-    sf_passed=1
     if [ -n "$sf_child" ]; then kill -s "$1" "$sf_child" 2>/dev/null; else exit "$2"; fi
 }}
 sf_child=
@@ -99,13 +98,9 @@ done
 
 _TAIL = """\
 sf_child=$!
-sf_passed=1
-while [ -n "$sf_passed" ]; do # a signal ends the wait, not the interpreter
-    sf_passed=
-    wait "$sf_child"
-    sf_status=$?
-done
-exit "$sf_status"
+while kill -0 "$sf_child" 2>/dev/null; do wait "$sf_child"; done # a signal ends the wait, not the interpreter
+wait "$sf_child"
+exit "$?"
 """
 
 _PROGRAM = "import sys; sys.path.insert(1, {code!r}); from {package}.job import main; main()"

@@ -28,7 +28,8 @@ def test_a_job_that_runs_again_skips_what_has_succeeded(jobs: SlurmExecutor, tmp
 
 
 def test_a_job_that_is_cancelled_has_its_teardown(jobs: SlurmExecutor, tmp_path: Path) -> None:
-    script = Script([Step("echo >at; sleep 1000", checkpoint="mark")], teardown="echo gone >.gone; mv .gone gone")
+    waiting = "bash -c 'echo >at; exec sleep 1000'"  # as a signal just before a command's start can miss it in bash
+    script = Script([Step(waiting, checkpoint="mark")], teardown="echo gone >.gone; mv .gone gone")
     future = jobs.submit_script(script, cwd=tmp_path)
     until((tmp_path / "at").exists)
     assert future.cancel()
