@@ -6,7 +6,8 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,20 @@ class Cluster:
         return {daemon.name: daemon for daemon in daemons(self.layout)}
 
     def run(self, *command: str, timeout: float = 60) -> str:
-        """Standard output of a Slurm command; raises ClusterError with its standard error."""
+        """Standard output of a Slurm command; raises ClusterError with its standard error.
+
+        What slurmctld asks to be tried again, as it does while a young job gets its place in the accounting, is.
+        """
+        end = time.monotonic() + timeout
+        while True:
+            try:
+                return self._run(command, timeout)
+            except ClusterError as error:
+                if "try again in a bit" not in str(error) or time.monotonic() > end:
+                    raise
+            time.sleep(0.1)
+
+    def _run(self, command: Sequence[str], timeout: float) -> str:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(CLIENT_VARIABLES)}
         try:
             done = subprocess.run(
