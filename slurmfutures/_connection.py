@@ -45,6 +45,8 @@ class Connection:
         """`entrance` is None where the login node is this machine."""
         here, where = entrance is None, entrance.where if entrance is not None else "this machine"
         self.python = python
+        self.max_workers = max_workers
+        self.retries = retries
         self.local_python = (sys.version_info[0], sys.version_info[1])
         # This machine's interpreter sees what the driver sees: calls find the same modules and the same folder.
         entries = [

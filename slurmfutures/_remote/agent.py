@@ -20,7 +20,7 @@ import sys
 import time
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
-from . import batches, clean, files, hub, outbox, runs, ships, spool, survey, transfers, wire
+from . import batches, clean, files, hub, outbox, pools, runs, ships, spool, survey, transfers, wire
 from .incoming import Incoming
 from .lane import Lane
 from .local import Local
@@ -87,7 +87,7 @@ class Agent:
             command=_worker_command(hello["setup"], hello["python"], code),
             environment=dict(os.environ, SLURMFUTURES_PATH="\n".join(hello["path"])),
             logs=self._login,
-            shipped=lambda ship: ships.folder_of(self._work_dir, ship) if ship in self._shipped else None,
+            shipped=self._ship_folder,
             register=self._loop.register,
             unregister=self._loop.unregister,
             results=lambda _, records: self._transmit(wire.packed(wire.RESULTS, records)),
@@ -103,10 +103,24 @@ class Agent:
             pace=self._pace(),
             max_workers=None if isinstance(self._scheduler, Local) else hello["max_workers"],
             post=self._loop.post,
-            send=self._send,
+            send=self._of_batch,
             stream=self._transmit,
             waiting=lambda: self._outbox,
             succession=self._succession,
+        )
+        self._pools = pools.Pools(
+            pools.Surroundings(
+                work_dir=self._work_dir,
+                session=self._session,
+                scheduler=self._scheduler,
+                batches=self._batches,
+                send=self._send,
+                transmit=self._transmit,
+                shipped=self._ship_folder,
+                register=self._loop.register,
+                unregister=self._loop.unregister,
+                post=self._loop.post,
+            )
         )
 
     def greeting(self) -> Dict[str, Any]:
@@ -176,6 +190,10 @@ class Agent:
             grace=GRACE_COHERENT if coherent else GRACE_CACHED,
         )
 
+    def _ship_folder(self, ship: str) -> Optional[str]:
+        """Return where a version of the driver's own code is, None while it is not there."""
+        return ships.folder_of(self._work_dir, ship) if ship in self._shipped else None
+
     # ---- the loop
 
     def serve(self, incoming: int, outgoing: int) -> None:
@@ -197,7 +215,10 @@ class Agent:
                 deadline = deadline or now + (HANDOVER_SECONDS if self._leaving else LAST_SECONDS)
                 if now > deadline:
                     return
-            times = [at for at in (self._hub.tick(now), self._batches.tick(now)) if at is not None]
+            # Pools before batches: they submit and cancel there.
+            times = [
+                at for at in (self._hub.tick(now), self._pools.tick(now), self._batches.tick(now)) if at is not None
+            ]
             if deadline is not None:
                 times.append(deadline)
             elif self._silence is not None:
@@ -207,6 +228,7 @@ class Agent:
     def close(self) -> None:
         """End what lives with the agent: workers, commands, embedded jobs. Slurm's jobs go on."""
         self._hub.close()
+        self._pools.stop()
         self._transfers.close()
         self._files.close()
         self._runs.close()
@@ -291,7 +313,7 @@ class Agent:
         self._heard = time.monotonic()
         for frame in self._reader.feed(data):
             if frame.kind == wire.CALLS:
-                self._hub.calls(frame.body)
+                self._calls(frame.body)
             elif frame.kind == wire.GOT:
                 self._outbox.acknowledged(frame.head)
                 self._flush()
@@ -300,6 +322,14 @@ class Agent:
         pieces = self._reader.take_pieces()
         if pieces:
             self._transmit(wire.got(pieces))
+
+    def _calls(self, data: wire.Body) -> None:
+        if not pools.is_pools(data):
+            self._hub.calls(data)
+        elif self._held is not None:
+            self._held.append(functools.partial(self._pools.calls, data))
+        else:
+            self._pools.calls(data)
 
     def _place(self, head: Any) -> Optional[wire.Sink]:
         if head is None or head["op"] not in ("submit", "path", "ship"):
@@ -310,7 +340,9 @@ class Agent:
 
     def _message(self, head: Mapping[str, Any], body: wire.Body) -> None:
         op = head["op"]
-        if op == "function":
+        if "pool" in head:
+            self._of_pool(head, body)
+        elif op == "function":
             self._hub.function(head["function"], body, head["ship"])
         elif op == "drop":
             self._hub.drop(head["function"])
@@ -330,6 +362,22 @@ class Agent:
         else:
             self._request(op, head, body)
 
+    def _of_pool(self, head: Mapping[str, Any], body: wire.Body) -> None:
+        if self._held is not None:
+            self._held.append(functools.partial(self._of_pool, head, body))
+        elif "id" in head:
+            self._request("pool", head, body)
+        else:
+            self._pools.message(head, body, None)
+
+    def _of_batch(self, head: Mapping[str, Any], body: wire.Buffer = b"") -> None:
+        """Tell what has become of a batch whoever asked for it: a pool, or the client."""
+        pool = self._pools.owner(head["batch"])
+        if pool is None:
+            self._send(head, body)
+        else:
+            self._loop.post(functools.partial(pool.event, head))  # not in the middle of what tells of it
+
     # ---- requests, each answered once
 
     def _request(self, op: str, head: Mapping[str, Any], body: wire.Body) -> None:
@@ -339,7 +387,9 @@ class Agent:
             self._send(dict(words, op="reply", id=number), data)
 
         try:
-            if op == "submit":
+            if op == "pool":
+                self._pools.message(head, body, reply)
+            elif op == "submit":
                 self._batches.submit(head["spec"], head.get("body", body), reply)
             elif op == "ship":
                 self._ship(head, head.get("body", body), reply)
@@ -394,12 +444,14 @@ class Agent:
                 why = "the code of ship= could not be written to %s: %s" % (folder, outcome)
                 reply({"error": "os", "message": why})
                 self._hub.unshipped(name, why)
+                self._pools.shipping_changed(name, why)
                 return
             if outcome and name not in self._shipped:
                 self._shipped.append(name)
                 self._succession.note_ships(self._shipped)
             reply({"there": outcome})
             self._hub.hand_out()
+            self._pools.shipping_changed()
 
         self._shipping = self._shipping or Lane("ship", self._loop.post)
         self._shipping.do(work, then)

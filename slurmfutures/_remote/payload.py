@@ -32,6 +32,7 @@ CRASHED = 7  # payload: JSON of how the worker ended that ran it, or nothing: it
 
 _RECORD = Struct(">QBQ")  # call number, status, length of the payload
 _CALL = Struct(">QQQ")  # call number, function number, length of the payload
+_NUMBER = Struct(">Q")  # what a record and a call begin with
 _LENGTHS = Struct(">II")
 _SMALL = 1 << 16  # bytes of a payload that is copied rather than kept in a buffer of its own
 
@@ -81,6 +82,12 @@ def records(data: Buffer) -> Iterator[Record]:
         at += _RECORD.size
         yield Record(call, status, _slice(view, at, length))
         at += length
+
+
+def first_call(data: Buffer) -> int:
+    """Return the number of the first call in `data`, which holds records or calls."""
+    number: int = _NUMBER.unpack_from(data)[0]
+    return number
 
 
 def pack_call(call: int, function: int, payload: Buffer) -> List[Buffer]:
