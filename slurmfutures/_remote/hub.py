@@ -57,7 +57,7 @@ def _nothing_of_its_own(slot: int) -> Dict[str, str]:
 class Hub:
     """Feeds up to `most` workers, started as calls come.
 
-    `register(socket, callback, writing)` and `unregister(socket)` tie it to the loop. `results(calls, records)` is given
+    `register(socket, callback, writing)` and `unregister(socket)` tie it to the loop. `results(calls, records)` gets
     the packed results of calls, `tell(head, body)` the other events. `command` starts a worker; a descriptor number is
     appended. `logs` is the folder for what they print, behind `prefix`. `shipped(name)` is the folder with a version of
     the client's own code, None until it is there.

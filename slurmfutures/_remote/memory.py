@@ -9,7 +9,7 @@ def kills() -> Optional[int]:
     try:
         with open("/proc/self/cgroup") as file:
             groups = [line.rstrip("\n").split(":", 2) for line in file]
-        for number, controllers, path in groups:
+        for _, controllers, path in groups:
             if "memory" in controllers.split(","):
                 return _count(_mounted("cgroup", "memory"), path, "memory.oom_control")
         for number, _, path in groups:

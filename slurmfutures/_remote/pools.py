@@ -1,13 +1,14 @@
 """Pools of pilots: which calls go to which job, how many jobs there are, and what becomes of calls when jobs end.
 
 Everything runs in the agent's loop. Jobs are tasks of batches like any others, so `batches` submits them, looks after
-them and tells of their ends. A call that was handed to a pilot is that pilot's until its result is here, the pilot gives
-it back, or its job is known to be over: it is never handed out a second time while somebody may be running it.
+them and tells of their ends. A call that was handed to a pilot is that pilot's until its result is here, the pilot
+gives it back, or its job is known to be over: it is never handed out again while somebody may be running it.
 
 An agent that takes over knows from the ledger which pilots have come to earlier ones. What the client sends again, and
 may have been handed out, is held back until each of these has told what it has, or its job is known to be over.
 """
 
+import functools
 import json
 import os
 import struct
@@ -37,6 +38,7 @@ NEVER = frozenset(
     "AccountNotAllowed BadConstraints DependencyNeverSatisfied InvalidAccount InvalidQOS JobHeldAdmin JobHeldUser "
     "PartitionNodeLimit PartitionTimeLimit QOSNotAllowed ReservationDeleted".split()
 )
+_TOLD = "state exit_code signal node reason stderr job_id cancelled_by started unseen".split()  # of how a job ended
 _NUMBER = struct.Struct(">Q")
 
 
@@ -504,7 +506,7 @@ class Pool:
         return best
 
     def _has_time(self, job: Job, now: float) -> bool:
-        """Whether a call that begins now will end before the job does; one that has done none yet is given it anyway."""
+        """Whether a call that begins now will end before the job; one that has done none yet is given it anyway."""
         if job.ends is None or not (job.done or job.handed):
             return True
         longest = self._words["call_time"]
