@@ -40,8 +40,8 @@ class PilotsExecutor(View):
     """Calls in worker processes that stay, each in a job with others or of its own: `SlurmExecutor.pilots`.
 
     Jobs are submitted as calls wait, and leave when they have had nothing to do for a while. Short calls travel many
-    at a time; `map`'s chunksize has no effect. A call whose worker dies fails alone, with the JobError that says how, or
-    runs again as `retries` say. Cancelling a running call ends its worker, which is replaced. Where no job gets to
+    at a time; `map`'s chunksize has no effect. A call whose worker dies fails alone, with the JobError that says how,
+    or runs again as `retries` say. Cancelling a running call ends its worker, which is replaced. Where no job gets to
     work, calls fail with PilotsBroken; where the initializer fails, with InitializerError.
     """
 
@@ -147,11 +147,9 @@ def settings_of(
     if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
         raise ValueError(f"retries must be an integer of 0 or more, not {retries!r}")
     for what, seconds in (("idle_timeout", idle_timeout), ("call_time", call_time), ("start_timeout", start_timeout)):
-        optional = what != "idle_timeout"
-        if (seconds is None and not optional) or (
-            seconds is not None
-            and (not isinstance(seconds, Real) or isinstance(seconds, bool) or not float(seconds) > 0)
-        ):
+        if seconds is None and what != "idle_timeout":
+            continue
+        if not isinstance(seconds, Real) or isinstance(seconds, bool) or not float(seconds) > 0:
             raise ValueError(f"{what} must be a number of seconds greater than 0, not {seconds!r}")
     for word in options:
         option, _, value = word.partition("=")

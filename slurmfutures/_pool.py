@@ -107,7 +107,7 @@ class Pool:
         wake: Callable[[], None],
         checkpoint: Checkpoint | None,
     ) -> None:
-        """`common` is what every batch is submitted with. With a checkpoint `wake` has the poller send what was added."""
+        """`common` is what every batch is submitted with; `wake` has the poller look at what is new here."""
         self.id = number
         self.settings = settings
         self.lock = threading.Lock()  # guards all below but what is the poller's, and that frames go out in order

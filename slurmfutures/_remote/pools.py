@@ -554,7 +554,8 @@ class Pool:
     def _demand(self) -> int:
         """Return how many workers would have something to do."""
         handed = sum(len(job.handed) for job in self._all() if not job.leaving)
-        return min(self._words["workers"], len(self._waiting) + len(self._unsure) + handed)
+        most: int = self._words["workers"]
+        return min(most, len(self._waiting) + len(self._unsure) + handed)
 
     def _ask(self, now: float) -> None:
         """Submit as many jobs as calls can use."""
@@ -641,12 +642,7 @@ class Pool:
         if job.guest is not None:
             job.guest.close()
             job.guest = None
-        words = None
-        if record is not None:
-            words = {
-                name: record[name] for name in ("state", "exit_code", "signal", "node", "reason", "stderr", "job_id")
-            }
-            words.update(cancelled_by=record["cancelled_by"], started=record["started"], unseen=record["unseen"])
+        words = None if record is None else {name: record[name] for name in _TOLD}
         self._settle(job, words)
         if record is not None and not job.came and not job.awaited and self._closing is None:
             self._struck(words or {})
@@ -733,11 +729,9 @@ class Pool:
     def _release(self, batch: str) -> None:
         """Have a batch's files cleared away when its jobs are over and nobody may ask for what they had again."""
         jobs = self._jobs.get(batch, {})
-        if (
-            not jobs
-            or any(not job.over for job in jobs.values())
-            or any(it.batch == batch for it in self._owner.values())
-        ):
+        if not jobs or any(not job.over for job in jobs.values()):
+            return
+        if any(job.batch == batch for job in self._owner.values()):
             return
         if self._closing is None:
             try:
@@ -753,11 +747,9 @@ class Pool:
             if not job.over:
                 by_batch.setdefault(job.batch, []).append(job.task)
         for batch, tasks in by_batch.items():
-            self._around.batches.cancel(
-                batch, tasks, lambda words, batch=batch, tasks=tasks: self._cancelled(batch, tasks)
-            )
+            self._around.batches.cancel(batch, tasks, functools.partial(self._cancelled, batch, tasks))
 
-    def _cancelled(self, batch: str, tasks: Sequence[int]) -> None:
+    def _cancelled(self, batch: str, tasks: Sequence[int], _: Mapping[str, Any]) -> None:
         for task in tasks:
             job = self._jobs.get(batch, {}).get(task)
             if job is not None:

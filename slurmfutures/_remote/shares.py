@@ -14,7 +14,7 @@ _VARIABLES = (
 
 
 def share(slot: int, workers: int, environment: Mapping[str, str] = os.environ) -> Dict[str, str]:
-    """Return what the worker in `slot` is to see of the job's GPUs: its part, or, where they are too few, one of them."""
+    """Return what the worker in `slot` sees of the job's GPUs: its part, or, where they are too few, one of them."""
     found = {}
     for name in _VARIABLES:
         devices = [word for word in environment.get(name, "").split(",") if word]
