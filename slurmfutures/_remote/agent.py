@@ -59,6 +59,7 @@ class Agent:
         self._loop = Loop()
         self._reader = wire.Reader(self._place)
         self._sync = bytes.fromhex(hello["sync"])
+        self._envelope: int = hello["envelope"]  # bytes
         self._outbox = outbox.Outbox()
         self._unsent: wire.Buffer = b""  # what is left of an envelope
         self._silence: Optional[float] = hello["silence"]
@@ -268,7 +269,7 @@ class Agent:
         try:
             while self._unsent or self._outbox:
                 if not self._unsent:
-                    self._unsent = memoryview(wire.enveloped(self._sync, self._outbox.take(wire.ENVELOPED)))
+                    self._unsent = memoryview(wire.enveloped(self._sync, self._outbox.take(self._envelope)))
                 self._unsent = self._unsent[os.write(self._outgoing, self._unsent) :]
         except BlockingIOError:
             pass
