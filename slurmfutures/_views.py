@@ -115,17 +115,17 @@ class View(Executor):
         for group in _groups(islice(chunks, buffersize) if buffersize else chunks, _SLICE):
             futures.extend(self._schedule(fn, function, group))
 
-        group = 0 if buffersize is None else max(1, min(buffersize // _REFILLS, _SLICE))
+        refill = 1 if buffersize is None else max(1, min(buffersize // _REFILLS, _SLICE))
 
         def more() -> None:
             view = this()
-            if view is not None and (some := list(islice(chunks, group))):
+            if view is not None and (some := list(islice(chunks, refill))):
                 view._check_open()
                 futures.extend(view._schedule(fn, function, some))
 
         this = weakref.ref(self)
         keep = self._checkpoint is not None
-        return _results(futures, end, group, chunksize, more if buffersize else None, keep=keep)
+        return _results(futures, end, refill, chunksize, more if buffersize else None, keep=keep)
 
     def _schedule(
         self, fn: Callable[..., Any], function: bytes | BaseException, chunks: Sequence[Sequence[_Call]]
