@@ -487,17 +487,25 @@ class Pool:
         self.break_down(error)
 
     def break_down(self, error: BaseException) -> None:
-        """Fail all calls, and those to come."""
+        """Fail all calls, and those to come; in the checkpoint too: there they run again at the next start."""
+        for entry in self._take_all(error):
+            if entry.handful is not None and self._checkpoint is not None:
+                place = entry.future._place[1] - entry.handful.first
+                self._checkpoint.fail(entry.handful, [place], error)
+            settle(entry.future, None, error)
+
+    def abandon(self, error: BaseException) -> None:
+        """Fail all calls of this driver: there is no connection any more. In the checkpoint they go on."""
+        for entry in self._take_all(error):
+            settle(entry.future, None, error)
+
+    def _take_all(self, error: BaseException) -> list[_Entry]:
         with self.lock:
             self.broken = self.broken or error
             entries = [*self._entries.values(), *self._unwritten]
             self._entries, self._unwritten = {}, []
             self._functions.clear()
-        for entry in entries:
-            if entry.handful is not None and self._checkpoint is not None:
-                place = entry.future._place[1] - entry.handful.first
-                self._checkpoint.fail(entry.handful, [place], error)
-            settle(entry.future, None, error)
+        return entries
 
     # ---- as an owner of futures; any thread
 
