@@ -244,6 +244,7 @@ class Poller:
             if known is None:
                 reply = self.link.request({"op": "pool_close", "pool": pool.id}, again=True)[1]
                 known = self._ending[pool.id] = pool, reply
+                reply.add_done_callback(lambda _: self._ending.pop(pool.id, None))
         pool.close()
         return known[1]
 
