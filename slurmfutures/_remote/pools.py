@@ -155,6 +155,7 @@ class Pool:
             if isinstance(found, Exception):
                 self._note("door", "nobody can say which addresses compute nodes reach: %s" % found)
                 found = []
+            mark = os.urandom(8).hex()
             self._door = door.Door(
                 folder=self._files.path,
                 key=self._key,
@@ -163,11 +164,12 @@ class Pool:
                 unregister=self._around.unregister,
                 admit=self._admit,
                 log=lambda text: self._note("door", text),
+                mark=mark,
             )
             places = self._door.places()
             names = [] if address else [os.uname().nodename]
             try:
-                door.write_agent_file(self._files.path, places, names, os.urandom(8).hex())
+                door.write_agent_file(self._files.path, places, names, mark)
             except OSError as error:
                 self._note("stuck", "pilots cannot be told where to connect to: %s" % error)
             where = ", ".join("%s port %d" % (place[0], place[1]) for place in places) or "nothing but files"
