@@ -20,6 +20,7 @@ from ._errors import (
     JobTimeout,
     NodeFailed,
     PayloadError,
+    PilotsBroken,
     PythonMismatch,
     RemoteImportError,
     RemoteTraceback,
@@ -34,6 +35,7 @@ from ._future import SlurmFuture
 from ._hosts import Host
 from ._jobinfo import JobInfo
 from ._paths import ClusterPath
+from ._pilots import PilotCounts, PilotsExecutor, PilotWorker
 from ._remote.states import JobState
 from .scripts import Script, Step, gpu_parallel
 
@@ -64,6 +66,10 @@ __all__ = [
     "LoginExecutor",
     "NodeFailed",
     "PayloadError",
+    "PilotCounts",
+    "PilotWorker",
+    "PilotsBroken",
+    "PilotsExecutor",
     "PythonMismatch",
     "RemoteImportError",
     "RemoteTraceback",

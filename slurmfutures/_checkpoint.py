@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from . import _keys, _records
 from ._batcher import Batch
@@ -38,6 +38,21 @@ class Found(NamedTuple):
     key: bytes  # NO_KEY where it cannot be remembered
     future: SlurmFuture[Any] | None  # resolved, if it has its result
     place: tuple[str, int] | None  # the batch, and its number there, if it was sent and has no end yet
+
+
+class Keyed(Protocol):
+    """What was sent as one: a batch, or calls for pilots."""
+
+    id: str
+    keys: list[bytes]
+
+
+class Calls(Keyed, Protocol):
+    """Calls for pilots, whose numbers follow each other from `first` on."""
+
+    name: str
+    options: tuple[str, ...]
+    first: int
 
 
 class Checkpoint:
@@ -195,24 +210,23 @@ class Checkpoint:
 
     def begin(self, batch: Batch, greeting: Mapping[str, Any], where: str) -> None:
         """Write down that a batch is about to be sent; it is on disk when this returns. Raises OSError."""
-        spool, scheduler = place_of(greeting)
-        words = {
-            "batch": batch.id,
-            "name": batch.name,
-            "options": batch.spec.options,
-            "time": time.time(),
-            "spool": spool,
-            "scheduler": scheduler,
-            "where": where_of(greeting, where),
-        }
+        words = _words_of_place(batch.id, batch.name, batch.spec.options, greeting, where)
         script = batch.script()
         if script is not None:
             words["script"] = script
         keys = [NO_KEY if future is None else key for key, future in zip(batch.keys, batch.futures, strict=True)]
+        self._begin(words, batch.firsts, keys)
+
+    def begin_calls(self, calls: Calls, pool: int, greeting: Mapping[str, Any], where: str) -> None:
+        """Write down that calls are about to be sent to a pool of pilots; the same as `begin`."""
+        words = _words_of_place(calls.id, calls.name, calls.options, greeting, where)
+        self._begin({**words, "pool": pool, "first": calls.first}, range(len(calls.keys)), calls.keys)
+
+    def _begin(self, words: Mapping[str, Any], firsts: Sequence[int], keys: Sequence[bytes]) -> None:
         with self._lock:
-            self._append([(_records.BATCH, [_records.pack_batch(words, batch.firsts, keys)])])
+            self._append([(_records.BATCH, [_records.pack_batch(words, firsts, keys)])])
             self._journal.sync()
-            self._contents.begin(_records.Batch(words, batch.firsts, keys))
+            self._contents.begin(_records.Batch(words, firsts, keys))
 
     def part(self, batch: str, job: str, tasks: Sequence[Sequence[int]]) -> None:
         """Write down that tasks of a batch have become a job: for those who ask, it is found without."""
@@ -222,7 +236,7 @@ class Checkpoint:
                 self._append([(_records.PART, [_records.dumps(words)])])
                 self._contents.batches[batch].parts.append(words)
 
-    def finish(self, batch: Batch, results: Sequence[tuple[int, wire.Buffer]]) -> bool:
+    def finish(self, batch: Keyed, results: Sequence[tuple[int, wire.Buffer]]) -> bool:
         """Write down the pickled results of calls; False where there was no room for them."""
         keyed = [(batch.keys[call], data) for call, data in results if batch.keys[call] != NO_KEY]
         if not keyed:
@@ -234,7 +248,7 @@ class Checkpoint:
             return True
         return False
 
-    def fail(self, batch: Batch, calls: Sequence[int], error: BaseException | None) -> None:
+    def fail(self, batch: Keyed, calls: Sequence[int], error: BaseException | None) -> None:
         """Write down that calls have no result: they raised, died, or, by None, were cancelled."""
         keyed = [(batch.keys[call], call) for call in calls if batch.keys[call] != NO_KEY]
         if not keyed:
@@ -297,6 +311,21 @@ def place_of(greeting: Mapping[str, Any]) -> tuple[str, str]:
 
 def where_of(greeting: Mapping[str, Any], where: str) -> str:
     return f"{greeting['work_dir']} on {where}, with the scheduler {place_of(greeting)[1]}"
+
+
+def _words_of_place(
+    batch: str, name: str, options: Sequence[str], greeting: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    spool, scheduler = place_of(greeting)
+    return {
+        "batch": batch,
+        "name": name,
+        "options": options,
+        "time": time.time(),
+        "spool": spool,
+        "scheduler": scheduler,
+        "where": where_of(greeting, where),
+    }
 
 
 def _words_of(error: BaseException | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@
      ├─ SubmitError                  the job was not accepted
      ├─ PayloadError                 something cannot be pickled or unpickled    (also pickle.PickleError)
      ├─ InitializerError             the initializer failed on a worker          (also BrokenExecutor)
+     ├─ PilotsBroken                 no job of a pool of pilots gets to work     (also BrokenExecutor)
      ├─ CheckpointLocked             another process uses the checkpoint
      ├─ CheckpointCorrupt            the checkpoint cannot be read
      ├─ ResultLost                   the call is done, and its result is not to be found
@@ -247,6 +248,13 @@ class PayloadError(SlurmFuturesError, pickle.PickleError):
 
 class InitializerError(SlurmFuturesError, BrokenExecutor):
     """The initializer raised on a worker: no call of this executor can run, all pending ones fail with this."""
+
+
+class PilotsBroken(SlurmFuturesError, BrokenExecutor):
+    """No pilot will come: jobs are refused, end before they can take a call, or wait for what will not happen.
+
+    All calls that wait fail with this, and those to come. Its cause, if there is one, is how the last job ended.
+    """
 
 
 class CheckpointLocked(SlurmFuturesError):

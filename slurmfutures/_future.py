@@ -1,14 +1,17 @@
 """`SlurmFuture`: a `concurrent.futures.Future` that knows its job."""
 
 import asyncio
+import logging
 from collections.abc import Generator
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from typing import Any, Protocol, TypeVar
 
 from ._errors import JobError
 from ._remote.states import JobState
 
 T = TypeVar("T")
+
+logger = logging.getLogger("slurmfutures.future")
 
 _PENDING = "PENDING"
 _RUNNING = "RUNNING"
@@ -132,3 +135,23 @@ class SlurmFuture(Future[T]):
         if not self.done():
             self._place[0].hurry()
         return super().exception(timeout)
+
+
+def begin(future: SlurmFuture[Any]) -> None:
+    """Mark a future as running, unless it is that already, or over."""
+    with future._condition:
+        if future._state == _PENDING:
+            future.set_running_or_notify_cancel()
+
+
+def settle(future: SlurmFuture[Any], value: Any, error: BaseException | None) -> None:
+    """Resolve a future, unless it was cancelled meanwhile; whatever its callbacks raise stays here."""
+    try:
+        if error is None:
+            future.set_result(value)
+        else:
+            future.set_exception(error)
+    except InvalidStateError:
+        pass
+    except BaseException:  # a callback's SystemExit must not end the thread that all futures depend on
+        logger.exception("a callback of %r has failed", future)

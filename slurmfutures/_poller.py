@@ -20,7 +20,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future
 from typing import Any
 
 from ._batcher import Batch, Batcher, Claim, Control, OwnScript, Spec
@@ -38,11 +38,12 @@ from ._errors import (
     job_error,
     script_error,
 )
-from ._future import SlurmFuture
+from ._future import SlurmFuture, begin, settle
 from ._jobinfo import job_info
 from ._link import Link, LinkDown, Reply
 from ._login import LoginCalls
 from ._pickling import LOGIN_NODE, result_of
+from ._pool import BITS, Handful, Pool, Settings
 from ._reconnect import Reconnect
 from ._remote import payload, wire
 from ._remote.states import JobState
@@ -110,7 +111,7 @@ class Poller:
         self._awake = False
         # Guards these three; reentrant for the sake of finalizers. After the end the descriptors are somebody else's.
         self._pipe_lock = threading.RLock()
-        self.link = Link(self._wake, heartbeat)
+        self.link = Link(self.wake, heartbeat)
         self.checkpoint = checkpoint
         try:
             started = connect(None)
@@ -132,6 +133,10 @@ class Poller:
         self.greeting = started.greeting  # of the agent that is there, or was last
         self.login = LoginCalls(self.link)
         self.shipping = Shipping(self.link)
+        self.pools: dict[int, Pool] = {}  # guarded by _lock
+        # Replies that say that a pool's jobs are ended; guarded by _lock.
+        self._ending: weakref.WeakKeyDictionary[Pool, Future[Reply]] = weakref.WeakKeyDictionary()
+        self._earlier_calls: dict[int, list[Handful]] = {}  # of pools, from earlier drivers
         self.pid = os.getpid()
         self._common = common(started.greeting)
         self._connect = connect
@@ -184,6 +189,9 @@ class Poller:
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Take up the batches that earlier drivers have left."""
         for found in checkpoint.unfinished():
+            if "pool" in found.words:
+                self._restore_calls(checkpoint, found)
+                continue
             if not found.open:
                 self._done_with.append((found.id, not found.failed))
                 continue
@@ -193,7 +201,49 @@ class Poller:
             batch.failed = found.failed
             self._active[batch.id] = batch
 
+    def _restore_calls(self, checkpoint: Checkpoint, found: Any) -> None:
+        if not found.open:
+            checkpoint.closed(found.id)
+            return
+        handful = Handful(found.id, found.words["first"], found.keys, None)
+        handful.unclaimed = {handful.first + call for call in found.open}
+        handful.open = len(found.open)
+        self._earlier_calls.setdefault(found.words["pool"], []).append(handful)
+
     # ---- any thread
+
+    def open_pool(self, number: int, settings: Settings) -> Pool:
+        """Have a pool of pilots; with a checkpoint it goes on where the one of this number was in an earlier driver."""
+        with self._lock:
+            self.check()
+            pool = Pool(number, settings, self._common, self.link, self.wake, self.checkpoint)
+            earlier = self._earlier_calls.pop(number, [])
+            self.pools[number] = pool
+            pool.up = self._up.is_set()
+            reply = pool.open(again=self.checkpoint is not None)
+        if self.checkpoint is not None:
+            try:
+                handed = self.reply_to(reply, REPLY_TIMEOUT).head.get("handed", 0)
+            except (ConnectionLost, TimeoutError):
+                handed = 0
+            pool.restore(earlier, handed)
+        reply.add_done_callback(lambda reply: self._pool_opened(pool, reply))
+        return pool
+
+    @staticmethod
+    def _pool_opened(pool: Pool, reply: "Future[Reply]") -> None:
+        if reply.exception() is None and "error" in reply.result().head:
+            pool.break_down(SlurmFuturesError(f"pilots cannot be had: {reply.result().head['message']}"))
+
+    def close_pool(self, pool: Pool) -> "Future[Reply]":
+        """End a pool's jobs; the reply comes when none is left. The calls that it has are over, or cancelled."""
+        with self._lock:
+            self.pools.pop(pool.id, None)
+            known = self._ending.get(pool)
+            if known is None:
+                known = self._ending[pool] = self.link.request({"op": "pool_close", "pool": pool.id}, again=True)[1]
+        pool.close()
+        return known
 
     def submit(
         self,
@@ -216,7 +266,7 @@ class Poller:
             for number, arguments in enumerate(tasks):
                 futures += batch.add(function, name, arguments, now, keys[number] if keys is not None else ())
         if fresh:
-            self._wake()
+            self.wake()
         return futures
 
     def claim(self, key: bytes, place: tuple[str, int], claim: Claim) -> SlurmFuture[Any] | None:
@@ -281,13 +331,20 @@ class Poller:
             if future is not None and call not in batch.unclaimed
         ]
 
+    def _pools(self) -> list[Pool]:
+        with self._lock:
+            return list(self.pools.values())
+
+    def _pilots_pending(self) -> list[SlurmFuture[Any]]:
+        return [future for pool in self._pools() for future in pool.pending()]
+
     def stop(self) -> None:
         """End when nothing is pending any more."""
         if self.pid != os.getpid():
             return  # it runs in the parent process, and the lock may have been held during the fork
         with self._lock:
             self._stopping = True
-        self._wake()
+        self.wake()
 
     def give_up(self) -> None:
         """Where there is a checkpoint, end now: what is pending goes on for the next start. Else cancel it."""
@@ -296,7 +353,7 @@ class Poller:
                 self._leaving = True
             self.stop()
             return
-        for future in [*self.pending(), *self.login.pending()]:
+        for future in [*self.pending(), *self.login.pending(), *self._pilots_pending()]:
             future.cancel()
 
     def join(self) -> None:
@@ -312,7 +369,7 @@ class Poller:
         """Not be waited for at exit."""
         _pollers.discard(self)
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
         with self._pipe_lock:
             if not self._awake:
                 self._awake = True
@@ -321,11 +378,11 @@ class Poller:
 
     def _hurry(self, batch: Batch) -> None:
         batch.hurried = True
-        self._wake()
+        self.wake()
 
     def _cancel(self, batch: Batch, call: int) -> None:
         self._cancels.append((batch, call))
-        self._wake()
+        self.wake()
 
     def _logs(self, batch: Batch, calls: Sequence[int], stream: str) -> list[str]:
         asked: dict[int, Future[Reply]] = {}
@@ -404,7 +461,8 @@ class Poller:
 
     def _unresolved(self) -> bool:
         """Whether somebody waits for a call of some batch. Holds the lock, or is the poller's thread at its end."""
-        return any(batch.unresolved > len(batch.unclaimed) for batch in self._active.values()) or bool(self._batcher)
+        jobs = any(batch.unresolved > len(batch.unclaimed) for batch in self._active.values())
+        return jobs or bool(self._batcher) or any(len(pool) for pool in self.pools.values())
 
     def _finished(self) -> bool:
         with self._lock:
@@ -417,7 +475,8 @@ class Poller:
     def _timeout(self) -> float | None:
         with self._lock:
             due = self._batcher.next_due()
-        times = [at for at in (due, self.link.next_beat()) if at is not None]
+            acks = [pool.ack_at() for pool in self.pools.values()]
+        times = [at for at in (due, self.link.next_beat(), *acks) if at is not None]
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _turn(self, timeout: float | None) -> None:
@@ -436,6 +495,19 @@ class Poller:
         if self._cancels:
             self._send_cancels()
         self._release_collected()
+        if self.pools:
+            self._serve_pools()
+
+    def _serve_pools(self) -> None:
+        now = time.monotonic()
+        for pool in self._pools():
+            pool.write_down(self.greeting, self._where)
+            pool.flush_cancels()
+            at = pool.ack_at()
+            if at is not None and now >= at:
+                pool.flush_acks()
+            if pool.closed and not len(pool):
+                self.close_pool(pool)
 
     def _exchange(self, timeout: float | None) -> None:
         """Wait, write what waits for it, and read what is there."""
@@ -498,12 +570,21 @@ class Poller:
         words = f"{down.reason}\n{down.last_words}" if down.last_words else down.reason
         logger.warning("the connection to %s is lost: %s", self._where, words)
         calls: list[SlurmFuture[Any]] = []
-        self._up.clear()
-        self.link.disconnect(lambda drop: calls.extend(self.login.lost(drop)))
+
+        def clear(drop: Callable[[], None]) -> None:
+            with contextlib.ExitStack() as stack:
+                self._up.clear()
+                for pool in self.pools.values():
+                    stack.enter_context(pool.lock)
+                    pool.lost()
+                calls.extend(self.login.lost(drop))
+
+        with self._lock:
+            self.link.disconnect(clear)
         error = ConnectionLost(self._where, down.reason, may_have_run=True)
         self.link.fail_sent(error)
         for future in calls:
-            _settle(future, None, error)
+            settle(future, None, error)
         with self._lock:
             listeners = list(self._listeners.values())
         for listener in listeners:
@@ -511,7 +592,7 @@ class Poller:
         now = time.monotonic()
         steady = now - self._since > STEADY
         self._wait = 0.0 if steady or not self._wait else min(MOST_WAIT, 2 * self._wait)
-        self._reconnect = Reconnect(self._connect, self._wake, self._reconnect_timeout, self._wait)
+        self._reconnect = Reconnect(self._connect, self.wake, self._reconnect_timeout, self._wait)
         self._wait = self._wait or 0.5
 
     def _take_over(self) -> None:
@@ -539,7 +620,11 @@ class Poller:
                 there = self.shipping.send(batch.spec.shipment)
                 there.add_done_callback(functools.partial(self._attach_shipped, batch))
         self.link.repeat()
-        self._up.set()
+        with self._lock:
+            self._up.set()
+            pools = list(self.pools.values())
+        for pool in pools:
+            pool.connected_again()
 
     def _attach(self, batch: Batch) -> None:
         words: dict[str, Any] = {"op": "attach", "batch": batch.id, "wanted": batch.wanted()}
@@ -749,8 +834,7 @@ class Poller:
 
     def _take(self, frame: wire.Frame) -> None:
         if frame.kind == wire.RESULTS:
-            for record in payload.records(frame.body):
-                self._login_result(record)
+            self._take_results(frame.body)
             return
         head = frame.head
         op = head["op"]
@@ -759,17 +843,43 @@ class Poller:
                 listener = self._listeners.get(head["transfer"])
             if listener is not None:
                 listener(head, frame.body)
+        elif "pool" in head:
+            if head["pool"] in self.pools:
+                self._take_of_pool(self.pools[head["pool"]], head, frame.body)
         elif op == "pong":
             pass  # that something came is all that was wanted
         elif op == "began":
             for call in head["calls"]:
                 future = self.login.get(call)
                 if future is not None:
-                    _begin(future)
+                    begin(future)
         elif op == "crashed":
             self._login_crashed(head)
         elif head["batch"] in self._active:  # else it was cancelled, or failed as a whole, meanwhile
             self._take_of(self._active[head["batch"]], head, frame.body)
+
+    def _take_results(self, body: wire.Body) -> None:
+        """Results of calls on the login node, or of those of one pool."""
+        number = payload.first_call(body) >> BITS
+        if number:
+            pool = self.pools.get(number)
+            if pool is not None:
+                pool.results(body)
+            return
+        for record in payload.records(body):
+            self._login_result(record)
+
+    def _take_of_pool(self, pool: Pool, head: Mapping[str, Any], body: wire.Body) -> None:
+        op = head["op"]
+        if op == "began":
+            for future in pool.began(head["calls"], head["job_id"]):
+                begin(future)
+        elif op == "pool_note":
+            pool.noted(head["kind"], head["message"])
+        elif op == "pool_uninitialized":
+            pool.uninitialized(head, body)
+        elif op == "pool_broken":
+            pool.broke(head)
 
     def _take_of(self, batch: Batch, head: Mapping[str, Any], body: wire.Body) -> None:
         op = head["op"]
@@ -934,7 +1044,7 @@ class Poller:
                     for call in batch.calls_of(task):
                         future = batch.futures[call]
                         if future is not None:
-                            _begin(future)
+                            begin(future)
 
     def _refused(self, batch: Batch, head: Mapping[str, Any]) -> None:
         for first, end in head["tasks"]:
@@ -988,7 +1098,7 @@ class Poller:
             batch.futures[call] = None
             batch.unresolved -= 1
             batch.unclaimed.discard(call)
-        _settle(future, value, error)
+        settle(future, value, error)
 
     def _batch_over(self, batch: Batch) -> None:
         """All futures of a batch are resolved: its files go as soon as nobody can ask for its logs any more."""
@@ -1001,13 +1111,13 @@ class Poller:
         if batch.unsaved:
             return  # its results are nowhere else
         self._over[batch.id] = batch
-        finalizer = weakref.finalize(batch, _collect, self._collected, self._wake, (batch.id, not batch.failed))
+        finalizer = weakref.finalize(batch, _collect, self._collected, self.wake, (batch.id, not batch.failed))
         finalizer.atexit = False
 
     def _login_result(self, record: payload.Record) -> None:
         future = self.login.take(record.call)
         if future is not None:
-            _settle(future, *result_of(record, None, LOGIN_NODE))
+            settle(future, *result_of(record, None, LOGIN_NODE))
 
     def _login_crashed(self, head: Mapping[str, Any]) -> None:
         for call in head["calls"]:
@@ -1015,7 +1125,7 @@ class Poller:
             if future is not None:
                 reason = "the worker on the login node could not start" if head.get("start") else ""
                 record = {**head, "job_id": None, "state": "FAILED", "node": LOGIN_NODE, "reason": reason}
-                _settle(future, None, job_error(record))
+                settle(future, None, job_error(record))
 
     def _break(self, error: InitializerError) -> None:
         """An initializer failed: no call of this executor can run."""
@@ -1035,13 +1145,18 @@ class Poller:
     # ---- the end
 
     def _clear_away(self) -> None:
-        """Have finished batches removed; what is still referred to keeps its logs in memory."""
+        """Have pilots ended and finished batches removed; what is still referred to keeps its logs in memory."""
         replies = []
+        for pool in self._pools():
+            pool.flush_acks()
+        ending = [self.close_pool(pool) for pool in [*self._pools(), *self._ending]]
         if self.checkpoint is None or self.checkpoint.sync():
             for batch_id, batch in list(self._over.items()):
                 replies.append((batch, self._release(batch_id, not batch.failed, logs=True)))
         deadline = time.monotonic() + (CLOSE_TIMEOUT if self.link.connected else OFFLINE_TIMEOUT)
-        while (self._cancelling or not all(reply.done() for _, reply in replies)) and time.monotonic() < deadline:
+        while time.monotonic() < deadline and (
+            self._cancelling or not all(reply.done() for reply in [*ending, *(reply for _, reply in replies)])
+        ):
             self._turn(1.0)
         self._release_collected()
         for batch, reply in replies:
@@ -1058,7 +1173,9 @@ class Poller:
                 self._resolve(batch, call, None, error)
         self.link.end(error if isinstance(error, SlurmFuturesError) else AgentError(str(error), ""))
         for future in self.login.close(error):
-            _settle(future, None, error)
+            settle(future, None, error)
+        for pool in self._pools():
+            pool.break_down(error)
 
 
 def _collect(collected: "deque[tuple[str, bool]]", wake: Callable[[], None], what: tuple[str, bool]) -> None:
@@ -1097,23 +1214,3 @@ def _infos(body: wire.Body) -> bytes:
     return b"".join(
         bytes(part) for call, info in infos for part in payload.pack_record(call, payload.OK, pickle.dumps(info))
     )
-
-
-def _begin(future: SlurmFuture[Any]) -> None:
-    """Mark a future as running, unless it is that already, or over."""
-    with future._condition:
-        if future._state == "PENDING":
-            future.set_running_or_notify_cancel()
-
-
-def _settle(future: SlurmFuture[Any], value: Any, error: BaseException | None) -> None:
-    """Resolve a future, unless it was cancelled meanwhile; whatever its callbacks raise stays here."""
-    try:
-        if error is None:
-            future.set_result(value)
-        else:
-            future.set_exception(error)
-    except InvalidStateError:
-        pass
-    except BaseException:  # a callback's SystemExit must not end the thread that all futures depend on
-        logger.exception("a callback of %r has failed", future)

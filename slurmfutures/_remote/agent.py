@@ -6,27 +6,25 @@
     runs      a thread for each command that `run` started
     files     threads for what is done to files
 
-Threads hand what they have to the loop through `_post`; nothing else is shared with them. The agent ends when its
+Threads hand what they have to the loop through its `post`; nothing else is shared with them. The agent ends when its
 stdin does, when the driver has been silent for too long, or when the next agent of the same driver tells it to.
 """
 
-import collections
 import functools
 import itertools
 import json
 import os
-import selectors
 import shutil
 import signal
-import socket
 import sys
 import time
-from typing import Any, Callable, Deque, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
-from . import batches, clean, files, hub, outbox, runs, ships, spool, survey, transfers, wire
+from . import batches, clean, files, hub, outbox, pools, runs, ships, spool, survey, transfers, wire
 from .incoming import Incoming
 from .lane import Lane
 from .local import Local
+from .loop import Loop
 from .scheduler import Limits, Scheduler
 from .slurm import Slurm
 from .succession import Succession
@@ -58,15 +56,14 @@ class Agent:
 
     def __init__(self, hello: Mapping[str, Any], code: str) -> None:
         self._code = code
-        self._selector = selectors.DefaultSelector()
+        self._loop = Loop()
         self._reader = wire.Reader(self._place)
         self._sync = bytes.fromhex(hello["sync"])
+        self._envelope: int = hello["envelope"]  # bytes
         self._outbox = outbox.Outbox()
         self._unsent: wire.Buffer = b""  # what is left of an envelope
         self._silence: Optional[float] = hello["silence"]
         self._heard = time.monotonic()
-        self._posted: Deque[Callable[[], None]] = collections.deque()
-        self._wake_out, self._wake_in = socket.socketpair()
         self._numbers = itertools.count()
         self._writing = False
         self._open = True
@@ -91,25 +88,40 @@ class Agent:
             command=_worker_command(hello["setup"], hello["python"], code),
             environment=dict(os.environ, SLURMFUTURES_PATH="\n".join(hello["path"])),
             logs=self._login,
-            shipped=lambda ship: ships.folder_of(self._work_dir, ship) if ship in self._shipped else None,
-            register=self._register,
-            unregister=self._selector.unregister,
-            answer=self._transmit,
+            shipped=self._ship_folder,
+            register=self._loop.register,
+            unregister=self._loop.unregister,
+            results=lambda _, records: self._transmit(wire.packed(wire.RESULTS, records)),
+            tell=self._send,
         )
-        self._transfers = transfers.Transfers(self._post, self._send_bulk)
-        self._files = files.Files(self._post)
-        self._runs = runs.Runs(self._post, hello["python"], self._login)
+        self._transfers = transfers.Transfers(self._loop.post, self._send_bulk)
+        self._files = files.Files(self._loop.post)
+        self._runs = runs.Runs(self._loop.post, hello["python"], self._login)
         self._batches = batches.Batches(
             place=batches.Place(self._work_dir, code, __package__),
             scheduler=self._scheduler,
             limits=self._read_limits(),
             pace=self._pace(),
             max_workers=None if isinstance(self._scheduler, Local) else hello["max_workers"],
-            post=self._post,
-            send=self._send,
+            post=self._loop.post,
+            send=self._of_batch,
             stream=self._transmit,
             waiting=lambda: self._outbox,
             succession=self._succession,
+        )
+        self._pools = pools.Pools(
+            pools.Surroundings(
+                work_dir=self._work_dir,
+                session=self._session,
+                scheduler=self._scheduler,
+                batches=self._batches,
+                send=self._send,
+                transmit=self._transmit,
+                shipped=self._ship_folder,
+                register=self._loop.register,
+                unregister=self._loop.unregister,
+                post=self._loop.post,
+            )
         )
 
     def greeting(self) -> Dict[str, Any]:
@@ -179,6 +191,10 @@ class Agent:
             grace=GRACE_COHERENT if coherent else GRACE_CACHED,
         )
 
+    def _ship_folder(self, ship: str) -> Optional[str]:
+        """Return where a version of the driver's own code is, None while it is not there."""
+        return ships.folder_of(self._work_dir, ship) if ship in self._shipped else None
+
     # ---- the loop
 
     def serve(self, incoming: int, outgoing: int) -> None:
@@ -186,11 +202,9 @@ class Agent:
         self._incoming, self._outgoing = incoming, outgoing
         os.set_blocking(incoming, False)
         os.set_blocking(outgoing, False)
-        self._wake_out.setblocking(False)
-        self._selector.register(incoming, selectors.EVENT_READ, lambda readable, writable: self._receive())
-        self._selector.register(self._wake_out, selectors.EVENT_READ, lambda readable, writable: self._woken())
+        self._loop.register(incoming, lambda readable, writable: self._receive(), False)
         for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda *_: self._post(self._leave))
+            signal.signal(number, lambda *_: self._loop.post(self._leave))
         self._send(self.greeting())
         self._succeed()
         deadline = None
@@ -202,18 +216,20 @@ class Agent:
                 deadline = deadline or now + (HANDOVER_SECONDS if self._leaving else LAST_SECONDS)
                 if now > deadline:
                     return
-            times = [at for at in (self._hub.tick(now), self._batches.tick(now)) if at is not None]
+            # Pools before batches: they submit and cancel there.
+            times = [
+                at for at in (self._hub.tick(now), self._pools.tick(now), self._batches.tick(now)) if at is not None
+            ]
             if deadline is not None:
                 times.append(deadline)
             elif self._silence is not None:
                 times.append(self._heard + self._silence)
-            wait = max(0.0, min(times) - time.monotonic()) if times else None
-            for key, events in self._selector.select(wait):
-                key.data(bool(events & selectors.EVENT_READ), bool(events & selectors.EVENT_WRITE))
+            self._loop.turn(min(times) if times else None)
 
     def close(self) -> None:
         """End what lives with the agent: workers, commands, embedded jobs. Slurm's jobs go on."""
         self._hub.close()
+        self._pools.stop()
         self._transfers.close()
         self._files.close()
         self._runs.close()
@@ -226,35 +242,12 @@ class Agent:
         if self._succession.claim():
             return
         self._held = []
-        Lane("succeed", self._post).do(self._succession.wait, lambda _: self._begin())
+        Lane("succeed", self._loop.post).do(self._succession.wait, lambda _: self._begin())
 
     def _begin(self) -> None:
         held, self._held = self._held or [], None
         for action in held:
             action()
-
-    def _register(self, connection: socket.socket, callback: Callable[[bool, bool], None], writing: bool) -> None:
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if writing else 0)
-        try:
-            key = self._selector.get_key(connection)
-        except KeyError:
-            self._selector.register(connection, events, callback)
-        else:
-            if key.events != events:
-                self._selector.modify(connection, events, callback)
-
-    def _post(self, action: Callable[[], None]) -> None:
-        """Have the loop do `action`. Any thread."""
-        self._posted.append(action)
-        try:
-            self._wake_in.send(b"x")
-        except OSError:
-            pass  # the loop is over, or has wake-ups enough
-
-    def _woken(self) -> None:
-        self._wake_out.recv(4096)
-        while self._posted:
-            self._posted.popleft()()
 
     # ---- the pipe
 
@@ -276,7 +269,7 @@ class Agent:
         try:
             while self._unsent or self._outbox:
                 if not self._unsent:
-                    self._unsent = memoryview(wire.enveloped(self._sync, self._outbox.take(wire.ENVELOPED)))
+                    self._unsent = memoryview(wire.enveloped(self._sync, self._outbox.take(self._envelope)))
                 self._unsent = self._unsent[os.write(self._outgoing, self._unsent) :]
         except BlockingIOError:
             pass
@@ -287,17 +280,17 @@ class Agent:
         if wanted != self._writing:
             self._writing = wanted
             if self._writing:
-                self._selector.register(self._outgoing, selectors.EVENT_WRITE, lambda readable, writable: self._flush())
+                self._loop.register(self._outgoing, lambda readable, writable: self._flush(), True, reading=False)
             else:
-                self._selector.unregister(self._outgoing)
+                self._loop.unregister(self._outgoing)
 
     def _hang_up(self) -> None:
         """The client is gone: nothing is read or written any more."""
         if self._open:
             self._open = False
-            self._selector.unregister(self._incoming)
+            self._loop.unregister(self._incoming)
             if self._writing:
-                self._selector.unregister(self._outgoing)
+                self._loop.unregister(self._outgoing)
                 self._writing = False
             self._outbox.clear()
             self._unsent = b""
@@ -321,7 +314,7 @@ class Agent:
         self._heard = time.monotonic()
         for frame in self._reader.feed(data):
             if frame.kind == wire.CALLS:
-                self._hub.calls(frame.body)
+                self._calls(frame.body)
             elif frame.kind == wire.GOT:
                 self._outbox.acknowledged(frame.head)
                 self._flush()
@@ -330,6 +323,14 @@ class Agent:
         pieces = self._reader.take_pieces()
         if pieces:
             self._transmit(wire.got(pieces))
+
+    def _calls(self, data: wire.Body) -> None:
+        if not pools.is_pools(data):
+            self._hub.calls(data)
+        elif self._held is not None:
+            self._held.append(functools.partial(self._pools.calls, data))
+        else:
+            self._pools.calls(data)
 
     def _place(self, head: Any) -> Optional[wire.Sink]:
         if head is None or head["op"] not in ("submit", "path", "ship"):
@@ -340,7 +341,9 @@ class Agent:
 
     def _message(self, head: Mapping[str, Any], body: wire.Body) -> None:
         op = head["op"]
-        if op == "function":
+        if "pool" in head:
+            self._of_pool(head, body)
+        elif op == "function":
             self._hub.function(head["function"], body, head["ship"])
         elif op == "drop":
             self._hub.drop(head["function"])
@@ -360,6 +363,22 @@ class Agent:
         else:
             self._request(op, head, body)
 
+    def _of_pool(self, head: Mapping[str, Any], body: wire.Body) -> None:
+        if self._held is not None:
+            self._held.append(functools.partial(self._of_pool, head, body))
+        elif "id" in head:
+            self._request("pool", head, body)
+        else:
+            self._pools.message(head, body, None)
+
+    def _of_batch(self, head: Mapping[str, Any], body: wire.Buffer = b"") -> None:
+        """Tell what has become of a batch whoever asked for it: a pool, or the client."""
+        pool = self._pools.owner(head["batch"])
+        if pool is None:
+            self._send(head, body)
+        else:
+            self._loop.post(functools.partial(pool.event, head))  # not in the middle of what tells of it
+
     # ---- requests, each answered once
 
     def _request(self, op: str, head: Mapping[str, Any], body: wire.Body) -> None:
@@ -369,7 +388,9 @@ class Agent:
             self._send(dict(words, op="reply", id=number), data)
 
         try:
-            if op == "submit":
+            if op == "pool":
+                self._pools.message(head, body, reply)
+            elif op == "submit":
                 self._batches.submit(head["spec"], head.get("body", body), reply)
             elif op == "ship":
                 self._ship(head, head.get("body", body), reply)
@@ -424,18 +445,20 @@ class Agent:
                 why = "the code of ship= could not be written to %s: %s" % (folder, outcome)
                 reply({"error": "os", "message": why})
                 self._hub.unshipped(name, why)
+                self._pools.shipping_changed(name, why)
                 return
             if outcome and name not in self._shipped:
                 self._shipped.append(name)
                 self._succession.note_ships(self._shipped)
             reply({"there": outcome})
             self._hub.hand_out()
+            self._pools.shipping_changed()
 
-        self._shipping = self._shipping or Lane("ship", self._post)
+        self._shipping = self._shipping or Lane("ship", self._loop.post)
         self._shipping.do(work, then)
 
     def _incoming_ship(self) -> Incoming:
-        self._shipping = self._shipping or Lane("ship", self._post)
+        self._shipping = self._shipping or Lane("ship", self._loop.post)
         return Incoming(os.path.join(self._login, "ship-%d" % next(self._numbers)), self._shipping)
 
     def _survey(self, work: Callable[[], Any], reply: Callable[..., None]) -> None:
@@ -448,7 +471,7 @@ class Agent:
                 reply({}, json.dumps(outcome).encode())
 
         if self._surveying is None:
-            self._surveying = Lane("survey", self._post)
+            self._surveying = Lane("survey", self._loop.post)
         self._surveying.do(work, then)
 
     def _clean(self, age: float, dry: bool, reply: Callable[..., None]) -> None:

@@ -98,6 +98,7 @@ class Batches:
         self._queue_interval = self._pace.queue_first
         self._queue_asked = 0.0
         self._queue_busy = False
+        self._reasons: Dict[str, str] = {}  # of the jobs that waited then
         self._alive: Set[str] = set()  # jobs of this user that the queue had when it was last seen
         self._why_at: Optional[float] = None
         self._why_interval = watch.WHY_FIRST
@@ -157,6 +158,7 @@ class Batches:
                 package=self._place.package,
                 path=spec["path"],
                 shipped=ships.folder_of(self._place.work_dir, spec["ship"]) if spec["ship"] else "",
+                module="pilot" if "pilot" in spec else "job",
             )
         folder.create(spec, text, calls)
 
@@ -273,6 +275,25 @@ class Batches:
         reply({"logs": collect_logs(batch) if batch is not None and logs else {}})
         if batch is not None and remove:
             self._acting.do(batch.folder.remove, lambda _: None)
+
+    def look_soon(self, batch_id: str) -> None:
+        """List a batch's results with the next turn, and ask for the queue as soon as that may be."""
+        batch = self._batches.get(batch_id)
+        now = time.monotonic()
+        for part in batch.parts if batch is not None else ():
+            if part.watch is not None and part.watch.open:
+                part.watch.hurry()
+        soon = max(now, self._queue_asked + self._pace.queue_first)
+        if self._queue_at is not None:
+            self._queue_at = min(self._queue_at, soon)
+
+    def reason(self, batch_id: str) -> str:
+        """Return why some job of a batch waits in the queue, as the queue says it, or why none is in there; else ""."""
+        batch = self._batches.get(batch_id)
+        for part in batch.parts if batch is not None else ():
+            if part.job in self._reasons:
+                return "job %s waits in the queue: %s" % (part.job, self._reasons[part.job])
+        return "" if batch is None or batch.parts else "it is not submitted yet"
 
     def log(self, batch_id: str, task: int, stream: str, number: Optional[int] = None) -> bytes:
         """Return a task's "out" or "err" as far as it is written, of its last submission or of part `number`."""
@@ -705,6 +726,7 @@ class Batches:
 
     def _queue_seen(self, rows: Sequence[Row], asked: float, now: float) -> bool:
         self._alive = {row.job_id for row in rows if row.state not in TERMINAL}
+        self._reasons = {row.job_id: row.reason for row in rows if row.state == JobState.PENDING and row.reason}
         by_job: Dict[str, List[Row]] = {}
         for row in rows:
             by_job.setdefault(row.job_id, []).append(row)

@@ -1,7 +1,8 @@
-"""Hands calls to workers and takes their results.
+"""Hands calls to the workers of this machine and takes their results.
 
-One hub lives in the agent's loop and all of it runs in that thread. A worker gets calls ahead of time only while
-calls are short: what it has been handed should last for about `AHEAD` seconds.
+One hub lives in the loop of the agent, for the login node, and one in that of each pilot, for its job; all of it runs
+in that thread. A worker gets calls ahead of time only while calls are short: what it has been handed should last for
+about `AHEAD` seconds.
 """
 
 import os
@@ -28,8 +29,11 @@ _GIVE_UP = 3  # workers that die one after the other before they are ready
 class Child:
     """One worker process and what it has been handed, oldest first: the first one is the call it runs."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", connection: socket.socket, log: str, ship: str) -> None:
+    def __init__(
+        self, process: "subprocess.Popen[bytes]", connection: socket.socket, log: str, ship: str, slot: int
+    ) -> None:
         self.process = process
+        self.slot = slot
         self.connection = connection
         self.log = log
         self.ship = ship
@@ -39,18 +43,29 @@ class Child:
         self.known: Set[int] = set()
         self.ready = False
         self.quota = 1
+        self.done = 0  # calls
         self.since = time.monotonic()  # when the first of `handed` became that, or when it fell idle
         self.looked = 0.0  # when that call was last looked at
         self.told: Optional[int] = None  # the call that was reported as running
         self.killed_for: Optional[int] = None  # the call whose cancelling ended it
 
 
+def _nothing_of_its_own(slot: int) -> Dict[str, str]:
+    return {}
+
+
 class Hub:
     """Feeds up to `most` workers, started as calls come.
 
-    `register(socket, callback, writing)` and `unregister(socket)` tie it to the loop; `answer(buffers)` sends a frame
-    to the client. `command` starts a worker; a descriptor number is appended. `logs` is the folder for what they print.
-    `shipped(name)` is the folder with a version of the client's own code, None until it is there.
+    `register(socket, callback, writing)` and `unregister(socket)` tie it to the loop. `results(calls, records)` gets
+    the packed results of calls, `tell(head, body)` the other events. `command` starts a worker; a descriptor number is
+    appended. `logs` is the folder for what they print, behind `prefix`. `shipped(name)` is the folder with a version of
+    the client's own code, None until it is there.
+
+    `initializer` is called by each worker before its first call. A worker is replaced after `most_calls` calls, and let
+    go after `idle_after` seconds without one. `own(slot)` is what a worker's environment has that those of the others
+    do not; slots count from 0. By `give_back(calls)` calls go back that have waited for `BEGAN_AFTER` seconds without
+    any worker becoming free; where it is None they wait on.
 
     A worker has one version of that code. Calls of another one wait until it is there, and workers make way for them as
     soon as they have nothing to do.
@@ -66,7 +81,14 @@ class Hub:
         shipped: Callable[[str], Optional[str]],
         register: Callable[[socket.socket, Callable[[bool, bool], None], bool], None],
         unregister: Callable[[socket.socket], object],
-        answer: Callable[[List[wire.Buffer]], None],
+        results: Callable[[List[int], List[wire.Buffer]], None],
+        tell: Callable[..., None],
+        prefix: str = "worker",
+        initializer: wire.Buffer = b"",
+        most_calls: Optional[int] = None,
+        idle_after: float = IDLE_AFTER,
+        own: Callable[[int], Dict[str, str]] = _nothing_of_its_own,
+        give_back: Optional[Callable[[List[payload.Call]], None]] = None,
     ) -> None:
         self._most = most
         self._command = list(command)
@@ -75,7 +97,15 @@ class Hub:
         self._shipped = shipped
         self._register = register
         self._unregister = unregister
-        self._answer = answer
+        self._results = results
+        self._tell = tell
+        self._prefix = prefix
+        self._initializer = initializer
+        self._most_calls = most_calls
+        self._idle_after = idle_after
+        self._own = own
+        self._give_back = give_back
+        self._moved = 0.0  # when a call was last taken off those that wait, or the first one came
         self._functions: Dict[int, wire.Body] = {}
         self._ships: Dict[int, str] = {}  # of functions: the version of the client's code that they need, or nothing
         self._unshipped: Dict[str, str] = {}  # versions that could not be stored, and why
@@ -85,6 +115,7 @@ class Hub:
         self._children: List[Child] = []
         self._stillborn = 0
         self._started = 0
+        self._last = "", ""  # version of the client's code, and its folder, of the worker that was started last
         self._unwanted: Set[int] = set()  # what was cancelled last
 
     # ---- what the client says
@@ -98,6 +129,8 @@ class Hub:
         self._forget_unused(number)
 
     def calls(self, data: wire.Body) -> None:
+        if not self._waiting:
+            self._moved = time.monotonic()
         for call in payload.calls(data):
             self._uses[call.function] = self._uses.get(call.function, 0) + 1
             self._waiting.append(call)
@@ -140,9 +173,47 @@ class Hub:
         lost = [call for call in self._waiting if self._ships[call.function] == ship]
         self._waiting = deque(call for call in self._waiting if self._ships[call.function] != ship)
         words = {"exit_code": None, "signal": None, "stderr": self._unshipped[ship]}
-        self._answer(wire.message({"op": "crashed", "calls": [call.call for call in lost], "start": True, **words}))
+        self._tell({"op": "crashed", "calls": [call.call for call in lost], "start": True, **words})
         for call in lost:
             self._done(call)
+
+    def fill(self) -> None:
+        """Start what is missing of all workers, with the version of the client's code that the last one had."""
+        while len(self._children) < self._most:
+            self._start(*self._last)
+
+    def held(self) -> List[int]:
+        """Return the calls that are here and have no result yet."""
+        return [call.call for child in self._children for call in child.handed] + [it.call for it in self._waiting]
+
+    def running(self) -> List[int]:
+        """Return the calls that workers have begun, or are about to: the first one of each."""
+        return [child.handed[0].call for child in self._children if child.handed]
+
+    def recall(self) -> List[payload.Call]:
+        """Take back all calls that no worker has begun."""
+        for child in list(self._children):
+            if child in self._children and len(child.handed) > 1:
+                self._relieve(child)
+        calls = list(self._waiting)
+        self._waiting.clear()
+        for call in calls:
+            self._done(call)
+        return calls
+
+    def stop(self) -> None:
+        """Hand out nothing more: what comes waits for `recall`."""
+        self._most = 0
+        for child in self._children:
+            child.quota = 0
+
+    def state(self) -> List[List[Any]]:
+        """Return, for each worker, its process, since when it runs the call that it is in or None, calls done."""
+        now, epoch = time.monotonic(), time.time()
+        return [
+            [child.process.pid, round(epoch - (now - child.since), 1) if child.handed else None, child.done]
+            for child in self._children
+        ]
 
     def close(self) -> None:
         """End all workers."""
@@ -159,7 +230,7 @@ class Hub:
         wanted: Optional[float] = None
         for child in list(self._children):
             if not child.handed:
-                at = child.since + IDLE_AFTER
+                at = child.since + self._idle_after
                 if now >= at:
                     self._remove(child)
                     continue
@@ -173,6 +244,13 @@ class Hub:
                     self._look_after(child)
                     at = now + BEGAN_AFTER  # others may have been given calls
             wanted = at if wanted is None else min(wanted, at)
+        if self._give_back is not None and self._waiting:
+            at = self._moved + BEGAN_AFTER
+            if now >= at and all(child.ready for child in self._children):
+                self._give_back(self.recall())
+            else:
+                at = max(at, now + BEGAN_AFTER / 2)
+                wanted = at if wanted is None else min(wanted, at)
         return wanted
 
     def _look_after(self, child: Child) -> None:
@@ -180,7 +258,7 @@ class Hub:
         first = child.handed[0].call
         if child.told != first:
             child.told = first
-            self._answer(wire.message({"op": "began", "calls": [first]}))
+            self._tell({"op": "began", "calls": [first]})
         if child.process.poll() is not None:
             # Its connection is still open: a child that it forked holds it.
             self._event(child, True, False)
@@ -253,9 +331,10 @@ class Hub:
     def _feed(self, child: Child) -> None:
         share = -(-len(self._waiting) // max(1, len(self._children)))
         number = max(1, min(child.quota - len(child.handed), share))
+        self._moved = time.monotonic()
         parts: List[wire.Buffer] = []
         if not child.handed:
-            child.since = time.monotonic()
+            child.since = self._moved
         while self._waiting and number > 0 and self._ships[self._waiting[0].function] == child.ship:
             call = self._waiting.popleft()
             number -= 1
@@ -268,24 +347,29 @@ class Hub:
         self._send(child, wire.packed(wire.CALLS, parts))
 
     def _start(self, ship: str, folder: str) -> None:
+        self._last = ship, folder
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self._started += 1
-        log = os.path.join(self._logs, "worker-%d.log" % self._started)
+        slot = min(set(range(len(self._children) + 1)).difference(child.slot for child in self._children))
+        log = os.path.join(self._logs, "%s-%d.log" % (self._prefix, self._started))
         with open(log, "wb") as output:
             process = subprocess.Popen(
                 [*self._command, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=dict(self._environment, SLURMFUTURES_SHIP=folder),
+                env=dict(self._environment, SLURMFUTURES_SHIP=folder, **self._own(slot)),
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
         theirs.close()
-        child = Child(process, ours, log, ship)
+        child = Child(process, ours, log, ship, slot)
+        child.quota = 1 if self._most else 0
         self._children.append(child)
         self._register(ours, lambda readable, writable: self._event(child, readable, writable), False)
+        if self._initializer:
+            self._send(child, wire.message({"op": "initialize"}, self._initializer))
 
     # ---- a worker's connection
 
@@ -327,24 +411,36 @@ class Hub:
             return
         now = time.monotonic()
         answers: List[wire.Buffer] = []
-        count = 0
+        numbers: List[int] = []
         for frame in child.reader.feed(data):
             if frame.kind == wire.RESULTS:
                 for record in payload.records(frame.body):
                     if child.handed and child.handed[0].call == record.call:  # else it was cancelled meanwhile
                         answers.append(frame.body)
-                        count += 1
+                        numbers.append(record.call)
                         self._done(child.handed.popleft())
-            elif frame.head["op"] == "ready":
+            elif frame.head["op"] == ("initialized" if self._initializer else "ready"):
                 child.ready = True
                 child.since = now
                 self._stillborn = 0
-        if count:
-            each = (now - child.since) / count
-            child.quota = max(1, min(MOST_AHEAD, 2 * child.quota, int(AHEAD / each) if each > 0 else MOST_AHEAD))
+                if frame.head.get("status", payload.OK) != payload.OK:
+                    self._tell({"op": "uninitialized", "status": frame.head["status"]}, frame.body)
+        if numbers:
+            each = (now - child.since) / len(numbers)
+            child.done += len(numbers)
+            child.quota = self._quota(child, each)
             child.since = now
-            self._answer(wire.packed(wire.RESULTS, answers))
+            self._results(numbers, answers)
+            if self._most_calls is not None and child.done >= self._most_calls and not child.handed:
+                self._remove(child)
         self.hand_out()
+
+    def _quota(self, child: Child, each: float) -> int:
+        """Return how many calls a worker may hold whose last ones took `each` seconds."""
+        if not self._most:
+            return 0
+        quota = max(1, min(MOST_AHEAD, 2 * child.quota, int(AHEAD / each) if each > 0 else MOST_AHEAD))
+        return quota if self._most_calls is None else min(quota, self._most_calls - child.done)
 
     def _died(self, child: Child) -> None:
         """Fail the call that was running, take back the others, and let replacements start."""
@@ -354,16 +450,16 @@ class Hub:
         elif child.handed:
             call = child.handed.popleft()
             if call.call != child.killed_for:
-                self._answer(wire.message({"op": "crashed", "calls": [call.call], **self._words(child, code)}))
+                self._tell({"op": "crashed", "calls": [call.call], **self._words(child, code)})
             self._done(call)
         for call in reversed(child.handed):
             if call.call in self._unwanted:
                 self._done(call)
             else:
                 self._waiting.appendleft(call)
-        if self._stillborn >= _GIVE_UP and self._waiting:
+        if self._stillborn >= _GIVE_UP and (self._waiting or self._give_back):
             numbers = [call.call for call in self._waiting]
-            self._answer(wire.message({"op": "crashed", "calls": numbers, "start": True, **self._words(child, code)}))
+            self._tell({"op": "crashed", "calls": numbers, "start": True, **self._words(child, code)})
             for call in self._waiting:
                 self._done(call)
             self._waiting.clear()

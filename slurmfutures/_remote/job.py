@@ -153,50 +153,8 @@ class _Functions:
     def get(self, number: int) -> Tuple[Optional[Callable[..., Any]], bytes]:
         """Return the function, or None and the packed error that loading it gave."""
         if number not in self._loaded:
-            try:
-                function = payload.load(self._batch.function(number))
-                if self._given:
-                    _own_globals(function, self._given.get("__name__")).update(self._given)
-                self._loaded[number] = function, b""
-            except BaseException as error:  # importing a module runs the user's code
-                self._loaded[number] = None, payload.pack_error(error)
+            self._loaded[number] = payload.load_function(self._batch.function(number), self._given)
         return self._loaded[number]
-
-
-def _own_globals(function: Any, module: Any = None) -> Dict[str, Any]:
-    """Return the globals of a function that travelled by value, of this module if one is named; else nothing."""
-    while hasattr(function, "func"):  # functools.partial
-        function = function.func
-    names: Dict[str, Any] = getattr(function, "__globals__", {})
-    name: Any = names.get("__name__")
-    if module not in (None, name) or names is getattr(sys.modules.get(name), "__dict__", None):
-        return {}
-    return names
-
-
-def _initialize(batch: payload.BatchFile) -> Tuple[int, bytes, Dict[str, Any]]:
-    """Call the initializer; return how that went, and what it made global.
-
-    Each pickle has globals of its own for the functions in it. At home, where those of a script share theirs, a call
-    sees what the initializer has assigned.
-    """
-    data = batch.initializer()
-    if not data:
-        return payload.OK, b"", {}
-    try:
-        initializer, arguments = payload.load(data)
-    except BaseException as error:
-        return payload.UNLOADABLE, payload.pack_error(error), {}
-    names = _own_globals(initializer)
-    before = dict(names)
-    try:
-        initializer(*arguments)
-    except BaseException as error:
-        return payload.UNINITIALIZED, payload.pack_error(error), {}
-    given = {name: value for name, value in names.items() if name not in before or before[name] is not value}
-    if given:
-        given["__name__"] = names.get("__name__")
-    return payload.OK, b"", given
 
 
 def run_task(folder: str, part: str, index: int, run: int, mapping: str) -> bool:
@@ -210,7 +168,7 @@ def run_task(folder: str, part: str, index: int, run: int, mapping: str) -> bool
         done |= _already_published(directory, index)
     if len(calls) > 1:
         publisher.start_ticker()
-    status, data, given = _initialize(batch)
+    status, data, given = payload.initialize(batch.initializer())
     functions = _Functions(batch, given)
     broken = status != payload.OK
     good = not broken

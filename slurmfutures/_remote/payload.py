@@ -14,7 +14,7 @@ from struct import Struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple, Union
+    from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
     Buffer = Union[bytes, bytearray, memoryview]
 
@@ -28,9 +28,11 @@ UNLOADABLE = 3  # payload: why the function or its arguments could not be loaded
 UNINITIALIZED = 4  # payload: what the initializer raised, see `pack_error`
 UNPUBLISHED = 5  # payload: why the result could not be written, see `pack_error`
 REACHED = 6  # payload: JSON of how a user's own script has reached its end
+CRASHED = 7  # payload: JSON of how the worker ended that ran it, or nothing: it ended with its job
 
 _RECORD = Struct(">QBQ")  # call number, status, length of the payload
-_CALL = Struct(">QIQ")  # call number, function number, length of the payload
+_CALL = Struct(">QQQ")  # call number, function number, length of the payload
+_NUMBER = Struct(">Q")  # what a record and a call begin with
 _LENGTHS = Struct(">II")
 _SMALL = 1 << 16  # bytes of a payload that is copied rather than kept in a buffer of its own
 
@@ -82,6 +84,12 @@ def records(data: Buffer) -> Iterator[Record]:
         at += length
 
 
+def first_call(data: Buffer) -> int:
+    """Return the number of the first call in `data`, which holds records or calls."""
+    number: int = _NUMBER.unpack_from(data)[0]
+    return number
+
+
 def pack_call(call: int, function: int, payload: Buffer) -> List[Buffer]:
     """Return a call as buffers."""
     return _behind(_CALL.pack(call, function, len(payload)), payload)
@@ -116,9 +124,50 @@ def perform(function: Callable[..., Any], arguments: Buffer) -> Tuple[int, bytes
         return UNPICKLABLE, pack_error(error)
 
 
-def load(data: Buffer) -> Any:
-    """Unpickle a function."""
-    return _loads(data)
+def initialize(data: Buffer) -> Tuple[int, bytes, Dict[str, Any]]:
+    """Call a pickled initializer; return how that went, and what it made global.
+
+    Each pickle has globals of its own for the functions in it. At home, where those of a script share theirs, a call
+    sees what the initializer has assigned.
+    """
+    if not data:
+        return OK, b"", {}
+    try:
+        initializer, arguments = _loads(data)
+    except BaseException as error:
+        return UNLOADABLE, pack_error(error), {}
+    names = _own_globals(initializer)
+    before = dict(names)
+    try:
+        initializer(*arguments)
+    except BaseException as error:
+        return UNINITIALIZED, pack_error(error), {}
+    given = {name: value for name, value in names.items() if name not in before or before[name] is not value}
+    if given:
+        given["__name__"] = names.get("__name__")
+    return OK, b"", given
+
+
+def load_function(data: Buffer, given: Dict[str, Any]) -> Tuple[Optional[Callable[..., Any]], bytes]:
+    """Unpickle a function that sees what the initializer made global; or return None and the packed error of that."""
+    try:
+        function = _loads(data)
+        if given:
+            _own_globals(function, given.get("__name__")).update(given)
+        return function, b""
+    except BaseException as error:  # importing a module runs the user's code
+        return None, pack_error(error)
+
+
+def _own_globals(function: Any, module: Any = None) -> Dict[str, Any]:
+    """Return the globals of a function that travelled by value, of this module if one is named; else nothing."""
+    while hasattr(function, "func"):  # functools.partial
+        function = function.func
+    names: Dict[str, Any] = getattr(function, "__globals__", {})
+    name: Any = names.get("__name__")
+    if module not in (None, name) or names is getattr(sys.modules.get(name), "__dict__", None):
+        return {}
+    return names
 
 
 def pickle_value(value: Any) -> bytes:

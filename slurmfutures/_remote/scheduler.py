@@ -150,5 +150,8 @@ class Scheduler(Protocol):
     def close(self) -> None:
         """End what lives with the agent. Any thread."""
 
+    def node_addresses(self) -> List[str]:
+        """Return addresses or names of nodes on which jobs may run, some at least; raise OSError if nobody can say."""
+
     def throttle(self, job_id: str, tasks: int) -> bool:
         """Let `tasks` tasks of an array run at once. False if the command failed."""

@@ -103,7 +103,7 @@ wait "$sf_child"
 exit "$?"
 """
 
-_PROGRAM = "import sys; sys.path.insert(1, {code!r}); from {package}.job import main; main()"
+_PROGRAM = "import sys; sys.path.insert(1, {code!r}); from {package}.{module} import main; main()"
 
 
 def render(
@@ -117,8 +117,9 @@ def render(
     package: str,
     path: Sequence[str],
     shipped: str = "",
+    module: str = "job",
 ) -> str:
-    """Return the script of a batch of calls.
+    """Return the script of a batch of calls, or, by the `module` pilot, of pilots.
 
     It takes two arguments: the number of its part, and how array indices become tasks (`job.share`).
     `python` is a shell word or phrase, as the user gave it; `path` is added to the interpreter's own `sys.path`, the
@@ -131,7 +132,7 @@ def render(
         path=quote("\n".join(path)),
         shipped=quote(shipped),
         python=python,
-        program=quote(_PROGRAM.format(code=code, package=package)),
+        program=quote(_PROGRAM.format(code=code, package=package, module=module)),
     )
     return _head(batch, folder) + calls + _TAIL
 

@@ -84,6 +84,7 @@ class Watch:
         self._looked = now if not age else now - LOOK_CEILING  # the last listing
         self._tried = self._looked  # the same, failed ones counted
         self._listings = 0
+        self._hurried = False
         self._seen: Set[str] = set()
         self._unread: Dict[str, Tuple[int, Optional[float]]] = {}  # files in sight: task, since when reading them fails
         self._states: Dict[int, JobState] = {}
@@ -95,7 +96,11 @@ class Watch:
 
     def look_at(self) -> float:
         """Return when the next listing is due."""
-        return self._tried + self.interval()
+        return self._tried if self._hurried else self._tried + self.interval()
+
+    def hurry(self) -> None:
+        """Have the next listing due at once: there is a hint that something is to be seen."""
+        self._hurried = True
 
     def interval(self) -> float:
         """Return the seconds between two listings at the present age."""
@@ -104,6 +109,7 @@ class Watch:
     def listed(self, names: Iterable[str], now: float) -> List[spool.Name]:
         """Take in a listing and return what is new: results first, so that no end is judged before them."""
         self._looked = self._tried = now
+        self._hurried = False
         self._listings += 1
         new = []
         for text in set(names) - self._seen:
@@ -118,6 +124,7 @@ class Watch:
     def not_listed(self, now: float) -> None:
         """A listing has failed: it says nothing, neither of results nor that there are none."""
         self._tried = now
+        self._hurried = False
 
     def unreadable(self, name: spool.Name, now: float) -> None:
         """A published file could not be read, or is not whole yet."""

@@ -25,6 +25,7 @@ class Worker:
         self._calls: Deque[payload.Call] = deque()
         self._functions: Dict[int, Tuple[Optional[Callable[..., Any]], bytes]] = {}
         self._sources: Dict[int, wire.Body] = {}
+        self._given: Dict[str, Any] = {}  # what the initializer made global
 
     def run(self) -> None:
         """Serve until the other side closes the connection."""
@@ -59,6 +60,8 @@ class Worker:
     def _message(self, head: Any, body: wire.Body) -> None:
         if head["op"] == "function":
             self._sources[head["function"]] = body
+        elif head["op"] == "initialize":
+            self._initialize(body)
         elif head["op"] == "drop":
             self._sources.pop(head["function"], None)
             self._functions.pop(head["function"], None)
@@ -66,12 +69,14 @@ class Worker:
             unwanted = set(head["calls"])
             self._calls = deque(call for call in self._calls if call.call not in unwanted)
 
+    def _initialize(self, initializer: wire.Body) -> None:
+        status, problem, self._given = payload.initialize(initializer)
+        self._send(*wire.message({"op": "initialized", "status": status}, problem))
+
     def _perform(self, call: payload.Call) -> Tuple[int, bytes]:
         if call.function not in self._functions:
-            try:
-                self._functions[call.function] = payload.load(self._sources.pop(call.function)), b""
-            except BaseException as error:  # importing a module runs the user's code
-                self._functions[call.function] = None, payload.pack_error(error)
+            source = self._sources.pop(call.function)
+            self._functions[call.function] = payload.load_function(source, self._given)
         function, problem = self._functions[call.function]
         if function is None:
             return payload.UNLOADABLE, problem

@@ -1,0 +1,182 @@
+"""`PilotsExecutor`: calls in workers that stay."""
+
+import hashlib
+import weakref
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import Any, NamedTuple
+
+from ._checkpoint import Checkpoint, Found
+from ._connection import Connection
+from ._future import SlurmFuture
+from ._pool import Pool, Settings
+from ._remote.times import parse_time
+from ._ship import Shipment
+from ._views import View
+
+REPLY_TIMEOUT = 60.0  # seconds
+
+
+class PilotWorker(NamedTuple):
+    """A worker of a pilot, as `PilotsExecutor.workers` shows it."""
+
+    host: str  # the name of its machine
+    job_id: str  # "123_4", of the job that it is part of
+    pid: int  # its process on that machine
+    busy_since: float | None  # when its present call began, in seconds since the epoch, to a second; None if it is idle
+    calls: int  # that it has done
+    via: str  # how its job reaches the agent: "tcp" or "files"
+
+
+class PilotCounts(NamedTuple):
+    """How many calls wait, are with a worker, and are done."""
+
+    waiting: int
+    running: int
+    done: int
+
+
+class PilotsExecutor(View):
+    """Calls in worker processes that stay, each in a job with others or of its own: `SlurmExecutor.pilots`.
+
+    Jobs are submitted as calls wait, and leave when they have had nothing to do for a while. Short calls travel many
+    at a time; `map`'s chunksize has no effect. A call whose worker dies fails alone, with the JobError that says how,
+    or runs again as `retries` say. Cancelling a running call ends its worker, which is replaced. Where no job gets to
+    work, calls fail with PilotsBroken; where the initializer fails, with InitializerError.
+    """
+
+    def __init__(self, root: Any, connection: Connection, pool: Pool) -> None:
+        super().__init__(connection)
+        self._root = root  # keeps the connection's owner alive
+        self._pool = pool
+        weakref.finalize(self, pool.close).atexit = False  # what is pending is still done
+
+    def _add(
+        self,
+        function: bytes,
+        name: str,
+        tasks: Sequence[Sequence[bytes]],
+        keys: Sequence[Sequence[bytes]] | None,
+        shipment: Shipment | None,
+    ) -> list[SlurmFuture[Any]]:
+        self._root._check_open()
+        arguments = [argument for task in tasks for argument in task]
+        flat = None if keys is None else [key for task in keys for key in task]
+        return self._pool.submit(function, arguments, shipment.digest if shipment else "", flat)
+
+    def _claim(
+        self,
+        found: Found,
+        function: bytes,
+        name: str,
+        arguments: bytes,
+        checkpoint: Checkpoint,
+        shipment: Shipment | None,
+    ) -> SlurmFuture[Any] | None:
+        assert found.place is not None
+        digest = shipment.digest if shipment else ""
+        future = self._pool.claim(found.place, function, arguments, digest)
+        return future or checkpoint.recall(found.key)  # its result may have come just now
+
+    @property
+    def _checkpoint(self) -> Checkpoint | None:
+        return self._connection.poller.checkpoint
+
+    def _pending(self) -> list[SlurmFuture[Any]]:
+        return self._pool.pending()
+
+    @property
+    def workers(self) -> list[PilotWorker]:
+        """The workers that are there now, as they were within the last second or two. Asks the agent."""
+        return [PilotWorker(*words) for words in self._state()["workers"]]
+
+    @property
+    def counts(self) -> PilotCounts:
+        """How many calls wait, are with a worker, and are done. Asks the agent."""
+        state = self._state()
+        return PilotCounts(state["waiting"], state["running"], self._pool.done)
+
+    def _state(self) -> Any:
+        self._root._check_open()
+        if self._pool.closed or self._pool.broken is not None:
+            return {"workers": [], "waiting": 0, "running": 0}
+        return self._connection.poller.reply_to(self._pool.state_of_agent(), REPLY_TIMEOUT).head
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls, and end the jobs when those under way are done.
+
+        With `wait` this returns when the calls are done and no job is left in the queue. With `cancel_futures` calls
+        that have not begun are cancelled.
+        """
+        super().shutdown(wait=wait, cancel_futures=cancel_futures)
+        poller = self._connection.poller
+        self._pool.close()
+        if wait:
+            poller.reply_to(poller.close_pool(self._pool), REPLY_TIMEOUT)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{len(self._pool)} calls pending"
+        return f"<{type(self).__name__} of {self._pool.settings.workers} workers: {state}>"
+
+
+def settings_of(
+    *,
+    workers: Any,
+    workers_per_job: Any,
+    max_jobs: Any,
+    idle_timeout: Any,
+    call_time: Any,
+    max_calls_per_worker: Any,
+    start_timeout: Any,
+    address: str | None,
+    retries: Any,
+    options: tuple[str, ...],
+    name: str,
+    comment: str,
+    initializer: bytes,
+) -> Settings:
+    """Check what `ex.pilots` is told. Raises ValueError."""
+    for what, number in (
+        ("workers", workers),
+        ("workers_per_job", workers_per_job),
+        ("max_jobs", max_jobs),
+        ("max_calls_per_worker", max_calls_per_worker),
+    ):
+        if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
+            raise ValueError(f"{what} must be an integer of 1 or more, not {number!r}")
+    if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
+        raise ValueError(f"retries must be an integer of 0 or more, not {retries!r}")
+    for what, seconds in (("idle_timeout", idle_timeout), ("call_time", call_time), ("start_timeout", start_timeout)):
+        if seconds is None and what != "idle_timeout":
+            continue
+        if not isinstance(seconds, Real) or isinstance(seconds, bool) or not float(seconds) > 0:
+            raise ValueError(f"{what} must be a number of seconds greater than 0, not {seconds!r}")
+    for word in options:
+        option, _, value = word.partition("=")
+        if option in ("--array", "-a"):
+            raise ValueError(f"array={value!r}: pilots are job arrays of their own; say workers= and max_jobs=")
+        limit = parse_time(value) if option == "--time" else None
+        if limit is not None and call_time is not None and float(call_time) >= limit:
+            raise ValueError(f"call_time={call_time!r} s does not fit into jobs of time={value!r}: ask for more time=")
+    most = -(-workers // workers_per_job)
+    return Settings(
+        workers=workers,
+        per_job=workers_per_job,
+        max_jobs=most if max_jobs is None else min(max_jobs, most),
+        idle=float(idle_timeout),
+        call_time=None if call_time is None else float(call_time),
+        most_calls=max_calls_per_worker,
+        start_timeout=None if start_timeout is None else float(start_timeout),
+        address=address,
+        retries=retries,
+        options=options,
+        name=name,
+        comment=comment,
+        initializer=initializer,
+    )
+
+
+def pool_number(random: Callable[[int], bytes], ordinal: int, initializer: bytes, *, remembered: bool) -> int:
+    """Return what to know a pool by: with a checkpoint the same for the next driver, else one that nobody else has."""
+    data = hashlib.blake2b(b"%d" % ordinal + initializer, digest_size=3).digest() if remembered else random(3)
+    return int.from_bytes(data, "big") or 1

@@ -1,0 +1,528 @@
+"""Calls for pilots: which are out, what they need to be sent again, and what the agent says of them.
+
+    any thread        adds calls and cancels them
+    poller's thread   writes them down where there is a checkpoint, takes results in, acknowledges them
+
+Everything that a call needs stays here until it is resolved: where a connection or an agent is lost, all of it is sent
+again under the same numbers, and what pilots have of it is not run twice. A call that is run again gets a new number.
+"""
+
+import hashlib
+import json
+import logging
+import struct
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+from ._checkpoint import Checkpoint
+from ._errors import PilotsBroken, SlurmFuturesError, give_warning, job_error
+from ._future import SlurmFuture, settle
+from ._link import Link, Reply
+from ._pickling import result_of
+from ._records import NO_KEY
+from ._remote import payload, wire
+from ._remote.states import JobState
+from ._retries import Attempts
+
+logger = logging.getLogger("slurmfutures.pilots")
+
+BITS = 40  # of a call's number that are its own; above them is the pool's
+MOST_KILLS = 3  # workers that a call may take along before it is blamed, however many retries there are
+PILOT = "a pilot"
+_FRAME = 64  # calls
+_FUNCTIONS_KEPT = 128  # that no call needs at the moment
+_ACK_COUNT = 512  # results, and
+_ACK_BYTES = 4 << 20  # of results, after which they are acknowledged, and
+_ACK_AFTER = 0.2  # seconds
+_NUMBER = struct.Struct(">Q")
+
+
+class Settings(NamedTuple):
+    """What `ex.pilots` was told, checked and rendered."""
+
+    workers: int
+    per_job: int
+    max_jobs: int
+    idle: float
+    call_time: float | None
+    most_calls: int | None
+    start_timeout: float | None
+    address: str | None
+    retries: int
+    options: tuple[str, ...]
+    name: str
+    comment: str
+    initializer: bytes
+
+
+class _Function:
+    def __init__(self, source: bytes, ship: str) -> None:
+        self.source = source
+        self.ship = ship
+        self.calls = 0  # that need it
+
+
+class _Entry:
+    """A call that is not resolved."""
+
+    __slots__ = ("arguments", "attempts", "function", "future", "handful", "job_id", "key")
+
+    def __init__(self, future: SlurmFuture[Any], function: int, arguments: bytes, key: bytes) -> None:
+        self.future = future
+        self.function = function
+        self.arguments = arguments
+        self.key = key
+        self.handful: Handful | None = None  # what the checkpoint knows it by
+        self.attempts: Attempts | None = None
+        self.job_id: str | None = None
+
+
+class Handful:
+    """Calls that are written down together: a batch, as the checkpoint sees it."""
+
+    def __init__(self, batch_id: str, first: int, keys: Sequence[bytes], settings: Settings | None) -> None:
+        self.id = batch_id
+        self.first = first  # number of the first call; they follow each other
+        self.keys = list(keys)
+        self.name = settings.name if settings is not None else ""
+        self.options = settings.options if settings is not None else ()
+        self.open = sum(key != NO_KEY for key in keys)
+        self.unclaimed: set[int] = set()  # calls of an earlier driver that nobody has asked for
+
+
+class Pool:
+    """Owner of the futures of one `ex.pilots(...)`."""
+
+    def __init__(
+        self,
+        number: int,
+        settings: Settings,
+        common: Mapping[str, Any],
+        link: Link,
+        wake: Callable[[], None],
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        """`common` is what every batch is submitted with; `wake` has the poller look at what is new here."""
+        self.id = number
+        self.settings = settings
+        self.lock = threading.Lock()  # guards all below but what is the poller's, and that frames go out in order
+        self.up = True  # the agent that is there knows this pool
+        self._common = common
+        self._link = link
+        self._wake = wake
+        self._checkpoint = checkpoint
+        self._entries: dict[int, _Entry] = {}
+        self._next = (number << BITS) + 1
+        self._functions: OrderedDict[int, _Function] = OrderedDict()  # the one used last at the end
+        self._sent: set[int] = set()  # functions that the agent knows
+        self._cancels: list[int] = []  # calls that the agent has still to be told of
+        self._restored: dict[str, Handful] = {}  # what earlier drivers have sent
+        self._unwritten: list[_Entry] = []  # calls that the checkpoint does not know yet, and so are not sent
+        self._closed = False
+        self.broken: BaseException | None = None
+        self.done = 0
+        # The poller's thread only.
+        self._acks: list[bytes] = []
+        self._ack_size = 0
+        self._ack_at: float | None = None
+        self._over: list[Handful] = []  # of which nothing is wanted any more, once that is on disk
+
+    # ---- any thread
+
+    def open(self, *, again: bool = False) -> "Future[Reply]":
+        """Have the agent know this pool; `again` where calls of it may be with pilots already."""
+        settings = self.settings
+        spec = {**self._common, "options": settings.options, "name": settings.name, "comment": settings.comment}
+        words = {
+            "op": "pool_open",
+            "pool": self.id,
+            "spec": spec,
+            "workers": settings.workers,
+            "per_job": settings.per_job,
+            "max_jobs": settings.max_jobs,
+            "idle": settings.idle,
+            "call_time": settings.call_time,
+            "most_calls": settings.most_calls,
+            "start_timeout": settings.start_timeout,
+            "address": settings.address,
+            "again": again,
+            "keep": self._checkpoint is not None,
+        }
+        body = [settings.initializer] if settings.initializer else []
+        return self._link.request(words, body, key=self._key)[1]
+
+    @property
+    def _key(self) -> tuple[str, int]:
+        return "pool", self.id
+
+    def submit(
+        self, function: bytes, arguments: Sequence[bytes], ship: str, keys: Sequence[bytes] | None
+    ) -> list[SlurmFuture[Any]]:
+        """Add calls of one function and return their futures; `ship` is the version of the user's own code."""
+        futures = []
+        with self.lock:
+            if self.broken is not None:
+                raise self.broken
+            if self._closed:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            number = self._function(function, ship, len(arguments))
+            for place, argument in enumerate(arguments):
+                future = SlurmFuture[Any](self, 0)
+                futures.append(future)
+                self._unwritten.append(_Entry(future, number, argument, keys[place] if keys is not None else NO_KEY))
+            if self._checkpoint is None:
+                self._send_unwritten()
+        if self._checkpoint is not None:
+            self._wake()
+        return futures
+
+    def claim(self, place: tuple[str, int], function: bytes, arguments: bytes, ship: str) -> SlurmFuture[Any] | None:
+        """Return the future of a call that an earlier driver has sent, None where nothing is known of it any more."""
+        with self.lock:
+            found = self._restored.get(place[0])
+            if found is None or found.first + place[1] not in found.unclaimed:
+                return None
+            call = found.first + place[1]
+            found.unclaimed.discard(call)
+            future = SlurmFuture[Any](self, call)
+            entry = _Entry(future, self._function(function, ship, 1), arguments, found.keys[place[1]])
+            entry.handful = found
+            self._entries[call] = entry
+            self._send_calls([call])
+        return future
+
+    def _function(self, source: bytes, ship: str, calls: int) -> int:
+        """Return the number by which pilots know a function: a hash of it, so that they never take it for another."""
+        digest = hashlib.blake2b(source, digest_size=8, key=ship.encode()[:64]).digest()
+        number = int.from_bytes(digest, "big") >> 1
+        found = self._functions.get(number)
+        if found is None:
+            found = self._functions[number] = _Function(source, ship)
+        else:
+            self._functions.move_to_end(number)
+        found.calls += calls
+        return number
+
+    def _send_unwritten(self) -> None:
+        """Number what was added, and send it. Holds the lock."""
+        self._send_calls(self._number_unwritten())
+
+    def _number_unwritten(self) -> range:
+        """Number what was added. Holds the lock."""
+        entries, self._unwritten = self._unwritten, []
+        numbers = range(self._next, self._next + len(entries))
+        self._next += len(entries)
+        for number, entry in zip(numbers, entries, strict=True):
+            entry.future._place = self, number
+            self._entries[number] = entry
+        return numbers
+
+    def _send_calls(self, numbers: Sequence[int]) -> None:
+        """Send calls, and their functions before them. Holds the lock."""
+        if not self.up:
+            return  # all is sent when there is an agent again
+        for start in range(0, len(numbers), _FRAME):
+            packed: list[wire.Buffer] = []
+            for number in numbers[start : start + _FRAME]:
+                entry = self._entries[number]
+                if entry.function not in self._sent:
+                    self._send_function(entry.function)
+                packed += payload.pack_call(number, entry.function, entry.arguments)
+            self._link.send(wire.packed(wire.CALLS, packed), self._key)
+
+    def _send_function(self, number: int) -> None:
+        function = self._functions[number]
+        head = {"op": "function", "pool": self.id, "function": number, "ship": function.ship}
+        self._link.send(wire.message(head, function.source), self._key)
+        self._sent.add(number)
+
+    def _forget(self, entry: _Entry) -> None:
+        """A call needs its function no more. Holds the lock."""
+        function = self._functions[entry.function]
+        function.calls -= 1
+        if len(self._functions) > _FUNCTIONS_KEPT:
+            for number, idle in list(self._functions.items())[:-_FUNCTIONS_KEPT]:
+                if not idle.calls:
+                    del self._functions[number]
+                    if number in self._sent:
+                        self._sent.discard(number)
+                        self._send({"op": "drop", "function": number})
+
+    def _send(self, words: Mapping[str, Any], body: wire.Buffer = b"") -> None:
+        if self.up:
+            self._link.send(wire.message({**words, "pool": self.id}, body), self._key)
+
+    def state_of_agent(self) -> "Future[Reply]":
+        return self._link.request({"op": "pool_state", "pool": self.id}, again=True)[1]
+
+    def close(self) -> None:
+        """Take no more calls; the jobs end when the last one is done. Any thread, also from a finalizer."""
+        self._closed = True
+        self._wake()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def pending(self) -> list[SlurmFuture[Any]]:
+        with self.lock:
+            return [entry.future for entry in [*self._entries.values(), *self._unwritten]]
+
+    def __len__(self) -> int:
+        return len(self._entries) + len(self._unwritten)
+
+    # ---- the connection; the poller's thread
+
+    def lost(self) -> None:
+        """There is no agent. Holds the lock."""
+        self.up = False
+        self._sent.clear()
+        self._acks.clear()
+        self._ack_size, self._ack_at = 0, None
+
+    def connected_again(self) -> None:
+        """Send everything to the next agent."""
+        with self.lock:
+            self.up = True
+            self.open(again=True)
+            self._send_calls(sorted(self._entries))
+            self._send({"op": "pool_sent", "keep": self._checkpoint is not None})
+
+    # ---- the checkpoint
+
+    def restore(self, handfuls: Sequence[Handful], handed: int) -> None:
+        """Go on where earlier drivers have stopped; `handed` is the highest number that pilots may know."""
+        with self.lock:
+            self._restored = {handful.id: handful for handful in handfuls}
+            highest = max([handed, *(handful.first + len(handful.keys) for handful in handfuls)])
+            self._next = max(self._next, highest + 1)
+
+    def write_down(self, greeting: Mapping[str, Any], where: str) -> None:
+        """Have what was added in the checkpoint, and then sent; where it cannot be written, the calls fail."""
+        checkpoint = self._checkpoint
+        if checkpoint is None or not self._unwritten:
+            return
+        with self.lock:
+            self._unwritten = [entry for entry in self._unwritten if not entry.future.cancelled()]
+            entries, numbers = list(self._unwritten), self._number_unwritten()
+            handful = Handful(uuid.uuid4().hex[:12], numbers.start, [entry.key for entry in entries], self.settings)
+            for entry in entries if handful.open else ():
+                entry.handful = handful
+        if handful.open:
+            try:
+                checkpoint.begin_calls(handful, self.id, greeting, where)
+            except OSError as error:
+                self._fail_unwritten(numbers, checkpoint.path, error)
+                return
+        with self.lock:
+            self._send_calls([number for number in numbers if number in self._entries])
+
+    def _fail_unwritten(self, numbers: Sequence[int], path: str, error: OSError) -> None:
+        with self.lock:
+            entries = [self._entries.pop(number) for number in numbers if number in self._entries]
+            for entry in entries:
+                self._forget(entry)
+        failed = SlurmFuturesError(f"the checkpoint {path} cannot be written: {error.strerror}; nothing was sent")
+        for entry in entries:
+            settle(entry.future, None, failed)
+
+    # ---- what the agent says; the poller's thread
+
+    def results(self, body: wire.Body) -> None:
+        """Take in the results of calls, and how others have ended."""
+        records = list(payload.records(body))
+        good = [record for record in records if record.status != payload.CRASHED]
+        with self.lock:
+            found = [self._entries.pop(record.call, None) for record in good]
+            for entry in found:
+                if entry is not None:
+                    self._forget(entry)
+        self._keep(good, found)
+        for record, entry in zip(good, found, strict=True):
+            if entry is not None:
+                value, error = result_of(record, entry.job_id, PILOT)
+                if error is not None and entry.attempts is not None:
+                    error = entry.attempts.told(error)
+                settle(entry.future, value, error)
+        self.done += len(good)
+        for record in records:
+            if record.status == payload.CRASHED:
+                self._crashed(record)
+        self._acknowledge(records, len(body))
+
+    def _handful_of(self, call: int, entry: _Entry | None) -> Handful | None:
+        """Return what the checkpoint knows a call by that has an end now, which may be that of an earlier driver."""
+        if entry is not None:
+            return entry.handful
+        with self.lock:
+            found = next((it for it in self._restored.values() if call in it.unclaimed), None)
+            if found is not None:
+                found.unclaimed.discard(call)
+        return found
+
+    def _keep(self, records: Sequence[payload.Record], found: Sequence[_Entry | None]) -> None:
+        """Have results in the checkpoint."""
+        checkpoint = self._checkpoint
+        if checkpoint is None:
+            return
+        for record, entry in zip(records, found, strict=True):
+            handful = self._handful_of(record.call, entry)
+            if handful is None:
+                continue
+            place = record.call - handful.first
+            if record.status == payload.OK:
+                checkpoint.finish(handful, [(place, record.payload)])
+            else:
+                _, error = result_of(record, None, PILOT)
+                checkpoint.fail(handful, [place], error)
+            self._landed(handful, place)
+
+    def _landed(self, handful: Handful, place: int) -> None:
+        if handful.keys[place] != NO_KEY:
+            handful.open -= 1
+            if not handful.open:
+                self._over.append(handful)
+
+    def _crashed(self, record: payload.Record) -> None:
+        """A call has ended with its worker, or with its job: it runs again where that is wanted, or fails."""
+        words = json.loads(bytes(record.payload))
+        error = job_error(words)
+        with self.lock:
+            entry = self._entries.pop(record.call, None)
+        handful = self._handful_of(record.call, entry)
+        place = 0 if handful is None else record.call - handful.first
+        most = 1 + self.settings.retries
+        if entry is not None:
+            entry.attempts = entry.attempts or Attempts(most, whatever=min(most, MOST_KILLS))
+            if self.broken is None and entry.attempts.again(error, words.get("node") or ""):
+                logger.warning("a call is run again: %s", error)
+                self._run_again(entry)
+                entry = None
+            else:
+                self._fail(entry, handful, place, error)
+        elif handful is not None and self._checkpoint is not None:
+            self._checkpoint.fail(handful, [place], error)
+        if handful is not None:
+            self._landed(handful, place)
+
+    def _run_again(self, entry: _Entry) -> None:
+        """Send a call once more, under another number."""
+        entry.handful = entry.job_id = None
+        with self.lock:
+            self._unwritten.append(entry)
+            if self._checkpoint is None:
+                self._send_unwritten()
+
+    def _fail(self, entry: _Entry, handful: Handful | None, place: int, error: BaseException) -> None:
+        if handful is not None and self._checkpoint is not None:
+            self._checkpoint.fail(handful, [place], error)
+        with self.lock:
+            self._forget(entry)
+        settle(entry.future, None, entry.attempts.told(error) if entry.attempts is not None else error)
+
+    def _acknowledge(self, records: Sequence[payload.Record], size: int) -> None:
+        self._acks += [_NUMBER.pack(record.call) for record in records]
+        self._ack_size += size
+        if len(self._acks) >= _ACK_COUNT or self._ack_size >= _ACK_BYTES:
+            self.flush_acks()
+        elif self._ack_at is None:
+            self._ack_at = time.monotonic() + _ACK_AFTER
+
+    def ack_at(self) -> float | None:
+        """Return when `flush_acks` is due."""
+        return self._ack_at
+
+    def flush_acks(self) -> None:
+        """Tell pilots which results are here for good."""
+        self._ack_at = None
+        if not self._acks:
+            return
+        if self._checkpoint is not None and not self._checkpoint.sync():
+            self._ack_at = time.monotonic() + 10 * _ACK_AFTER  # there may be room again
+            return
+        acks, self._acks, self._ack_size = self._acks, [], 0
+        self._send({"op": "pool_ack"}, b"".join(acks))
+        for handful in self._over:
+            assert self._checkpoint is not None
+            self._checkpoint.closed(handful.id)
+        self._over.clear()
+
+    def flush_cancels(self) -> None:
+        """Tell the agent what was cancelled."""
+        if self._cancels and self.up:
+            with self.lock:
+                calls, self._cancels = self._cancels, []
+                self._send({"op": "pool_cancel", "calls": calls})
+
+    def began(self, calls: Sequence[int], job_id: str) -> list[SlurmFuture[Any]]:
+        """Note which job runs calls; return their futures."""
+        with self.lock:
+            entries = [entry for entry in map(self._entries.get, calls) if entry is not None]
+            for entry in entries:
+                entry.job_id = job_id
+        return [entry.future for entry in entries]
+
+    def noted(self, kind: str, message: str) -> None:
+        """Log what the agent says of the pool's jobs."""
+        logger.log(logging.INFO if kind == "info" else logging.WARNING, "%s: %s", self.settings.name, message)
+        if kind == "stuck":
+            give_warning(f"{self.settings.name}: {message}")
+
+    def uninitialized(self, head: Mapping[str, Any], body: wire.Body) -> None:
+        _, error = result_of(payload.Record(0, head["status"], body), head["job_id"], PILOT)
+        assert error is not None
+        self.break_down(error)
+
+    def broke(self, head: Mapping[str, Any]) -> None:
+        """Nothing will come of the calls that wait."""
+        cause = job_error(head["record"]) if "job_id" in head["record"] else None
+        error = PilotsBroken(f"{head['message']}{f'; the last one: {cause}' if cause is not None else ''}")
+        error.__cause__ = cause
+        self.break_down(error)
+
+    def break_down(self, error: BaseException) -> None:
+        """Fail all calls, and those to come."""
+        with self.lock:
+            self.broken = self.broken or error
+            entries = [*self._entries.values(), *self._unwritten]
+            self._entries, self._unwritten = {}, []
+            self._functions.clear()
+        for entry in entries:
+            if entry.handful is not None and self._checkpoint is not None:
+                place = entry.future._place[1] - entry.handful.first
+                self._checkpoint.fail(entry.handful, [place], error)
+            settle(entry.future, None, error)
+
+    # ---- as an owner of futures; any thread
+
+    def job_id(self, call: int) -> str | None:
+        with self.lock:
+            entry = self._entries.get(call)
+        return entry.job_id if entry is not None else None
+
+    def state(self, call: int) -> JobState:
+        with self.lock:
+            entry = self._entries.get(call)
+        return JobState.RUNNING if entry is not None and entry.future.running() else JobState.PENDING
+
+    def log(self, call: int, stream: str) -> str:
+        return ""
+
+    def cancel(self, call: int) -> None:
+        with self.lock:
+            entry = self._entries.pop(call, None)
+            if entry is None:
+                return  # one that is not written down never will be
+            self._forget(entry)
+            self._cancels.append(call)
+        self._wake()
+        if entry.handful is not None and self._checkpoint is not None:
+            self._checkpoint.fail(entry.handful, [call - entry.handful.first], None)
+
+    def hurry(self) -> None:
+        pass

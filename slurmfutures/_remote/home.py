@@ -1,0 +1,278 @@
+"""The pilot's side: finds the agent of its session, by TCP or else by files, however often that is another one.
+
+loop     `Home` and its guest, the agent
+seeker   a thread that looks for the agent, while there is none, and does the handshake
+"""
+
+import functools
+import os
+import socket
+import threading
+import time
+from typing import Any, Callable, List, Mapping, NamedTuple, Optional, Union
+
+from . import box, meeting, seal, wire
+from .guest import Guest
+from .stream import CHUNK, Lost, Register, SocketStream, Unregister, tune
+
+CONNECT = 2.0  # seconds for each place
+HANDSHAKE = 10.0  # seconds
+ALL_PLACES = 15.0  # seconds after which no further place is tried
+BY_FILES = 20.0, 120.0  # seconds in which an agent takes a box: at first, and at most, twice as long each time
+_AGAIN = 0.2, 2.0  # seconds until the agent's file is read again: at first, and at most
+_MARK = 1.0  # seconds between two looks whether another agent is there
+_RECEIVED = 1 << 16
+
+
+class Found(NamedTuple):
+    """An agent that has proved itself, and the way to it."""
+
+    agreed: seal.Agreed
+    way: Union[socket.socket, box.Box]
+    mark: str
+
+
+class Home:
+    """The way to the agent that is there at the time. In the loop's thread, but for what says otherwise.
+
+    `words` are what the agent is told of this pilot. `arrived(guest)` is called when the agent is there, and is to
+    attach something to it. When that is told that it is gone, `start` looks for the agent, or the next one, anew.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: str,
+        words: Mapping[str, Any],
+        register: Register,
+        unregister: Unregister,
+        post: Callable[[Callable[[], None]], None],
+        arrived: Callable[[Guest], None],
+        log: Callable[[str], None],
+    ) -> None:
+        self._folder = folder
+        self._words = words
+        self._register = register
+        self._unregister = unregister
+        self._post = post
+        self._arrived = arrived
+        self._log = log
+        self._scratch = memoryview(bytearray(CHUNK))
+        self._seeker: Optional[Seeker] = None
+        self._guest: Optional[Guest] = None
+        self._box: Optional[box.Box] = None
+        self._mark = ""
+        self._look_at = 0.0
+
+    def start(self) -> None:
+        """Look for the agent, if that is not under way and there is none."""
+        if self._seeker is None and self._guest is None:
+            seeker = self._seeker = Seeker(
+                self._folder,
+                self._words,
+                found=lambda found: self._post(functools.partial(self._found, seeker, found)),
+                log=lambda text: self._post(functools.partial(self._log, text)),
+            )
+            threading.Thread(target=seeker.run, name="home", daemon=True).start()
+
+    def tick(self, now: float) -> Optional[float]:
+        """Do what is due; return when this wants to be called again, None where that is not needed."""
+        if self._box is not None and now >= self._look_at:
+            self._look_at = now + _MARK
+            there = meeting.read_agent_file(self._folder)
+            if there is not None and there.mark != self._mark:
+                self._box.fail("another agent is there")
+        if self._box is not None and now >= self._box.due:
+            self._poll(now)
+        return None if self._box is None else min(self._box.due, self._look_at)
+
+    def close(self) -> None:
+        """End the connection, or the search: nothing is told of that."""
+        if self._seeker is not None:
+            self._seeker.stop()
+            self._seeker = None
+        if self._guest is not None:
+            self._guest.close()
+
+    def _found(self, seeker: "Seeker", found: Found) -> None:
+        if seeker is not self._seeker:
+            found.way.close()
+            return
+        self._seeker = None
+        stream: Union[SocketStream, box.Box]
+        if isinstance(found.way, box.Box):
+            stream = self._box = found.way
+            self._box.ring = lambda: self._post(self._poll_now)
+            self._mark = found.mark
+        else:
+            stream = SocketStream(found.way, self._scratch, self._register, self._unregister)
+        guest = self._guest = Guest(found.agreed, stream, self._over)
+        self._arrived(guest)
+        guest.begin()
+
+    def _over(self, guest: Guest) -> None:
+        self._guest = None
+        self._box = None
+
+    def _poll_now(self) -> None:
+        self._poll(time.monotonic())
+
+    def _poll(self, now: float) -> None:
+        if self._box is not None:
+            before, one = self._box.trouble, self._box
+            one.poll(now)
+            if one.trouble and not before:
+                self._log("cannot write to %s, and tries again: %s" % (one.path, one.trouble))
+
+
+class Seeker:
+    """One search for an agent. All in its own thread, but `stop`."""
+
+    def __init__(
+        self,
+        folder: str,
+        words: Mapping[str, Any],
+        found: Callable[[Found], None],
+        log: Callable[[str], None],
+    ) -> None:
+        self._folder = folder
+        self._words = words
+        self._found = found
+        self._log = log
+        self._stop = threading.Event()
+        self._said = ""
+        self._by_files = BY_FILES[0]
+        self._mark = ""
+
+    def stop(self) -> None:
+        """Give up. Any thread."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Look until there is an agent, or nobody wants one any more."""
+        wait = _AGAIN[0]
+        while not self._stop.is_set():
+            found = self._look()
+            if found is not None:
+                self._found(found)  # who has stopped it closes that
+                return
+            self._stop.wait(wait)
+            wait = min(1.5 * wait, _AGAIN[1])
+
+    def _look(self) -> Optional[Found]:
+        there = meeting.read_agent_file(self._folder)
+        if there is None:
+            return None
+        try:
+            key = meeting.read_key(self._folder)
+        except OSError as error:
+            self._say("no way to the agent: %s" % error)
+            return None
+        if there.mark != self._mark:
+            self._mark = there.mark
+            self._by_files = BY_FILES[0]
+        return self._by_tcp(key, there) or self._by_box(key, there)
+
+    def _say(self, text: str) -> None:
+        if text != self._said:
+            self._said = text
+            self._log(text)
+
+    # ---- by TCP
+
+    def _by_tcp(self, key: bytes, there: meeting.Whereabouts) -> Optional[Found]:
+        """Try all places; say what became of each where none will do."""
+        failed: List[str] = []
+        end = time.monotonic() + ALL_PLACES
+        ports = list(dict.fromkeys(port for _, port in there.places))
+        for address, port in [*there.places, *([name, port] for name in there.names for port in ports)]:
+            if self._stop.is_set() or time.monotonic() > end:
+                break
+            try:
+                connection = socket.create_connection((address, port), CONNECT)
+            except (OSError, UnicodeError) as error:
+                failed.append("%s port %d (%s)" % (address, port, _reason(error)))
+                continue
+            try:
+                tune(connection)
+                agreed = self._shake_hands(connection, key)
+            except (OSError, wire.WireError) as error:
+                connection.close()
+                failed.append("%s port %d (%s)" % (address, port, _reason(error)))
+            else:
+                return Found(agreed, connection, there.mark)
+        where = os.path.join(self._folder, meeting.BOXES)
+        if failed:
+            self._say("no way by TCP to %s: by files in %s" % (", ".join(failed), where))
+        else:
+            self._say("the agent does not listen: by files in %s" % where)
+        return None
+
+    def _shake_hands(self, connection: socket.socket, key: bytes) -> seal.Agreed:
+        """Raises OSError or WireError."""
+        side = seal.Caller(key, self._words)
+        end = time.monotonic() + HANDSHAKE
+        while side.agreed is None:
+            connection.settimeout(max(0.01, end - time.monotonic()))
+            data = connection.recv(_RECEIVED)
+            if not data:
+                raise ConnectionResetError("closed the connection")
+            answer = side.feed(data)
+            if answer:
+                connection.sendall(answer)
+        return side.agreed
+
+    # ---- by files
+
+    def _by_box(self, key: bytes, there: meeting.Whereabouts) -> Optional[Found]:
+        """Offer a box until the agent takes it, another one is there, or it takes too long."""
+        side = seal.Caller(key, self._words)
+        name = "%s.%s" % (there.mark, os.urandom(6).hex())
+        try:
+            one = box.make(os.path.join(self._folder, meeting.BOXES), name, lambda: None)
+        except OSError as error:
+            self._say("no way by files: %s" % error)
+            return None
+        failed: List[str] = []
+
+        def read() -> None:
+            try:
+                answer = side.feed(one.receive())
+            except (Lost, wire.WireError) as error:
+                failed.append(str(error))
+            else:
+                if answer:
+                    one.send([answer])
+                if side.agreed is not None:
+                    one.follow(lambda: None)  # what comes now is for the guest
+
+        one.follow(read)
+        now = time.monotonic()
+        end = now + self._by_files
+        wait = _AGAIN[0]
+        look = now + wait
+        while not failed and not self._stop.is_set():
+            due = one.poll(now)
+            if side.agreed is not None:
+                return Found(side.agreed, one, there.mark)
+            if now >= look:
+                look, wait = now + wait, min(1.5 * wait, _AGAIN[1])
+                new = meeting.read_agent_file(self._folder)
+                if new is not None and new.mark != there.mark:
+                    break
+            if now >= end:
+                failed.append("nobody took the box within %d s" % self._by_files)
+                self._by_files = min(2 * self._by_files, BY_FILES[1])
+            self._stop.wait(max(0.0, due - now))
+            now = time.monotonic()
+        if failed:
+            self._say("no way by files: %s" % failed[0])
+        one.close()
+        one.remove()
+        return None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, socket.timeout):
+        return "timed out"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

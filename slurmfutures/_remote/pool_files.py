@@ -1,0 +1,95 @@
+"""What a pool has in work_dir/pilots/<session>/<pool>/, for whoever serves it next.
+
+key        the secret of its pilots and agents, see `seal`
+agent      where the present agent listens, see `door`
+box/       frames of pilots that cannot reach it, see `box`
+ledger     a line of JSON for each batch of jobs, before it is submitted, and for each pilot that has come
+handed     the highest number of a call that was ever handed out
+last/      what a pilot could not hand over before its job's end, by its name
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import struct
+from typing import Any, Iterator, Optional, Sequence
+
+from . import payload, publish
+from .wire import Buffer
+
+_NUMBER = struct.Struct(">Q")
+
+
+def pilot_name(batch: str, task: int, run: int) -> str:
+    return "%s.%d.%d" % (batch, task, run)
+
+
+class PoolFiles:
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._last = os.path.join(path, "last")
+        self._ledger = os.path.join(path, "ledger")
+        self._handle: Optional[int] = None
+        self._handed = 0
+
+    def create(self) -> None:
+        """Make the folder, or take over what is there. Raises OSError."""
+        os.makedirs(self._last, 0o700, exist_ok=True)
+        self._handle = os.open(os.path.join(self.path, "handed"), os.O_RDWR | os.O_CREAT, 0o600)
+        data = os.pread(self._handle, _NUMBER.size, 0)
+        self._handed = _NUMBER.unpack(data)[0] if len(data) == _NUMBER.size else 0
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def close(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    # ---- which calls may have been handed out
+
+    @property
+    def handed(self) -> int:
+        return self._handed
+
+    def hand(self, call: int) -> None:
+        """Note that this call is about to be handed out. Not fsynced: it is for an agent that is killed."""
+        if call > self._handed and self._handle is not None:
+            self._handed = call
+            with contextlib.suppress(OSError):
+                os.pwrite(self._handle, _NUMBER.pack(call), 0)
+
+    # ---- the ledger
+
+    def record(self, entry: Any, *, sync: bool = False) -> None:
+        """Append an entry. Raises OSError."""
+        handle = os.open(self._ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            os.write(handle, b"\n" + json.dumps(entry).encode() + b"\n")  # not behind a torn line
+            if sync:
+                os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def entries(self) -> Iterator[Any]:
+        """Yield the entries; a torn line is left out."""
+        with contextlib.suppress(FileNotFoundError), open(self._ledger, "rb") as file:
+            for line in file:
+                with contextlib.suppress(ValueError):
+                    yield json.loads(line.decode())
+
+    # ---- last words
+
+    def leave(self, pilot: str, records: Sequence[Buffer]) -> None:
+        """Write down the records that a pilot has left. Raises OSError."""
+        publish.publish(self._last, pilot, payload.pack_results(records))
+
+    def left(self, pilot: str) -> Optional[Buffer]:
+        """Return the records that a pilot has left, None where there are none."""
+        try:
+            with open(os.path.join(self._last, pilot), "rb") as file:
+                return payload.unpack_results(file.read())
+        except OSError:
+            return None

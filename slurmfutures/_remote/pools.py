@@ -1,0 +1,899 @@
+"""Pools of pilots: which calls go to which job, how many jobs there are, and what becomes of calls when jobs end.
+
+Everything runs in the agent's loop. Jobs are tasks of batches like any others, so `batches` submits them, looks after
+them and tells of their ends. A call that was handed to a pilot is that pilot's until its result is here, the pilot
+gives it back, or its job is known to be over: it is never handed out again while somebody may be running it.
+
+An agent that takes over knows from the ledger which pilots have come to earlier ones. What the client sends again, and
+may have been handed out, is held back until each of these has told what it has, or its job is known to be over.
+"""
+
+import functools
+import json
+import os
+import struct
+import time
+from collections import deque
+from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set
+
+from . import door, payload, pool_files, wire
+from .batches import Batches
+from .lane import Lane
+from .scheduler import Scheduler
+from .times import parse_time
+
+AHEAD = 0.02  # seconds of work, of all its workers together, that a pilot may hold beside the calls they run
+MOST_AHEAD = 128  # calls for each of its workers
+GATHER = 0.01  # seconds in which calls come in before jobs are asked for
+GIVE_UP = 3  # jobs that end one after the other without having become pilots
+LOOK_FIRST = 0.05  # seconds until it is looked for what became of a pilot whose connection is lost
+LOOK_CEILING = 5.0
+REASON_EVERY = 5.0  # seconds between two looks at why nothing moves
+MARGIN = 2.0  # seconds before its end in which a job is given no call
+SLOW_DOWN = 0.99  # by which the longest call is forgotten with each that was shorter
+POOL_BITS = 40  # a call's number is its pool's, above this many bits, and its own
+CLOSING = 2.0  # seconds in which pilots may leave by themselves when their pool is closed
+# Queue reasons that do not pass by themselves. From squeue(1), JOB REASON CODES.
+NEVER = frozenset(
+    "AccountNotAllowed BadConstraints DependencyNeverSatisfied InvalidAccount InvalidQOS JobHeldAdmin JobHeldUser "
+    "PartitionNodeLimit PartitionTimeLimit QOSNotAllowed ReservationDeleted".split()
+)
+_TOLD = "state exit_code signal node reason stderr job_id cancelled_by started unseen".split()  # of how a job ended
+_NUMBER = struct.Struct(">Q")
+
+
+class Surroundings(NamedTuple):
+    """What pools use of their agent."""
+
+    work_dir: str
+    session: str
+    scheduler: Scheduler
+    batches: Batches
+    send: Callable[..., None]  # an event to the client
+    transmit: Callable[[Sequence[wire.Buffer]], None]  # a frame to the client
+    shipped: Callable[[str], Optional[str]]
+    register: Callable[..., None]
+    unregister: Callable[..., object]
+    post: Callable[[Callable[[], None]], None]
+
+
+class Job:
+    """A job that is, was or will be a pilot."""
+
+    def __init__(self, batch: str, task: int) -> None:
+        self.batch = batch
+        self.task = task
+        self.id = ""
+        self.node = ""
+        self.host = ""
+        self.state = "PENDING"
+        self.over = False
+        self.came = False  # it has become a pilot, for this agent
+        self.awaited = False  # it had become one for an earlier agent, and has not told this one what it has
+        self.leaving = False  # it takes no more calls
+        self.let_go = False  # it has been told that it may end
+        self.run = 0
+        self.guest: Optional[door.Guest] = None
+        self.lost = 0.0  # when the connection was lost
+        self.look_at = 0.0  # when to look for what became of it
+        self.workers = 1
+        self.ends: Optional[float] = None  # when its time is over, on the monotonic clock
+        self.quota = 1
+        self.done = 0  # calls
+        self.since = 0.0  # when the last results came, or the first calls went
+        self.known: Set[int] = set()  # functions
+        self.handed: Dict[
+            int, Optional[payload.Call]
+        ] = {}  # None: of an earlier agent, and the client has not named it
+        self.cut: List[int] = []  # of these, those that were running when the job was ended
+        self.kept: Set[int] = set()  # of these, those whose results are about to come
+        self.began: Dict[int, float] = {}
+        self.state_of_workers: List[List[Any]] = []
+
+    def room(self) -> float:
+        """Return how full it is, by its workers; None of it is room where it takes no calls."""
+        return len(self.handed) / self.workers
+
+
+class Pool:
+    """What one `ex.pilots(...)` of the client is here."""
+
+    def __init__(self, around: Surroundings, words: Mapping[str, Any], initializer: wire.Buffer) -> None:
+        """Raises OSError where its folder cannot be written."""
+        self.id: int = words["pool"]
+        self._around = around
+        self._words = words
+        self._initializer = bytes(initializer)
+        path = os.path.join(around.work_dir, "pilots", around.session, "%06x" % self.id)
+        self._files = pool_files.PoolFiles(path)
+        self._files.create()
+        self._key = door.make_key(path)
+        self._door: Optional[door.Door] = None
+        self._door_lane = Lane("door", around.post)
+        self._jobs: Dict[str, Dict[int, Job]] = {}  # by batch
+        self._functions: Dict[int, wire.Body] = {}
+        self._ships: Dict[int, str] = {}
+        self._unshipped: Dict[str, str] = {}
+        self._waiting: Deque[payload.Call] = deque()
+        self._unsure: Dict[int, payload.Call] = {}  # calls that an earlier agent may have handed to somebody
+        self._sent_again = not words["again"]  # the client has said all that it still wants
+        self._gone_silent: Optional[Dict[str, Any]] = None  # how a job ended that has not told what it had
+        self._owner: Dict[int, Job] = {}  # of calls, until they are acknowledged
+        self._longest = 0.0  # seconds, of a call, as far as it was seen
+        self._ask_at: Optional[float] = None  # when jobs may be asked for
+        self._strikes = 0  # jobs that have ended without having become pilots, one after the other
+        self._refused_until = 0.0
+        self._used = time.monotonic()  # when there was last a call
+        self._waits_since: Optional[float] = None  # for a first worker
+        self._reason_at = 0.0
+        self._reason = ""
+        self._broken = False
+        self._closing: Optional[float] = None  # when what is left is cancelled
+        self._close_replies: List[Callable[..., None]] = []
+        limit = [word[len("--time=") :] for word in words["spec"]["options"] if word.startswith("--time=")]
+        self._time = parse_time(limit[-1]) if limit else None
+
+    def begin(self) -> None:
+        """Go on where earlier agents have stopped, and let pilots in."""
+        self._restore()
+        self._open_door()
+
+    # ---- the door
+
+    def _open_door(self) -> None:
+        """Find out where compute nodes can reach this machine, and listen there."""
+        address = self._words["address"]
+        scheduler = self._around.scheduler
+
+        def work() -> List[str]:
+            return [address] if address else door.reachable_addresses(scheduler.node_addresses())
+
+        def then(found: Any) -> None:
+            if isinstance(found, Exception):
+                self._note("door", "nobody can say which addresses compute nodes reach: %s" % found)
+                found = []
+            self._door = door.Door(
+                folder=self._files.path,
+                key=self._key,
+                addresses=found,
+                register=self._around.register,
+                unregister=self._around.unregister,
+                admit=self._admit,
+                log=lambda text: self._note("door", text),
+            )
+            places = self._door.places()
+            names = [] if address else [os.uname().nodename]
+            try:
+                door.write_agent_file(self._files.path, places, names, os.urandom(8).hex())
+            except OSError as error:
+                self._note("stuck", "pilots cannot be told where to connect to: %s" % error)
+            where = ", ".join("%s port %d" % (place[0], place[1]) for place in places) or "nothing but files"
+            self._note("info", "pilots are awaited at %s" % where)
+
+        self._door_lane.do(work, then)
+
+    def _restore(self) -> None:
+        """Take up the jobs that earlier agents have asked for."""
+        came: Dict[str, Dict[int, int]] = {}
+        batches: Dict[str, int] = {}
+        for entry in self._files.entries():
+            if "batch" in entry:
+                batches[entry["batch"]] = entry["tasks"]
+            elif "came" in entry:
+                came.setdefault(entry["came"], {})[entry["task"]] = entry["run"]
+            elif "over" in entry:
+                batches.pop(entry["over"], None)
+        for batch, tasks in batches.items():
+            jobs = self._jobs[batch] = {task: Job(batch, task) for task in range(tasks)}
+            for task, run in came.get(batch, {}).items():
+                jobs[task].awaited, jobs[task].run = True, run
+            words = self._around.batches.attach(batch, [(0, tasks)])
+            if "error" in words:  # its files are gone, and it with them
+                for job in list(jobs.values()):
+                    self._over(job, None)
+
+    # ---- what the client says
+
+    @property
+    def handed(self) -> int:
+        return self._files.handed
+
+    def function(self, number: int, source: wire.Body, ship: str) -> None:
+        self._functions[number] = source
+        self._ships[number] = ship
+        if ship:
+            self._unshipped.pop(ship, None)
+
+    def drop(self, number: int) -> None:
+        """The client has no more calls of a function."""
+        self._functions.pop(number, None)
+        for job in self._all():
+            if number in job.known:
+                job.known.discard(number)
+                if job.guest is not None:
+                    job.guest.send(wire.message({"op": "drop", "function": number}))
+
+    def calls(self, data: wire.Body) -> None:
+        sure = not self._unsure_until_told()
+        for call in payload.calls(data):
+            job = self._owner.get(call.call)
+            if job is not None:  # a pilot has told of it
+                if job.handed.get(call.call, call) is None:
+                    job.handed[call.call] = call
+            elif sure or call.call > self._files.handed:
+                self._waiting.append(call)
+            else:
+                self._unsure[call.call] = call
+        self._used = time.monotonic()
+        self.hand_out()
+
+    def sent_again(self, keep: bool) -> None:
+        """The client has sent all calls that it still wants, `keep` if others may be wanted later."""
+        self._sent_again = True
+        self._keep = keep
+        if not keep:
+            for job in self._all():
+                self._cancel_unwanted(job)
+        self._resolve_unsure()
+
+    def _cancel_unwanted(self, job: Job) -> None:
+        unwanted = [call for call, known in job.handed.items() if known is None and call not in job.kept]
+        if unwanted and job.guest is not None:
+            job.guest.send(wire.message({"op": "cancel", "calls": unwanted}))
+        for call in unwanted:
+            self._forget(job, call)
+
+    def cancel(self, calls: Sequence[int]) -> None:
+        unwanted = set(calls)
+        if any(call not in self._owner for call in calls):
+            self._waiting = deque(call for call in self._waiting if call.call not in unwanted)
+        by_job: Dict[Job, List[int]] = {}
+        for call in calls:
+            self._unsure.pop(call, None)
+            job = self._owner.get(call)
+            if job is not None and call in job.handed:
+                by_job.setdefault(job, []).append(call)
+                self._forget(job, call)
+        for job, numbers in by_job.items():
+            if job.guest is not None:
+                job.guest.send(wire.message({"op": "cancel", "calls": numbers}))
+        self.hand_out()
+
+    def acknowledge(self, data: wire.Body) -> None:
+        """The client has these results for good: their pilots may drop them."""
+        by_job: Dict[Job, List[bytes]] = {}
+        for (call,) in _NUMBER.iter_unpack(data):
+            job = self._owner.pop(call, None)
+            if job is not None:
+                by_job.setdefault(job, []).append(_NUMBER.pack(call))
+        for job, numbers in by_job.items():
+            if job.guest is not None:
+                job.guest.send(wire.message({"op": "ack"}, b"".join(numbers)))
+                self._let_go(job)
+            elif job.over:
+                self._release(job.batch)
+
+    def state(self) -> Dict[str, Any]:
+        """Return counts of calls, and the workers."""
+        workers = [
+            [job.host, job.id, pid, since, done, job.guest.via]
+            for job in self._all()
+            if job.guest is not None
+            for pid, since, done in job.state_of_workers
+        ]
+        handed = sum(len(job.handed) for job in self._all())
+        running = min(handed, sum(min(len(job.handed), job.workers) for job in self._all()))
+        waiting = len(self._waiting) + len(self._unsure) + handed - running
+        return {"workers": workers, "waiting": waiting, "running": running, "reason": self._reason}
+
+    def close(self, reply: Callable[..., None]) -> None:
+        """End all jobs; the reply says that none is left."""
+        self._close_replies.append(reply)
+        if self._closing is None:
+            self._closing = time.monotonic() + CLOSING
+            self._waiting.clear()
+            self._unsure.clear()
+            for job in self._all():
+                if job.guest is not None:
+                    job.guest.send(wire.message({"op": "leave", "now": True}))
+            self._cancel_jobs([job for job in self._all() if job.guest is None])
+        self._closed_if_over()
+
+    def _closed_if_over(self) -> bool:
+        if self._closing is None or any(not job.over for job in self._all()):
+            return False
+        replies, self._close_replies = self._close_replies, []
+        for batch in list(self._jobs):
+            self._around.batches.release(batch, True, False, lambda words: None)
+        for reply in replies:
+            reply({})
+        return True
+
+    def stop(self, *, for_good: bool) -> None:
+        """Let go of everything; `for_good` of the folder too."""
+        if self._door is not None:
+            self._door.close()
+        self._files.close()
+        if for_good:
+            self._files.remove()
+
+    # ---- pilots come and go
+
+    def _admit(self, guest: door.Guest) -> None:
+        batch, task, run = str(guest.words["pilot"]).rsplit(".", 2)
+        job = self._jobs.get(batch, {}).get(int(task))
+        if job is None or job.over or int(run) < job.run or self._closing is not None:
+            guest.attach(lambda frame: None, lambda why: None)
+            guest.send(wire.message({"op": "leave", "now": True}))
+            return
+        if int(run) > job.run:
+            self._requeued(job)
+            job.run = int(run)
+        if job.guest is not None:
+            job.guest.close()
+        job.guest = guest
+        job.known.clear()
+        job.let_go = False
+        guest.attach(lambda frame: self._frame(job, frame), lambda why: self._gone(job, guest, why))
+
+    def _gone(self, job: Job, guest: door.Guest, why: str) -> None:
+        """A connection is lost: the pilot comes again, or its job is over."""
+        if job.guest is guest:
+            job.guest = None
+            job.lost = time.monotonic()
+            job.look_at = job.lost + LOOK_FIRST
+
+    def _frame(self, job: Job, frame: wire.Frame) -> None:
+        if frame.kind == wire.RESULTS:
+            self._results(job, frame.body)
+            return
+        op = frame.head["op"]
+        if op == "here":
+            self._here(job, frame.head)
+        elif op == "began":
+            now = time.monotonic()
+            for call in frame.head["calls"]:
+                if call in job.handed:
+                    job.began[call] = now
+            self._around.send({**frame.head, "pool": self.id})
+        elif op == "back":
+            self._back(job, frame.head["calls"])
+        elif op == "leaving":
+            job.leaving = True
+            self._let_go(job)
+            self._ask_soon()
+        elif op == "workers":
+            job.state_of_workers = frame.head["workers"]
+        elif op == "uninitialized":
+            self._around.send({"op": "pool_uninitialized", "pool": self.id, "job_id": job.id, **frame.head}, frame.body)
+
+    def _here(self, job: Job, words: Mapping[str, Any]) -> None:
+        """A pilot tells what it has: all else that it was handed has not been begun and never will be."""
+        now = time.monotonic()
+        job.id, job.node, job.host = words["job_id"], words["node"], words["host"]
+        job.workers = words["workers"]
+        job.ends = None if words["left"] is None else now + words["left"]
+        job.quota = max(job.quota, job.workers)
+        held, job.kept = set(words["held"]), set(words["kept"])
+        missing = [call for call in job.handed if call not in held and call not in job.kept]
+        self._back(job, missing)
+        for call in sorted(held | job.kept):
+            if call not in job.handed:
+                job.handed[call] = self._unsure.pop(call, None)
+                self._owner[call] = job
+        if not job.came:
+            job.came = True
+            self._strikes = 0
+            try:
+                self._files.record({"came": job.batch, "task": job.task, "run": job.run})
+            except OSError as error:
+                self._note("stuck", "the ledger of the pool cannot be written: %s" % error)
+        job.since = now
+        job.state = "RUNNING"
+        self._told(job)
+        if self._sent_again and not self._words["keep"]:
+            self._cancel_unwanted(job)
+        if self._reason:
+            self._reason = ""
+        self._waits_since = None
+        self.hand_out()
+
+    def _results(self, job: Job, body: wire.Body) -> None:
+        now = time.monotonic()
+        count = 0
+        whole = True
+        passed: List[wire.Buffer] = []
+        for record in payload.records(body):
+            call = record.call
+            if record.status == payload.CRASHED and not record.payload:  # until it is known how the job ended
+                whole = False
+                if call in job.handed:
+                    job.cut.append(call)
+                continue
+            if call in job.handed:
+                del job.handed[call]
+                job.kept.discard(call)
+                count += 1
+                began = job.began.pop(call, None)
+                if began is not None:
+                    self._longest = max(now - began, self._longest * SLOW_DOWN)
+            self._owner.setdefault(call, job)
+            passed += payload.pack_record(call, record.status, record.payload) if not whole else ()
+        if whole:
+            self._around.transmit(wire.packed(wire.RESULTS, [body]))
+        elif passed:
+            self._around.transmit(wire.packed(wire.RESULTS, passed))
+        if count:
+            each = (now - job.since) / count
+            ahead = int(AHEAD / each) if each > 0 else MOST_AHEAD * job.workers
+            job.quota = max(job.workers, min(MOST_AHEAD * job.workers, 2 * job.quota, ahead))
+            job.since = now
+            job.done += count
+            self._used = now
+        self._let_go(job)
+        self.hand_out()
+
+    def _back(self, job: Job, calls: Sequence[int]) -> None:
+        """What was handed to a pilot and not begun waits again, before all others."""
+        back = []
+        for number in calls:
+            call = job.handed.pop(number, None)
+            self._owner.pop(number, None)
+            job.began.pop(number, None)
+            if call is not None:
+                back.append(call)
+        self._waiting.extendleft(sorted(back, key=lambda call: call.call, reverse=True))
+        job.quota = job.workers
+        self._let_go(job)
+        if back:
+            self.hand_out()
+
+    def _forget(self, job: Job, call: int) -> None:
+        job.handed.pop(call, None)
+        job.kept.discard(call)
+        job.began.pop(call, None)
+        self._owner.pop(call, None)
+
+    def _let_go(self, job: Job) -> None:
+        """Let a pilot leave that wants to, or has no time left, once nothing of it is wanted any more."""
+        if job.leaving and job.guest is not None and not job.handed and not job.let_go:
+            job.let_go = True
+            job.guest.send(wire.message({"op": "leave"}))
+
+    # ---- handing out
+
+    def _all(self) -> List[Job]:
+        return [job for jobs in self._jobs.values() for job in jobs.values()]
+
+    def shipping_changed(self, ship: str = "", why: str = "") -> None:
+        """A version of the client's code is there, or, by `why`, cannot be."""
+        if why:
+            self._unshipped[ship] = why
+        self.hand_out()
+
+    def hand_out(self) -> None:
+        """Give waiting calls to pilots that have room; ask for jobs where there are not enough."""
+        now = time.monotonic()
+        while self._waiting:
+            ship = self._ships.get(self._waiting[0].function, "")
+            if ship and self._around.shipped(ship) is None:
+                if ship in self._unshipped:
+                    self._fail_unshipped(ship)
+                    continue
+                break  # this is called again when it is there
+            job = self._with_room(now)
+            if job is None:
+                break
+            self._feed(job, now)
+        if self._waiting:
+            self._ask_soon()
+
+    def _fail_unshipped(self, ship: str) -> None:
+        words = {"state": "FAILED", "exit_code": None, "signal": None, "stderr": "", "reason": self._unshipped[ship]}
+        lost = [call for call in self._waiting if self._ships.get(call.function) == ship]
+        self._waiting = deque(call for call in self._waiting if self._ships.get(call.function) != ship)
+        self._crash([call.call for call in lost], words)
+
+    def _with_room(self, now: float) -> Optional[Job]:
+        best: Optional[Job] = None
+        for job in self._all():
+            if job.guest is None or job.leaving or not job.came or len(job.handed) >= job.quota:
+                continue
+            if not self._has_time(job, now):
+                self._retire(job)
+            elif best is None or job.room() < best.room():
+                best = job
+        return best
+
+    def _has_time(self, job: Job, now: float) -> bool:
+        """Whether a call that begins now will end before the job; one that has done none yet is given it anyway."""
+        if job.ends is None or not (job.done or job.handed):
+            return True
+        longest = self._words["call_time"]
+        return now + MARGIN + (self._longest if longest is None else longest) < job.ends
+
+    def _retire(self, job: Job) -> None:
+        if not job.leaving:
+            job.leaving = True
+            self._note("info", "job %s is near its time limit and takes no more calls" % job.id)
+            self._let_go(job)
+
+    def _feed(self, job: Job, now: float) -> None:
+        pilots = sum(job.guest is not None and not job.leaving for job in self._all())
+        share = -(-len(self._waiting) // max(1, pilots))
+        number = max(1, min(job.quota - len(job.handed), share))
+        parts: List[wire.Buffer] = []
+        if not job.handed:
+            job.since = now
+        assert job.guest is not None
+        highest = 0
+        while self._waiting and number > 0:
+            call = self._waiting[0]
+            ship = self._ships.get(call.function, "")
+            if ship and self._around.shipped(ship) is None:
+                break
+            self._waiting.popleft()
+            number -= 1
+            if call.function not in job.known:
+                job.known.add(call.function)
+                head = {"op": "function", "function": call.function, "ship": ship}
+                job.guest.send(wire.message(head, self._functions[call.function]))
+            job.handed[call.call] = call
+            self._owner[call.call] = job
+            highest = max(highest, call.call)
+            parts += payload.pack_call(call.call, call.function, call.payload)
+        self._files.hand(highest)
+        job.guest.send(wire.packed(wire.CALLS, parts))
+
+    # ---- the number of jobs
+
+    def _ask_soon(self) -> None:
+        if self._ask_at is None:
+            self._ask_at = time.monotonic() + GATHER
+
+    def _demand(self) -> int:
+        """Return how many workers would have something to do."""
+        handed = sum(len(job.handed) for job in self._all() if not job.leaving)
+        most: int = self._words["workers"]
+        return min(most, len(self._waiting) + len(self._unsure) + handed)
+
+    def _ask(self, now: float) -> None:
+        """Submit as many jobs as calls can use."""
+        per_job: int = self._words["per_job"]
+        wanted = min(self._words["max_jobs"], -(-self._demand() // per_job))
+        present = sum(not job.over and not job.leaving for job in self._all())
+        if wanted <= present or self._broken or self._closing is not None:
+            return
+        if now < self._refused_until:
+            self._ask_at = self._refused_until
+            return
+        if self._waits_since is None and not present:
+            self._waits_since = now
+        number = wanted - present
+        batch = os.urandom(6).hex()
+        pilot = {
+            "folder": self._files.path,
+            "work_dir": self._around.work_dir,
+            "workers": per_job,
+            "idle": self._words["idle"],
+            "most_calls": self._words["most_calls"],
+            "time": self._time,
+        }
+        spec = dict(self._words["spec"], batch=batch, tasks=number, skip=[], ship="", script=None, pilot=pilot)
+        try:
+            self._files.record({"batch": batch, "tasks": number}, sync=True)
+            self._jobs[batch] = {task: Job(batch, task) for task in range(number)}
+            file = b"".join(payload.pack_batch(self._initializer, [], [], [0] * number))
+            self._around.batches.submit(spec, file, lambda words: None)
+        except OSError as error:
+            self._jobs.pop(batch, None)
+            self._refused_until = now + LOOK_CEILING
+            self._ask_at = self._refused_until
+            self._note("stuck", "a batch of pilots cannot be written: %s" % error)
+
+    def owns(self, batch: str) -> bool:
+        return batch in self._jobs
+
+    # ---- what becomes of jobs
+
+    def event(self, head: Mapping[str, Any]) -> None:
+        """Take in what `batches` tells of a batch of this pool."""
+        jobs = self._jobs.get(head["batch"], {})
+        op = head["op"] if jobs else None
+        if op == "states":
+            for state, ranges in head["states"]:
+                for task in [task for first, end in ranges for task in range(first, end)]:
+                    self._state(jobs[task], state)
+        elif op == "part":
+            for task in [task for first, end in head["tasks"] for task in range(first, end)]:
+                jobs[task].id = jobs[task].id or head["job"]
+        elif op == "results":
+            for task in head["done"]:
+                self._over(jobs[task], None)
+        elif op == "ended":
+            for record in head["ended"]:
+                self._over(jobs[record["task"]], record)
+        elif op == "refused":
+            self._refused(head, jobs)
+        elif op == "notice":
+            self._note(head["kind"], head["message"])
+
+    def _state(self, job: Job, state: str) -> None:
+        job.state = state
+        if state in ("PENDING", "REQUEUED") and job.guest is None and (job.came or job.awaited):
+            self._requeued(job)
+
+    def _requeued(self, job: Job) -> None:
+        """The job is in the queue again, and what ran in it is not."""
+        state = "PREEMPTED" if job.leaving else "NODE_FAIL"
+        words = {"state": state, "exit_code": None, "signal": None, "stderr": "", "node": job.node}
+        self._settle(job, dict(words, job_id=job.id, reason="and put back into the queue"))
+        job.came = job.leaving = job.let_go = False
+        job.known.clear()
+        job.workers, job.ends = 1, None
+        self._told(job)
+        self._ask_soon()
+
+    def _over(self, job: Job, record: Optional[Mapping[str, Any]]) -> None:
+        """A job is over, by itself or as `record` tells."""
+        if job.over:
+            return
+        job.over = True
+        if job.guest is not None:
+            job.guest.close()
+            job.guest = None
+        words = None if record is None else {name: record[name] for name in _TOLD}
+        self._settle(job, words)
+        if record is not None and not job.came and not job.awaited and self._closing is None:
+            self._struck(words or {})
+        self._told(job)
+        self._release(job.batch)
+        if not self._closed_if_over():
+            self.hand_out()
+            self._ask_soon()
+
+    def _settle(self, job: Job, words: Optional[Mapping[str, Any]]) -> None:
+        """Take in what a job has left, and tell the end of the calls that it has taken along."""
+        left = self._files.left(pool_files.pilot_name(job.batch, job.task, job.run))
+        if left is not None:
+            for record in payload.records(left):
+                if record.call not in job.handed:
+                    job.handed[record.call] = self._unsure.pop(record.call, None)
+                    self._owner[record.call] = job
+            self._results(job, bytes(left))
+            self._back(job, [call for call in job.handed if call not in job.cut])
+        elif words is None:
+            self._back(job, list(job.handed))
+        elif job.awaited:  # it has told nobody what it had
+            self._gone_silent = dict(words)
+        lost = list(job.handed)
+        job.handed.clear()
+        job.cut.clear()
+        job.began.clear()
+        if lost:
+            self._crash(lost, words or {"state": None, "job_id": job.id, "node": job.node})
+
+    def _crash(self, calls: Sequence[int], words: Mapping[str, Any]) -> None:
+        """Tell the client that calls have ended with their job."""
+        said = json.dumps(words).encode()
+        records = [part for call in calls for part in payload.pack_record(call, payload.CRASHED, said)]
+        self._around.transmit(wire.packed(wire.RESULTS, records))
+
+    def _told(self, job: Job) -> None:
+        """Whoever was awaited has told what it has, or cannot any more."""
+        if job.awaited:
+            job.awaited = False
+            self._resolve_unsure()
+
+    def _unsure_until_told(self) -> bool:
+        return not self._sent_again or any(job.awaited for job in self._all())
+
+    def _resolve_unsure(self) -> None:
+        """Once everybody has told: what nobody has was not handed out, or was lost with who fell silent."""
+        if self._unsure_until_told() or not self._unsure:
+            return
+        unsure, self._unsure = self._unsure, {}
+        if self._gone_silent is not None:
+            words, self._gone_silent = self._gone_silent, None
+            self._crash(sorted(unsure), words)
+        else:
+            self._waiting.extendleft(unsure[number] for number in sorted(unsure, reverse=True))
+        self.hand_out()
+
+    def _struck(self, words: Mapping[str, Any]) -> None:
+        """A job has ended before it was of any use."""
+        self._strikes += 1
+        self._refused_until = time.monotonic() + min(LOOK_CEILING, 0.2 * 2.0**self._strikes)
+        useful = any(job.guest is not None for job in self._all())
+        if self._strikes >= GIVE_UP and not useful:
+            self._break("%d jobs have ended one after the other before they could take a call" % self._strikes, words)
+
+    def _refused(self, head: Mapping[str, Any], jobs: Mapping[int, Job]) -> None:
+        for first, end in head["tasks"]:
+            for task in range(first, end):
+                jobs[task].over = True
+        if any(not job.over for job in self._all()):
+            self._refused_until = time.monotonic() + 60.0
+            self._note("stuck", "no more jobs: %s" % head["message"])
+        elif self._closing is None:
+            self._break("no job is accepted: %s" % head["message"], {"refused": head["message"]})
+        self._closed_if_over()
+
+    def _break(self, message: str, words: Mapping[str, Any]) -> None:
+        """Nothing will come of the calls that wait."""
+        self._broken = True
+        self._waiting.clear()
+        self._unsure.clear()
+        self._around.send({"op": "pool_broken", "pool": self.id, "message": message, "record": words})
+
+    def _release(self, batch: str) -> None:
+        """Have a batch's files cleared away when its jobs are over and nobody may ask for what they had again."""
+        jobs = self._jobs.get(batch, {})
+        if not jobs or any(not job.over for job in jobs.values()):
+            return
+        if any(job.batch == batch for job in self._owner.values()):
+            return
+        if self._closing is None:
+            try:
+                self._files.record({"over": batch})
+            except OSError:
+                return  # the next agent finds out for itself
+        del self._jobs[batch]
+        self._around.batches.release(batch, True, False, lambda words: None)
+
+    def _cancel_jobs(self, jobs: Sequence[Job]) -> None:
+        by_batch: Dict[str, List[int]] = {}
+        for job in jobs:
+            if not job.over:
+                by_batch.setdefault(job.batch, []).append(job.task)
+        for batch, tasks in by_batch.items():
+            self._around.batches.cancel(batch, tasks, functools.partial(self._cancelled, batch, tasks))
+
+    def _cancelled(self, batch: str, tasks: Sequence[int], _: Mapping[str, Any]) -> None:
+        for task in tasks:
+            job = self._jobs.get(batch, {}).get(task)
+            if job is not None:
+                self._over(job, None)
+
+    # ---- the loop's turn
+
+    def tick(self, now: float) -> Optional[float]:
+        """Do what is due; return when there is more to do."""
+        wanted: List[Optional[float]] = []
+        jobs = [job for job in self._all() if not job.over]
+        if self._door is not None:
+            self._door.expect_boxes(any(job.guest is None and job.state == "RUNNING" for job in jobs))
+            wanted.append(self._door.tick(now))
+        if self._closing is not None:
+            if now >= self._closing:
+                self._closing = float("inf")
+                self._cancel_jobs(jobs)
+            wanted.append(self._closing)
+        if self._ask_at is not None and now >= self._ask_at:
+            self._ask_at = None
+            self._ask(now)
+        wanted.append(self._ask_at)
+        for job in jobs:
+            if job.guest is None and job.came:
+                if now >= job.look_at:
+                    self._around.batches.look_soon(job.batch)
+                    job.look_at = now + min(LOOK_CEILING, max(LOOK_FIRST, now - job.lost))
+                wanted.append(job.look_at)
+            elif job.guest is not None and job.ends is not None and not job.leaving:
+                if not self._has_time(job, now):
+                    self._retire(job)
+                else:
+                    wanted.append(now + 1.0)
+        wanted.append(self._see_reasons(now, jobs))
+        wanted.append(self._see_idle(now, jobs))
+        times = [at for at in wanted if at is not None]
+        return min(times) if times else None
+
+    def _see_reasons(self, now: float, jobs: Sequence[Job]) -> Optional[float]:
+        """While calls wait for a first worker: tell why that takes long, and give up where it will not come."""
+        if self._waits_since is None or not self._waiting or self._broken:
+            return None
+        patience: Optional[float] = self._words["start_timeout"]
+        if now >= self._reason_at:
+            self._reason_at = now + REASON_EVERY
+            reason = next(filter(None, (self._around.batches.reason(job.batch) for job in jobs)), "")
+            if reason and reason != self._reason:
+                self._reason = reason
+                self._note("info", "%d calls wait for a worker: %s" % (len(self._waiting), reason))
+            if reason.rpartition(": ")[2].strip("()").partition(",")[0] in NEVER:
+                self._break("no worker will come: %s" % reason, {})
+        if patience is not None and now >= self._waits_since + patience and not self._broken:
+            self._break("no worker has come within %g s: %s" % (patience, self._reason or "the jobs wait"), {})
+        if self._broken:
+            self._cancel_jobs(jobs)
+            return None
+        return self._reason_at if patience is None else min(self._reason_at, self._waits_since + patience)
+
+    def _see_idle(self, now: float, jobs: Sequence[Job]) -> Optional[float]:
+        """Take jobs out of the queue that nobody has anything to do for any more."""
+        if self._waiting or self._unsure or self._closing is not None or any(job.handed for job in jobs):
+            return None
+        pending = [job for job in jobs if not job.came and not job.awaited and job.state == "PENDING"]
+        if not pending:
+            return None
+        at: float = self._used + self._words["idle"]
+        if now < at:
+            return at
+        self._cancel_jobs(pending)
+        return None
+
+    def _note(self, kind: str, message: str) -> None:
+        self._around.send({"op": "pool_note", "pool": self.id, "kind": kind, "message": message})
+
+
+class Pools:
+    """All pools of one client."""
+
+    def __init__(self, around: Surroundings) -> None:
+        self._around = around
+        self._pools: Dict[int, Pool] = {}
+
+    def message(self, head: Mapping[str, Any], body: wire.Body, reply: Optional[Callable[..., None]]) -> None:
+        """Do what the client says; raises OSError where a pool cannot be opened."""
+        op, number = head["op"], head["pool"]
+        pool = self._pools.get(number)
+        if op == "pool_open":
+            assert reply is not None
+            if pool is None:
+                pool = self._pools[number] = Pool(self._around, head, body)
+                pool.begin()
+            reply({"handed": pool.handed})
+        elif pool is None:
+            if reply is not None:
+                reply({})
+        elif op == "function":
+            pool.function(head["function"], body, head["ship"])
+        elif op == "drop":
+            pool.drop(head["function"])
+        elif op == "pool_cancel":
+            pool.cancel(head["calls"])
+        elif op == "pool_ack":
+            pool.acknowledge(body)
+        elif op == "pool_sent":
+            pool.sent_again(head["keep"])
+        elif op == "pool_state":
+            assert reply is not None
+            reply(pool.state())
+        elif op == "pool_close":
+            assert reply is not None
+            self._close(number, pool, reply)
+
+    def _close(self, number: int, pool: Pool, reply: Callable[..., None]) -> None:
+        def then(words: Mapping[str, Any]) -> None:
+            if self._pools.pop(number, None) is not None:
+                pool.stop(for_good=True)
+            reply(words)
+
+        pool.close(then)
+
+    def calls(self, data: wire.Body) -> None:
+        """Take calls of one pool."""
+        pool = self._pools.get(payload.first_call(data) >> POOL_BITS)
+        if pool is not None:
+            pool.calls(data)
+
+    def owner(self, batch: str) -> Optional[Pool]:
+        """Return the pool whose jobs a batch has."""
+        return next((pool for pool in self._pools.values() if pool.owns(batch)), None)
+
+    def shipping_changed(self, ship: str = "", why: str = "") -> None:
+        for pool in list(self._pools.values()):
+            pool.shipping_changed(ship, why)
+
+    def tick(self, now: float) -> Optional[float]:
+        times = [at for at in [pool.tick(now) for pool in list(self._pools.values())] if at is not None]
+        return min(times) if times else None
+
+    def stop(self) -> None:
+        for pool in self._pools.values():
+            pool.stop(for_good=False)
+
+
+def is_pools(data: wire.Body) -> bool:
+    """Whether a frame of calls is for a pool, and not for the login node."""
+    return bool(payload.first_call(data) >> POOL_BITS)
