@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from slurmfutures import SlurmExecutor
+from slurmfutures import PilotsExecutor, SlurmExecutor
 
 from .bench import Bench, take_turns, timed
 from .calls import by_value, no_op, pid_after, same
@@ -35,7 +35,7 @@ PATIENCE = 120.0  # s for all workers to be there
 
 
 @contextmanager
-def pilots_of(executor: Any, workers: int = WORKERS) -> Iterator[Any]:
+def pilots_of(executor: SlurmExecutor, workers: int = WORKERS) -> Iterator[PilotsExecutor]:
     """Give pilots that all run already."""
     with executor.pilots(workers=workers, cpus_per_task=1) as pilots:
         _warm(pilots, workers)
@@ -123,7 +123,7 @@ def cold(bench: Bench) -> Iterator[Row]:
     with bench.executor() as executor:
 
         def first(function: Any) -> float:
-            with executor.pilots(workers=1, cpus_per_task=1) as pilots:  # type: ignore[attr-defined]
+            with executor.pilots(workers=1, cpus_per_task=1) as pilots:
                 return timed(pilots.submit(function, None).result)
 
         samples = take_turns(
@@ -142,7 +142,7 @@ def large(bench: Bench) -> Iterator[Row]:
     data = [source.randbytes(LARGE) for _ in range(16)]
     calls = bench.rounds(600, 150)
 
-    def all_of_them(pilots: Any) -> None:
+    def all_of_them(pilots: PilotsExecutor) -> None:
         for _ in pilots.map(same, itertools.islice(itertools.cycle(data), calls)):
             pass
 
