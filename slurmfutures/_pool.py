@@ -301,6 +301,7 @@ class Pool:
             self._restored = {handful.id: handful for handful in handfuls}
             highest = max([handed, *(handful.first + len(handful.keys) for handful in handfuls)])
             self._next = max(self._next, highest + 1)
+            self._send({"op": "pool_sent", "keep": True})
 
     def write_down(self, greeting: Mapping[str, Any], where: str) -> None:
         """Have what was added in the checkpoint, and then sent; where it cannot be written, the calls fail."""
@@ -349,7 +350,7 @@ class Pool:
                 if error is not None and entry.attempts is not None:
                     error = entry.attempts.told(error)
                 settle(entry.future, value, error)
-        self.done += len(good)
+        self.done += len(found) - found.count(None)
         for record in records:
             if record.status == payload.CRASHED:
                 self._crashed(record)

@@ -229,7 +229,6 @@ class Agent:
     def close(self) -> None:
         """End what lives with the agent: workers, commands, embedded jobs. Slurm's jobs go on."""
         self._hub.close()
-        self._pools.stop()
         self._transfers.close()
         self._files.close()
         self._runs.close()
@@ -295,6 +294,7 @@ class Agent:
             self._outbox.clear()
             self._unsent = b""
             self._batches.stop()
+            self._pools.stop()
 
     def _leave(self) -> None:
         """Make way for the next agent, which finds out by itself what became of a submission that is cut off."""

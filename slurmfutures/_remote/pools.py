@@ -90,8 +90,8 @@ class Job:
         self.began: Dict[int, float] = {}
         self.state_of_workers: List[List[Any]] = []
 
-    def room(self) -> float:
-        """Return how full it is, by its workers; None of it is room where it takes no calls."""
+    def load(self) -> float:
+        """Return how many calls it holds for each of its workers."""
         return len(self.handed) / self.workers
 
 
@@ -419,7 +419,7 @@ class Pool:
                     self._longest = max(now - began, self._longest * SLOW_DOWN)
             self._owner.setdefault(call, job)
             passed += payload.pack_record(call, record.status, record.payload) if not whole else ()
-        if whole:
+        if whole and body:
             self._around.transmit(wire.packed(wire.RESULTS, [body]))
         elif passed:
             self._around.transmit(wire.packed(wire.RESULTS, passed))
@@ -501,7 +501,7 @@ class Pool:
                 continue
             if not self._has_time(job, now):
                 self._retire(job)
-            elif best is None or job.room() < best.room():
+            elif best is None or job.load() < best.load():
                 best = job
         return best
 
@@ -517,6 +517,7 @@ class Pool:
             job.leaving = True
             self._note("info", "job %s is near its time limit and takes no more calls" % job.id)
             self._let_go(job)
+            self._ask_soon()
 
     def _feed(self, job: Job, now: float) -> None:
         pilots = sum(job.guest is not None and not job.leaving for job in self._all())
@@ -725,6 +726,7 @@ class Pool:
         self._waiting.clear()
         self._unsure.clear()
         self._around.send({"op": "pool_broken", "pool": self.id, "message": message, "record": words})
+        self._cancel_jobs(self._all())
 
     def _release(self, batch: str) -> None:
         """Have a batch's files cleared away when its jobs are over and nobody may ask for what they had again."""
@@ -805,7 +807,6 @@ class Pool:
         if patience is not None and now >= self._waits_since + patience and not self._broken:
             self._break("no worker has come within %g s: %s" % (patience, self._reason or "the jobs wait"), {})
         if self._broken:
-            self._cancel_jobs(jobs)
             return None
         return self._reason_at if patience is None else min(self._reason_at, self._waits_since + patience)
 
@@ -890,7 +891,9 @@ class Pools:
         return min(times) if times else None
 
     def stop(self) -> None:
-        for pool in self._pools.values():
+        """Let go of all pools, whose pilots look for another agent."""
+        pools, self._pools = list(self._pools.values()), {}
+        for pool in pools:
             pool.stop(for_good=False)
 
 
