@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .slurm import drain
+
 PATIENCE = 300.0  # s for one answer
 ENDING = 30.0  # s to end by itself
 ROOT = Path(__file__).parents[2]
@@ -110,6 +112,7 @@ def running(peer: Peer, workers: int, folder: Path) -> Iterator[Process]:
         _kill(process)
         process.communicate()
         subprocess.run(["scancel", f"--name={name}"], check=True)
+        drain(name=name)
 
 
 def _installed(peer: Peer, folder: Path) -> Path:

@@ -36,8 +36,8 @@ PATIENCE = 120.0  # s for all workers to be there
 
 @contextmanager
 def pilots_of(executor: SlurmExecutor, workers: int = WORKERS) -> Iterator[PilotsExecutor]:
-    """Give pilots that all run already."""
-    with executor.pilots(workers=workers, cpus_per_task=1) as pilots:
+    """Give pilots that all run already, and stay."""
+    with executor.pilots(workers=workers, idle_timeout=PATIENCE * 10, cpus_per_task=1) as pilots:
         _warm(pilots, workers)
         yield pilots
 
@@ -72,26 +72,26 @@ def many(bench: Bench) -> Iterator[Row]:
 
 
 def peers(bench: Bench) -> Iterator[Row]:
-    """The same against others with as many workers on the same Slurm; where one does not work, the row says so."""
+    """The same against others with as many workers on the same Slurm; where one does not work, the row says so.
+
+    Ours are measured before and after each, not in turns: some take a good part of a core while they have no calls.
+    """
     with bench.executor() as executor, pilots_of(executor) as pilots:
         for peer in PEERS:
-            name = peer.distributions[0]
-            measure = f"calls through {WORKERS} pilots, each, against"
+            what = f"{peer.distributions[0]} ({peer.words})"
+            ours = [_ms_a_call(pilots) for _ in range(bench.rounds(7, 3))]
+            theirs = []
+            goal = None
             try:
                 with running(peer, WORKERS, bench.folder) as process:
                     calls = peer.calls // bench.rounds(1, 5)
-                    ours, theirs = take_turns(
-                        bench.rounds(3),
-                        lambda: _ms_a_call(pilots),
-                        lambda: 1000 / calls * process.seconds(calls),  # noqa: B023
-                    )
-                    bench.say(f"{process.versions}, {peer.words}: {min(theirs):.3f} ms, ours {min(ours):.3f} ms")
-                    measure = f"{measure} {process.versions} ({peer.words})"
-                    yield Row(measure, "ms", ours, theirs, goal=1 / peer.times)
+                    theirs = [1000 / calls * process.seconds(calls) for _ in range(bench.rounds(3))]
+                    what = f"{process.versions} ({peer.words})"
+                    goal = 1 / peer.times
             except PeerFailed as error:
-                bench.say(f"{peer.way}: {error}")
-                why = str(error).replace("|", "/")[:100]
-                yield Row(f"{measure} {name} ({peer.words}), which failed: {why}", "ms", [_ms_a_call(pilots)])
+                what += f", which failed: {str(error).replace('|', '/')[:100]}"
+            ours += [_ms_a_call(pilots) for _ in range(bench.rounds(7, 3))]
+            yield Row(f"calls through {WORKERS} pilots, each, against {what}", "ms", ours, theirs, goal)
 
 
 def over_ssh(bench: Bench) -> Iterator[Row]:
