@@ -227,7 +227,7 @@ class Seeker:
     def _by_box(self, key: bytes, there: meeting.Whereabouts) -> Optional[Found]:
         """Offer a box until the agent takes it, another one is there, or it takes too long."""
         side = seal.Caller(key, self._words)
-        name = "%s.%s" % (there.mark, os.urandom(6).hex())
+        name = ".".join(filter(None, (there.mark, os.urandom(6).hex())))
         try:
             one = box.make(os.path.join(self._folder, meeting.BOXES), name, lambda: None)
         except OSError as error:
