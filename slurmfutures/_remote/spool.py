@@ -10,6 +10,7 @@
     batches/<batch>/<part>/r/    what the array tasks of a part publish, by array index
     batches/<batch>/<part>/l/    their stdout and stderr, by array index
     sessions/<session>           which agent serves a driver, see `succession`
+    pilots/<session>/            where its pilots and its agent find each other, see `meeting`
     id                           a name that was made up for this work_dir
 
 In r/ the task with array index 7 leaves `7.c` (its claim, made with O_EXCL), `7.0.1.p` (first results of run 0),
