@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 import time
-from typing import Any, Callable, List, Mapping, NamedTuple, Optional, Union
+from typing import Any, Callable, List, Mapping, NamedTuple, Optional, Set, Union
 
 from . import box, meeting, seal, wire
 from .guest import Guest
@@ -140,7 +140,7 @@ class Seeker:
         self._found = found
         self._log = log
         self._stop = threading.Event()
-        self._said = ""
+        self._said: Set[str] = set()
         self._by_files = BY_FILES[0]
         self._mark = ""
 
@@ -174,8 +174,9 @@ class Seeker:
         return self._by_tcp(key, there) or self._by_box(key, there)
 
     def _say(self, text: str) -> None:
-        if text != self._said:
-            self._said = text
+        """Log something once, however often it is tried in vain."""
+        if text not in self._said:
+            self._said.add(text)
             self._log(text)
 
     # ---- by TCP
@@ -227,7 +228,7 @@ class Seeker:
     def _by_box(self, key: bytes, there: meeting.Whereabouts) -> Optional[Found]:
         """Offer a box until the agent takes it, another one is there, or it takes too long."""
         side = seal.Caller(key, self._words)
-        name = "%s.%s" % (there.mark, os.urandom(6).hex())
+        name = ".".join(filter(None, (there.mark, os.urandom(6).hex())))
         try:
             one = box.make(os.path.join(self._folder, meeting.BOXES), name, lambda: None)
         except OSError as error:
