@@ -12,7 +12,6 @@
     batches/<batch>/<part>/w/    the same of the workers of pilots
     pilots/<session>/<pool>/     what pilots and agents of a pool have to do with each other, see `pool_files`
     sessions/<session>           which agent serves a driver, see `succession`
-    pilots/<session>/            where its pilots and its agent find each other, see `meeting`
     id                           a name that was made up for this work_dir
 
 In r/ the task with array index 7 leaves `7.c` (its claim, made with O_EXCL), `7.0.1.p` (first results of run 0),
