@@ -63,6 +63,8 @@ class Connection:
             "path": path,
             # One checkpoint is one driver: the agent of one that was killed makes way for that of the next.
             "session": checkpoint.id if checkpoint is not None else uuid.uuid4().hex[:12],
+            # Lines of setup may leave something behind that writes to the agent's pipe, as a login shell does.
+            "envelope": wire.WIDE if here and not setup.strip() else wire.ENVELOPED,
             "silence": None if heartbeat is None else max(_SILENCE, 10 * heartbeat),
         }
         cwd = os.getcwd() if here else None

@@ -134,8 +134,8 @@ class Poller:
         self.login = LoginCalls(self.link)
         self.shipping = Shipping(self.link)
         self.pools: dict[int, Pool] = {}  # guarded by _lock
-        # Replies that say that a pool's jobs are ended; guarded by _lock.
-        self._ending: weakref.WeakKeyDictionary[Pool, Future[Reply]] = weakref.WeakKeyDictionary()
+        # Pools that are closed, and what will say that their jobs are ended; guarded by _lock.
+        self._ending: dict[int, tuple[Pool, Future[Reply]]] = {}
         self._earlier_calls: dict[int, list[Handful]] = {}  # of pools, from earlier drivers
         self.pid = os.getpid()
         self._common = common(started.greeting)
@@ -221,12 +221,13 @@ class Poller:
             self.pools[number] = pool
             pool.up = self._up.is_set()
             reply = pool.open(again=self.checkpoint is not None)
-        if self.checkpoint is not None:
+        while self.checkpoint is not None:
             try:
-                handed = self.reply_to(reply, REPLY_TIMEOUT).head.get("handed", 0)
-            except (ConnectionLost, TimeoutError):
-                handed = 0
-            pool.restore(earlier, handed)
+                pool.restore(earlier, self.reply_to(reply).head.get("handed", 0))
+                break
+            except ConnectionLost:  # or the next agent is asked: nothing can be numbered without
+                self._check_alive()
+                reply = pool.open(again=True)
         reply.add_done_callback(lambda reply: self._pool_opened(pool, reply))
         return pool
 
@@ -239,11 +240,13 @@ class Poller:
         """End a pool's jobs; the reply comes when none is left. The calls that it has are over, or cancelled."""
         with self._lock:
             self.pools.pop(pool.id, None)
-            known = self._ending.get(pool)
+            known = self._ending.get(pool.id)
             if known is None:
-                known = self._ending[pool] = self.link.request({"op": "pool_close", "pool": pool.id}, again=True)[1]
+                reply = self.link.request({"op": "pool_close", "pool": pool.id}, again=True)[1]
+                known = self._ending[pool.id] = pool, reply
+                reply.add_done_callback(lambda _: self._ending.pop(pool.id, None))
         pool.close()
-        return known
+        return known[1]
 
     def submit(
         self,
@@ -619,6 +622,9 @@ class Poller:
             else:
                 there = self.shipping.send(batch.spec.shipment)
                 there.add_done_callback(functools.partial(self._attach_shipped, batch))
+        for pool, reply in list(self._ending.values()):
+            if not reply.done():
+                pool.open(again=True)  # else the next agent knows of nothing to be ended
         self.link.repeat()
         with self._lock:
             self._up.set()
@@ -1149,7 +1155,8 @@ class Poller:
         replies = []
         for pool in self._pools():
             pool.flush_acks()
-        ending = [self.close_pool(pool) for pool in [*self._pools(), *self._ending]]
+        ending = [self.close_pool(pool) for pool in self._pools()]
+        ending += [reply for _, reply in self._ending.values()]
         if self.checkpoint is None or self.checkpoint.sync():
             for batch_id, batch in list(self._over.items()):
                 replies.append((batch, self._release(batch_id, not batch.failed, logs=True)))
@@ -1175,7 +1182,7 @@ class Poller:
         for future in self.login.close(error):
             settle(future, None, error)
         for pool in self._pools():
-            pool.break_down(error)
+            pool.abandon(error)
 
 
 def _collect(collected: "deque[tuple[str, bool]]", wake: Callable[[], None], what: tuple[str, bool]) -> None:

@@ -301,6 +301,7 @@ class Pool:
             self._restored = {handful.id: handful for handful in handfuls}
             highest = max([handed, *(handful.first + len(handful.keys) for handful in handfuls)])
             self._next = max(self._next, highest + 1)
+            self._send({"op": "pool_sent", "keep": True})
 
     def write_down(self, greeting: Mapping[str, Any], where: str) -> None:
         """Have what was added in the checkpoint, and then sent; where it cannot be written, the calls fail."""
@@ -349,7 +350,7 @@ class Pool:
                 if error is not None and entry.attempts is not None:
                     error = entry.attempts.told(error)
                 settle(entry.future, value, error)
-        self.done += len(good)
+        self.done += len(found) - found.count(None)
         for record in records:
             if record.status == payload.CRASHED:
                 self._crashed(record)
@@ -486,17 +487,25 @@ class Pool:
         self.break_down(error)
 
     def break_down(self, error: BaseException) -> None:
-        """Fail all calls, and those to come."""
+        """Fail all calls, and those to come; in the checkpoint too: there they run again at the next start."""
+        for entry in self._take_all(error):
+            if entry.handful is not None and self._checkpoint is not None:
+                place = entry.future._place[1] - entry.handful.first
+                self._checkpoint.fail(entry.handful, [place], error)
+            settle(entry.future, None, error)
+
+    def abandon(self, error: BaseException) -> None:
+        """Fail all calls of this driver: there is no connection any more. In the checkpoint they go on."""
+        for entry in self._take_all(error):
+            settle(entry.future, None, error)
+
+    def _take_all(self, error: BaseException) -> list[_Entry]:
         with self.lock:
             self.broken = self.broken or error
             entries = [*self._entries.values(), *self._unwritten]
             self._entries, self._unwritten = {}, []
             self._functions.clear()
-        for entry in entries:
-            if entry.handful is not None and self._checkpoint is not None:
-                place = entry.future._place[1] - entry.handful.first
-                self._checkpoint.fail(entry.handful, [place], error)
-            settle(entry.future, None, error)
+        return entries
 
     # ---- as an owner of futures; any thread
 

@@ -19,6 +19,7 @@ from ._ship import Shipment
 _Call = tuple[tuple[Any, ...], Mapping[str, Any]]  # arguments by position, and by keyword
 _NO_KEYWORDS: Mapping[str, Any] = {}
 _SLICE = 256  # calls of a map that are added at once
+_REFILLS = 16  # parts in which what `buffersize` allows is filled up again
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -114,14 +115,17 @@ class View(Executor):
         for group in _groups(islice(chunks, buffersize) if buffersize else chunks, _SLICE):
             futures.extend(self._schedule(fn, function, group))
 
+        refill = 1 if buffersize is None else max(1, min(buffersize // _REFILLS, _SLICE))
+
         def more() -> None:
             view = this()
-            if view is not None and (chunk := next(chunks, None)) is not None:
+            if view is not None and (some := list(islice(chunks, refill))):
                 view._check_open()
-                futures.extend(view._schedule(fn, function, [chunk]))
+                futures.extend(view._schedule(fn, function, some))
 
         this = weakref.ref(self)
-        return _results(futures, end, chunksize, more if buffersize else None, keep=self._checkpoint is not None)
+        keep = self._checkpoint is not None
+        return _results(futures, end, refill, chunksize, more if buffersize else None, keep=keep)
 
     def _schedule(
         self, fn: Callable[..., Any], function: bytes | BaseException, chunks: Sequence[Sequence[_Call]]
@@ -226,16 +230,22 @@ def _groups(chunks: Iterator[list[_Call]], size: int) -> Iterator[list[list[_Cal
 
 
 def _results(
-    futures: deque[SlurmFuture[Any]], end: float | None, chunksize: int, more: Callable[[], None] | None, *, keep: bool
+    futures: deque[SlurmFuture[Any]],
+    end: float | None,
+    group: int,
+    chunksize: int,
+    more: Callable[[], None] | None,
+    *,
+    keep: bool,
 ) -> Iterator[Any]:
-    """Yield results in order; `more` schedules one more chunk, for each that is begun to be yielded.
+    """Yield results in order; `more` schedules a group of chunks, for each group of which the last one is begun.
 
     What is left is cancelled, unless an exception ends the iteration and it is to be kept for the next start.
     """
     yielded = 0
     try:
         while futures:
-            if more is not None and yielded % chunksize == 0:
+            if more is not None and yielded % (group * chunksize) == (group - 1) * chunksize:
                 more()
             yielded += 1
             timeout = None if end is None else end - time.monotonic()

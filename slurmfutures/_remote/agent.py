@@ -59,6 +59,7 @@ class Agent:
         self._loop = Loop()
         self._reader = wire.Reader(self._place)
         self._sync = bytes.fromhex(hello["sync"])
+        self._envelope: int = hello["envelope"]  # bytes
         self._outbox = outbox.Outbox()
         self._unsent: wire.Buffer = b""  # what is left of an envelope
         self._silence: Optional[float] = hello["silence"]
@@ -228,7 +229,6 @@ class Agent:
     def close(self) -> None:
         """End what lives with the agent: workers, commands, embedded jobs. Slurm's jobs go on."""
         self._hub.close()
-        self._pools.stop()
         self._transfers.close()
         self._files.close()
         self._runs.close()
@@ -268,7 +268,7 @@ class Agent:
         try:
             while self._unsent or self._outbox:
                 if not self._unsent:
-                    self._unsent = memoryview(wire.enveloped(self._sync, self._outbox.take(wire.ENVELOPED)))
+                    self._unsent = memoryview(wire.enveloped(self._sync, self._outbox.take(self._envelope)))
                 self._unsent = self._unsent[os.write(self._outgoing, self._unsent) :]
         except BlockingIOError:
             pass
@@ -294,6 +294,7 @@ class Agent:
             self._outbox.clear()
             self._unsent = b""
             self._batches.stop()
+            self._pools.stop()
 
     def _leave(self) -> None:
         """Make way for the next agent, which finds out by itself what became of a submission that is cut off."""

@@ -186,6 +186,10 @@ class Hub:
         """Return the calls that are here and have no result yet."""
         return [call.call for child in self._children for call in child.handed] + [it.call for it in self._waiting]
 
+    def is_idle(self) -> bool:
+        """Whether no call is here."""
+        return not self._waiting and not any(child.handed for child in self._children)
+
     def running(self) -> List[int]:
         """Return the calls that workers have begun, or are about to: the first one of each."""
         return [child.handed[0].call for child in self._children if child.handed]

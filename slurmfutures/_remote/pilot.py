@@ -213,7 +213,7 @@ class Pilot:
             self._hub.close()
             self._term_at = float("inf")
         if self._leaving is None:
-            if not self._hub.held():
+            if self._hub.is_idle():
                 if now >= self._used + self._idle_after:
                     self._leave()
             else:

@@ -233,10 +233,11 @@ SYNC_SIZE = 8
 _LENGTH = struct.Struct(">H")
 _ENVELOPE = SYNC_SIZE + _LENGTH.size
 ENVELOPED = 4096 - _ENVELOPE  # bytes in one: PIPE_BUF, within which nothing else is written in between
+WIDE = 65536 - _ENVELOPE  # bytes in one where nobody else has the pipe
 
 
 def enveloped(sync: bytes, data: Buffer) -> bytes:
-    """Return up to ENVELOPED bytes in an envelope."""
+    """Return up to ENVELOPED bytes, or WIDE, in an envelope."""
     return b"".join((sync, _LENGTH.pack(len(data)), data))
 
 

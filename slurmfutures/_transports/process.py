@@ -1,5 +1,7 @@
 """A process of this machine: the agent, for drivers that run on the login node, or a program that goes elsewhere."""
 
+import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -8,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from .base import LAST_WORDS
 
+_PIPE_SIZE = 1 << 20  # bytes; as much as Linux lets everybody have
 _PATIENCE = 0.2  # seconds in which a process that has closed its stdout ends
 
 
@@ -30,6 +33,9 @@ class ProcessStream:
         assert self._process.stdout is not None
         self._in = self._process.stdin.fileno()
         self._out = self._process.stdout.fileno()
+        for pipe in (self._in, self._out):
+            with contextlib.suppress(AttributeError, OSError):  # not Linux, or over what the user may have
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
         os.set_blocking(self._in, False)
         os.set_blocking(self._out, False)
 
