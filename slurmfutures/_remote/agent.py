@@ -404,7 +404,8 @@ class Agent:
             elif op == "release":
                 self._batches.release(head["batch"], head["remove"], head["logs"], reply)
             elif op == "log":
-                reply({}, self._batches.log(head["batch"], head["task"], head["stream"], head.get("part")))
+                where = head["batch"], head["task"], head["stream"], head.get("part"), head.get("worker", "")
+                reply({}, self._batches.log(*where))
             elif op == "survey":
                 self._survey(lambda: survey.survey(self._work_dir, self._scheduler, self._session), reply)
             elif op == "find":

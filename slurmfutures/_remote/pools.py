@@ -14,7 +14,7 @@ import os
 import struct
 import time
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set
+from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from . import door, payload, pool_files, wire
 from .batches import Batches
@@ -88,7 +88,7 @@ class Job:
         ] = {}  # None: of an earlier agent, and the client has not named it
         self.cut: List[int] = []  # of these, those that were running when the job was ended
         self.kept: Set[int] = set()  # of these, those whose results are about to come
-        self.began: Dict[int, float] = {}
+        self.began: Dict[int, Tuple[float, str]] = {}  # of these, since when they run, and the worker that does it
         self.state_of_workers: List[List[Any]] = []
 
     def load(self) -> float:
@@ -225,6 +225,8 @@ class Pool:
             if job is not None:  # a pilot has told of it
                 if job.handed.get(call.call, call) is None:
                     job.handed[call.call] = call
+                if call.call in job.began:
+                    self._tell_began(job, [call.call], job.began[call.call][1])
             elif sure or call.call > self._files.handed:
                 self._waiting.append(call)
             else:
@@ -361,8 +363,8 @@ class Pool:
             now = time.monotonic()
             for call in frame.head["calls"]:
                 if call in job.handed:
-                    job.began[call] = now
-            self._around.send({**frame.head, "pool": self.id})
+                    job.began[call] = now, frame.head["worker"]
+            self._tell_began(job, frame.head["calls"], frame.head["worker"])
         elif op == "back":
             self._back(job, frame.head["calls"])
         elif op == "leaving":
@@ -373,6 +375,10 @@ class Pool:
             job.state_of_workers = frame.head["workers"]
         elif op == "uninitialized":
             self._around.send({"op": "pool_uninitialized", "pool": self.id, "job_id": job.id, **frame.head}, frame.body)
+
+    def _tell_began(self, job: Job, calls: Sequence[int], worker: str) -> None:
+        words = {"batch": job.batch, "task": job.task, "job_id": job.id, "worker": worker}
+        self._around.send({"op": "began", "pool": self.id, "calls": calls, **words})
 
     def _here(self, job: Job, words: Mapping[str, Any]) -> None:
         """A pilot tells what it has: all else that it was handed has not been begun and never will be."""
@@ -425,7 +431,7 @@ class Pool:
                 count += 1
                 began = job.began.pop(call, None)
                 if began is not None:
-                    self._longest = max(now - began, self._longest * SLOW_DOWN)
+                    self._longest = max(now - began[0], self._longest * SLOW_DOWN)
             self._owner.setdefault(call, job)
             passed += payload.pack_record(call, record.status, record.payload) if not whole else ()
         if whole and body:

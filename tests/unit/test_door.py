@@ -348,6 +348,15 @@ def test_a_box_that_nobody_takes_is_given_up_for_another_try_by_tcp(
     assert list((world.folder / "box").iterdir()) == []
 
 
+def test_a_search_that_is_given_up_leaves_no_box(world: World) -> None:
+    agent, pilot = world.agent(addresses=(), boxes=False), world.pilot()
+    folder = world.folder / "box"
+    world.loop.until(lambda: folder.exists() and any(folder.glob("*/knock")))
+    pilot.close()
+    assert list(folder.iterdir()) == []
+    assert agent.guests == []
+
+
 def test_a_pilot_by_files_sees_that_another_agent_is_there_and_tries_tcp_first(world: World) -> None:
     agent, pilot = world.agent("m1", addresses=(), boxes=True), world.pilot()
     world.loop.until(lambda: pilot.agents)
