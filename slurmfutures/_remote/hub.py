@@ -113,6 +113,7 @@ class Hub:
         self._uses: Dict[int, int] = {}
         self._dropped: Set[int] = set()
         self._waiting: Deque[payload.Call] = deque()
+        self._scratch = memoryview(bytearray(_CHUNK))
         self._children: List[Child] = []
         self._stillborn = 0
         self._started = 0
@@ -414,18 +415,18 @@ class Hub:
         if not readable:
             return
         try:
-            data = child.connection.recv(_CHUNK)
+            size = child.connection.recv_into(self._scratch)
         except BlockingIOError:
             return
         except OSError:
-            data = b""
-        if not data:
+            size = 0
+        if not size:
             self._died(child)
             return
         now = time.monotonic()
         answers: List[wire.Buffer] = []
         numbers: List[int] = []
-        for frame in child.reader.feed(data):
+        for frame in child.reader.feed(self._scratch[:size]):
             if frame.kind == wire.RESULTS:
                 for record in payload.records(frame.body):
                     if child.handed and child.handed[0].call == record.call:  # else it was cancelled meanwhile

@@ -385,7 +385,8 @@ class Pool:
         now = time.monotonic()
         job.id, job.node, job.host = words["job_id"], words["node"], words["host"]
         job.workers = words["workers"]
-        job.ends = None if words["left"] is None else now + words["left"]
+        if job.ends is None and words["left"] is not None:  # else the queue has told
+            job.ends = now + words["left"]
         job.quota = max(job.quota, job.workers)
         held, job.kept = set(words["held"]), set(words["kept"])
         missing = [call for call in job.handed if call not in held and call not in job.kept]
@@ -629,6 +630,9 @@ class Pool:
         elif op == "part":
             for task in [task for first, end in head["tasks"] for task in range(first, end)]:
                 jobs[task].id = jobs[task].id or head["job"]
+        elif op == "ends":
+            for task, at in head["ends"]:
+                jobs[task].ends = time.monotonic() + at - time.time()
         elif op == "results":
             for task in head["done"]:
                 self._over(jobs[task], None)
