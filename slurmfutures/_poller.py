@@ -134,8 +134,8 @@ class Poller:
         self.login = LoginCalls(self.link)
         self.shipping = Shipping(self.link)
         self.pools: dict[int, Pool] = {}  # guarded by _lock
-        # Replies that say that a pool's jobs are ended; guarded by _lock.
-        self._ending: weakref.WeakKeyDictionary[Pool, Future[Reply]] = weakref.WeakKeyDictionary()
+        # Pools that are closed, and what will say that their jobs are ended; guarded by _lock.
+        self._ending: dict[int, tuple[Pool, Future[Reply]]] = {}
         self._earlier_calls: dict[int, list[Handful]] = {}  # of pools, from earlier drivers
         self.pid = os.getpid()
         self._common = common(started.greeting)
@@ -216,17 +216,18 @@ class Poller:
         """Have a pool of pilots; with a checkpoint it goes on where the one of this number was in an earlier driver."""
         with self._lock:
             self.check()
-            pool = Pool(number, settings, self._common, self.link, self.wake, self.checkpoint)
+            pool = Pool(number, settings, self._common, self.link, self.wake, self._read_log, self.checkpoint)
             earlier = self._earlier_calls.pop(number, [])
             self.pools[number] = pool
             pool.up = self._up.is_set()
             reply = pool.open(again=self.checkpoint is not None)
-        if self.checkpoint is not None:
+        while self.checkpoint is not None:
             try:
-                handed = self.reply_to(reply, REPLY_TIMEOUT).head.get("handed", 0)
-            except (ConnectionLost, TimeoutError):
-                handed = 0
-            pool.restore(earlier, handed)
+                pool.restore(earlier, self.reply_to(reply).head.get("handed", 0))
+                break
+            except ConnectionLost:  # or the next agent is asked: nothing can be numbered without
+                self._check_alive()
+                reply = pool.open(again=True)
         reply.add_done_callback(lambda reply: self._pool_opened(pool, reply))
         return pool
 
@@ -239,11 +240,13 @@ class Poller:
         """End a pool's jobs; the reply comes when none is left. The calls that it has are over, or cancelled."""
         with self._lock:
             self.pools.pop(pool.id, None)
-            known = self._ending.get(pool)
+            known = self._ending.get(pool.id)
             if known is None:
-                known = self._ending[pool] = self.link.request({"op": "pool_close", "pool": pool.id}, again=True)[1]
+                reply = self.link.request({"op": "pool_close", "pool": pool.id}, again=True)[1]
+                known = self._ending[pool.id] = pool, reply
+                reply.add_done_callback(lambda _: self._ending.pop(pool.id, None))
         pool.close()
-        return known
+        return known[1]
 
     def submit(
         self,
@@ -400,6 +403,13 @@ class Poller:
                     kept = batch.kept_log(call, stream)
             found.append(kept or "")
         return found
+
+    def _read_log(self, words: Mapping[str, Any]) -> str:
+        try:
+            body = self.reply_to(self.link.request({"op": "log", **words}, again=True)[1], REPLY_TIMEOUT).body
+        except (AgentError, ConnectionLost):
+            return ""
+        return str(body, "utf-8", "replace")
 
     def reply_to(self, reply: "Future[Reply]", timeout: float | None = None) -> Reply:
         """Wait for a reply. A callback, which runs in the poller's thread, does the poller's work meanwhile."""
@@ -619,6 +629,9 @@ class Poller:
             else:
                 there = self.shipping.send(batch.spec.shipment)
                 there.add_done_callback(functools.partial(self._attach_shipped, batch))
+        for pool, reply in list(self._ending.values()):
+            if not reply.done():
+                pool.open(again=True)  # else the next agent knows of nothing to be ended
         self.link.repeat()
         with self._lock:
             self._up.set()
@@ -872,7 +885,7 @@ class Poller:
     def _take_of_pool(self, pool: Pool, head: Mapping[str, Any], body: wire.Body) -> None:
         op = head["op"]
         if op == "began":
-            for future in pool.began(head["calls"], head["job_id"]):
+            for future in pool.began(head):
                 begin(future)
         elif op == "pool_note":
             pool.noted(head["kind"], head["message"])
@@ -1149,7 +1162,8 @@ class Poller:
         replies = []
         for pool in self._pools():
             pool.flush_acks()
-        ending = [self.close_pool(pool) for pool in [*self._pools(), *self._ending]]
+        ending = [self.close_pool(pool) for pool in self._pools()]
+        ending += [reply for _, reply in self._ending.values()]
         if self.checkpoint is None or self.checkpoint.sync():
             for batch_id, batch in list(self._over.items()):
                 replies.append((batch, self._release(batch_id, not batch.failed, logs=True)))
@@ -1175,7 +1189,7 @@ class Poller:
         for future in self.login.close(error):
             settle(future, None, error)
         for pool in self._pools():
-            pool.break_down(error)
+            pool.abandon(error)
 
 
 def _collect(collected: "deque[tuple[str, bool]]", wake: Callable[[], None], what: tuple[str, bool]) -> None:

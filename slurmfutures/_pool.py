@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from ._checkpoint import Checkpoint
-from ._errors import PilotsBroken, SlurmFuturesError, give_warning, job_error
+from ._errors import JobError, PilotsBroken, SlurmFuturesError, give_warning, job_error
 from ._future import SlurmFuture, settle
 from ._link import Link, Reply
 from ._pickling import result_of
@@ -67,10 +67,33 @@ class _Function:
         self.calls = 0  # that need it
 
 
+class Ran(NamedTuple):
+    """Where a call runs or has run: the owner of its future once it is over."""
+
+    pool: "Pool"
+    job: str | None
+    worker: Mapping[str, Any]  # in the agent's words; nothing where it is not known
+
+    def job_id(self, call: int) -> str | None:
+        return self.job
+
+    def state(self, call: int) -> JobState:
+        return JobState.RUNNING  # its result is being told
+
+    def log(self, call: int, stream: str) -> str:
+        return self.pool.read_log({**self.worker, "stream": stream}) if self.worker else ""
+
+    def cancel(self, call: int) -> None:
+        pass
+
+    def hurry(self) -> None:
+        pass
+
+
 class _Entry:
     """A call that is not resolved."""
 
-    __slots__ = ("arguments", "attempts", "function", "future", "handful", "job_id", "key")
+    __slots__ = ("arguments", "attempts", "function", "future", "handful", "key", "ran")
 
     def __init__(self, future: SlurmFuture[Any], function: int, arguments: bytes, key: bytes) -> None:
         self.future = future
@@ -79,7 +102,7 @@ class _Entry:
         self.key = key
         self.handful: Handful | None = None  # what the checkpoint knows it by
         self.attempts: Attempts | None = None
-        self.job_id: str | None = None
+        self.ran: Ran | None = None  # known of a call that takes its time
 
 
 class Handful:
@@ -105,9 +128,13 @@ class Pool:
         common: Mapping[str, Any],
         link: Link,
         wake: Callable[[], None],
+        read_log: Callable[[Mapping[str, Any]], str],
         checkpoint: Checkpoint | None,
     ) -> None:
-        """`common` is what every batch is submitted with; `wake` has the poller look at what is new here."""
+        """`common` is what every batch is submitted with; `wake` has the poller look at what is new here.
+
+        `read_log` asks the agent for a log, in its words.
+        """
         self.id = number
         self.settings = settings
         self.lock = threading.Lock()  # guards all below but what is the poller's, and that frames go out in order
@@ -115,6 +142,7 @@ class Pool:
         self._common = common
         self._link = link
         self._wake = wake
+        self.read_log = read_log
         self._checkpoint = checkpoint
         self._entries: dict[int, _Entry] = {}
         self._next = (number << BITS) + 1
@@ -346,9 +374,11 @@ class Pool:
         self._keep(good, found)
         for record, entry in zip(good, found, strict=True):
             if entry is not None:
-                value, error = result_of(record, entry.job_id, PILOT)
+                value, error = result_of(record, entry.ran.job if entry.ran is not None else None, PILOT)
                 if error is not None and entry.attempts is not None:
                     error = entry.attempts.told(error)
+                if entry.ran is not None:
+                    entry.future._place = entry.ran, record.call
                 settle(entry.future, value, error)
         self.done += len(found) - found.count(None)
         for record in records:
@@ -413,17 +443,18 @@ class Pool:
 
     def _run_again(self, entry: _Entry) -> None:
         """Send a call once more, under another number."""
-        entry.handful = entry.job_id = None
+        entry.handful = entry.ran = None
         with self.lock:
             self._unwritten.append(entry)
             if self._checkpoint is None:
                 self._send_unwritten()
 
-    def _fail(self, entry: _Entry, handful: Handful | None, place: int, error: BaseException) -> None:
+    def _fail(self, entry: _Entry, handful: Handful | None, place: int, error: JobError) -> None:
         if handful is not None and self._checkpoint is not None:
             self._checkpoint.fail(handful, [place], error)
         with self.lock:
             self._forget(entry)
+        entry.future._place = entry.ran or Ran(self, error.job_id, {}), entry.future._place[1]
         settle(entry.future, None, entry.attempts.told(error) if entry.attempts is not None else error)
 
     def _acknowledge(self, records: Sequence[payload.Record], size: int) -> None:
@@ -460,12 +491,13 @@ class Pool:
                 calls, self._cancels = self._cancels, []
                 self._send({"op": "pool_cancel", "calls": calls})
 
-    def began(self, calls: Sequence[int], job_id: str) -> list[SlurmFuture[Any]]:
-        """Note which job runs calls; return their futures."""
+    def began(self, words: Mapping[str, Any]) -> list[SlurmFuture[Any]]:
+        """Note what runs calls; return their futures."""
+        ran = Ran(self, words["job_id"], {name: words[name] for name in ("batch", "task", "worker")})
         with self.lock:
-            entries = [entry for entry in map(self._entries.get, calls) if entry is not None]
+            entries = [entry for entry in map(self._entries.get, words["calls"]) if entry is not None]
             for entry in entries:
-                entry.job_id = job_id
+                entry.ran = ran
         return [entry.future for entry in entries]
 
     def noted(self, kind: str, message: str) -> None:
@@ -487,24 +519,36 @@ class Pool:
         self.break_down(error)
 
     def break_down(self, error: BaseException) -> None:
-        """Fail all calls, and those to come."""
-        with self.lock:
-            self.broken = self.broken or error
-            entries = [*self._entries.values(), *self._unwritten]
-            self._entries, self._unwritten = {}, []
-            self._functions.clear()
-        for entry in entries:
+        """Fail all calls, and those to come; in the checkpoint too: there they run again at the next start."""
+        for entry in self._take_all(error):
             if entry.handful is not None and self._checkpoint is not None:
                 place = entry.future._place[1] - entry.handful.first
                 self._checkpoint.fail(entry.handful, [place], error)
             settle(entry.future, None, error)
 
+    def abandon(self, error: BaseException) -> None:
+        """Fail all calls of this driver: there is no connection any more. In the checkpoint they go on."""
+        for entry in self._take_all(error):
+            settle(entry.future, None, error)
+
+    def _take_all(self, error: BaseException) -> list[_Entry]:
+        with self.lock:
+            self.broken = self.broken or error
+            entries = [*self._entries.values(), *self._unwritten]
+            self._entries, self._unwritten = {}, []
+            self._functions.clear()
+        return entries
+
     # ---- as an owner of futures; any thread
 
-    def job_id(self, call: int) -> str | None:
+    def _ran(self, call: int) -> Ran | None:
         with self.lock:
             entry = self._entries.get(call)
-        return entry.job_id if entry is not None else None
+        return entry.ran if entry is not None else None
+
+    def job_id(self, call: int) -> str | None:
+        ran = self._ran(call)
+        return ran.job if ran is not None else None
 
     def state(self, call: int) -> JobState:
         with self.lock:
@@ -512,7 +556,8 @@ class Pool:
         return JobState.RUNNING if entry is not None and entry.future.running() else JobState.PENDING
 
     def log(self, call: int, stream: str) -> str:
-        return ""
+        ran = self._ran(call)
+        return ran.log(call, stream) if ran is not None else ""
 
     def cancel(self, call: int) -> None:
         with self.lock:
@@ -521,6 +566,8 @@ class Pool:
                 return  # one that is not written down never will be
             self._forget(entry)
             self._cancels.append(call)
+        if entry.ran is not None:
+            entry.future._place = entry.ran, call
         self._wake()
         if entry.handful is not None and self._checkpoint is not None:
             self._checkpoint.fail(entry.handful, [call - entry.handful.first], None)

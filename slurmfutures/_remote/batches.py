@@ -295,15 +295,18 @@ class Batches:
                 return "job %s waits in the queue: %s" % (part.job, self._reasons[part.job])
         return "" if batch is None or batch.parts else "it is not submitted yet"
 
-    def log(self, batch_id: str, task: int, stream: str, number: Optional[int] = None) -> bytes:
-        """Return a task's "out" or "err" as far as it is written, of its last submission or of part `number`."""
+    def log(self, batch_id: str, task: int, stream: str, number: Optional[int] = None, worker: str = "") -> bytes:
+        """Return a task's "out" or "err" as far as it is written, of its last submission or of part `number`.
+
+        Of a pilot it may be that of one of its workers.
+        """
         batch = self._batches.get(batch_id) or Batch.found(spool.Batch(self._place.work_dir, batch_id), set())
         for part in reversed(batch.parts) if batch else ():
             if number is not None and part.number != number:
                 continue
             if part.tasks[0] <= task <= part.tasks[-1] and task in part.tasks:
                 index = next(index for index in part.indices if part.at[index] == task)
-                return spool.read_tail(part.folder.log(index, stream), 1 << 30)
+                return spool.read_tail(part.folder.log(index, stream, worker), 1 << 30)
         return b""
 
     def stop(self) -> None:

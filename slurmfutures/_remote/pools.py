@@ -14,7 +14,7 @@ import os
 import struct
 import time
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set
+from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from . import door, payload, pool_files, wire
 from .batches import Batches
@@ -28,6 +28,7 @@ GATHER = 0.01  # seconds in which calls come in before jobs are asked for
 GIVE_UP = 3  # jobs that end one after the other without having become pilots
 LOOK_FIRST = 0.05  # seconds until it is looked for what became of a pilot whose connection is lost
 LOOK_CEILING = 5.0
+LOOK_AFTER = 1.0  # seconds, at most, between two looks at all jobs
 REASON_EVERY = 5.0  # seconds between two looks at why nothing moves
 MARGIN = 2.0  # seconds before its end in which a job is given no call
 SLOW_DOWN = 0.99  # by which the longest call is forgotten with each that was shorter
@@ -87,7 +88,7 @@ class Job:
         ] = {}  # None: of an earlier agent, and the client has not named it
         self.cut: List[int] = []  # of these, those that were running when the job was ended
         self.kept: Set[int] = set()  # of these, those whose results are about to come
-        self.began: Dict[int, float] = {}
+        self.began: Dict[int, Tuple[float, str]] = {}  # of these, since when they run, and the worker that does it
         self.state_of_workers: List[List[Any]] = []
 
     def load(self) -> float:
@@ -111,6 +112,7 @@ class Pool:
         self._door: Optional[door.Door] = None
         self._door_lane = Lane("door", around.post)
         self._jobs: Dict[str, Dict[int, Job]] = {}  # by batch
+        self._all: List[Job] = []  # the same, in a row
         self._functions: Dict[int, wire.Body] = {}
         self._ships: Dict[int, str] = {}
         self._unshipped: Dict[str, str] = {}
@@ -120,6 +122,7 @@ class Pool:
         self._gone_silent: Optional[Dict[str, Any]] = None  # how a job ended that has not told what it had
         self._owner: Dict[int, Job] = {}  # of calls, until they are acknowledged
         self._longest = 0.0  # seconds, of a call, as far as it was seen
+        self._due = 0.0  # when to look after the jobs
         self._ask_at: Optional[float] = None  # when jobs may be asked for
         self._strikes = 0  # jobs that have ended without having become pilots, one after the other
         self._refused_until = 0.0
@@ -152,6 +155,7 @@ class Pool:
             if isinstance(found, Exception):
                 self._note("door", "nobody can say which addresses compute nodes reach: %s" % found)
                 found = []
+            mark = os.urandom(8).hex()
             self._door = door.Door(
                 folder=self._files.path,
                 key=self._key,
@@ -160,11 +164,12 @@ class Pool:
                 unregister=self._around.unregister,
                 admit=self._admit,
                 log=lambda text: self._note("door", text),
+                mark=mark,
             )
             places = self._door.places()
             names = [] if address else [os.uname().nodename]
             try:
-                door.write_agent_file(self._files.path, places, names, os.urandom(8).hex())
+                door.write_agent_file(self._files.path, places, names, mark)
             except OSError as error:
                 self._note("stuck", "pilots cannot be told where to connect to: %s" % error)
             where = ", ".join("%s port %d" % (place[0], place[1]) for place in places) or "nothing but files"
@@ -184,7 +189,7 @@ class Pool:
             elif "over" in entry:
                 batches.pop(entry["over"], None)
         for batch, tasks in batches.items():
-            jobs = self._jobs[batch] = {task: Job(batch, task) for task in range(tasks)}
+            jobs = self._enter(batch, tasks)
             for task, run in came.get(batch, {}).items():
                 jobs[task].awaited, jobs[task].run = True, run
             words = self._around.batches.attach(batch, [(0, tasks)])
@@ -207,7 +212,7 @@ class Pool:
     def drop(self, number: int) -> None:
         """The client has no more calls of a function."""
         self._functions.pop(number, None)
-        for job in self._all():
+        for job in self._all:
             if number in job.known:
                 job.known.discard(number)
                 if job.guest is not None:
@@ -220,6 +225,8 @@ class Pool:
             if job is not None:  # a pilot has told of it
                 if job.handed.get(call.call, call) is None:
                     job.handed[call.call] = call
+                if call.call in job.began:
+                    self._tell_began(job, [call.call], job.began[call.call][1])
             elif sure or call.call > self._files.handed:
                 self._waiting.append(call)
             else:
@@ -232,7 +239,7 @@ class Pool:
         self._sent_again = True
         self._keep = keep
         if not keep:
-            for job in self._all():
+            for job in self._all:
                 self._cancel_unwanted(job)
         self._resolve_unsure()
 
@@ -277,12 +284,12 @@ class Pool:
         """Return counts of calls, and the workers."""
         workers = [
             [job.host, job.id, pid, since, done, job.guest.via]
-            for job in self._all()
+            for job in self._all
             if job.guest is not None
             for pid, since, done in job.state_of_workers
         ]
-        handed = sum(len(job.handed) for job in self._all())
-        running = min(handed, sum(min(len(job.handed), job.workers) for job in self._all()))
+        handed = sum(len(job.handed) for job in self._all)
+        running = min(handed, sum(min(len(job.handed), job.workers) for job in self._all))
         waiting = len(self._waiting) + len(self._unsure) + handed - running
         return {"workers": workers, "waiting": waiting, "running": running, "reason": self._reason}
 
@@ -291,16 +298,17 @@ class Pool:
         self._close_replies.append(reply)
         if self._closing is None:
             self._closing = time.monotonic() + CLOSING
+            self._due = 0.0
             self._waiting.clear()
             self._unsure.clear()
-            for job in self._all():
+            for job in self._all:
                 if job.guest is not None:
                     job.guest.send(wire.message({"op": "leave", "now": True}))
-            self._cancel_jobs([job for job in self._all() if job.guest is None])
+            self._cancel_jobs([job for job in self._all if job.guest is None])
         self._closed_if_over()
 
     def _closed_if_over(self) -> bool:
-        if self._closing is None or any(not job.over for job in self._all()):
+        if self._closing is None or any(not job.over for job in self._all):
             return False
         replies, self._close_replies = self._close_replies, []
         for batch in list(self._jobs):
@@ -342,6 +350,7 @@ class Pool:
             job.guest = None
             job.lost = time.monotonic()
             job.look_at = job.lost + LOOK_FIRST
+            self._due = min(self._due, job.look_at)
 
     def _frame(self, job: Job, frame: wire.Frame) -> None:
         if frame.kind == wire.RESULTS:
@@ -354,8 +363,8 @@ class Pool:
             now = time.monotonic()
             for call in frame.head["calls"]:
                 if call in job.handed:
-                    job.began[call] = now
-            self._around.send({**frame.head, "pool": self.id})
+                    job.began[call] = now, frame.head["worker"]
+            self._tell_began(job, frame.head["calls"], frame.head["worker"])
         elif op == "back":
             self._back(job, frame.head["calls"])
         elif op == "leaving":
@@ -366,6 +375,10 @@ class Pool:
             job.state_of_workers = frame.head["workers"]
         elif op == "uninitialized":
             self._around.send({"op": "pool_uninitialized", "pool": self.id, "job_id": job.id, **frame.head}, frame.body)
+
+    def _tell_began(self, job: Job, calls: Sequence[int], worker: str) -> None:
+        words = {"batch": job.batch, "task": job.task, "job_id": job.id, "worker": worker}
+        self._around.send({"op": "began", "pool": self.id, "calls": calls, **words})
 
     def _here(self, job: Job, words: Mapping[str, Any]) -> None:
         """A pilot tells what it has: all else that it was handed has not been begun and never will be."""
@@ -391,6 +404,7 @@ class Pool:
                 self._note("stuck", "the ledger of the pool cannot be written: %s" % error)
         job.since = now
         job.state = "RUNNING"
+        self._due = 0.0
         self._told(job)
         if self._sent_again and not self._words["keep"]:
             self._cancel_unwanted(job)
@@ -417,7 +431,7 @@ class Pool:
                 count += 1
                 began = job.began.pop(call, None)
                 if began is not None:
-                    self._longest = max(now - began, self._longest * SLOW_DOWN)
+                    self._longest = max(now - began[0], self._longest * SLOW_DOWN)
             self._owner.setdefault(call, job)
             passed += payload.pack_record(call, record.status, record.payload) if not whole else ()
         if whole and body:
@@ -463,8 +477,14 @@ class Pool:
 
     # ---- handing out
 
-    def _all(self) -> List[Job]:
-        return [job for jobs in self._jobs.values() for job in jobs.values()]
+    def _enter(self, batch: str, tasks: int) -> Dict[int, Job]:
+        jobs = self._jobs[batch] = {task: Job(batch, task) for task in range(tasks)}
+        self._all += jobs.values()
+        return jobs
+
+    def _drop_batch(self, batch: str) -> None:
+        self._jobs.pop(batch, None)
+        self._all = [job for job in self._all if job.batch != batch]
 
     def shipping_changed(self, ship: str = "", why: str = "") -> None:
         """A version of the client's code is there, or, by `why`, cannot be."""
@@ -497,7 +517,7 @@ class Pool:
 
     def _with_room(self, now: float) -> Optional[Job]:
         best: Optional[Job] = None
-        for job in self._all():
+        for job in self._all:
             if job.guest is None or job.leaving or not job.came or len(job.handed) >= job.quota:
                 continue
             if not self._has_time(job, now):
@@ -521,7 +541,7 @@ class Pool:
             self._ask_soon()
 
     def _feed(self, job: Job, now: float) -> None:
-        pilots = sum(job.guest is not None and not job.leaving for job in self._all())
+        pilots = sum(job.guest is not None and not job.leaving for job in self._all)
         share = -(-len(self._waiting) // max(1, pilots))
         number = max(1, min(job.quota - len(job.handed), share))
         parts: List[wire.Buffer] = []
@@ -552,10 +572,11 @@ class Pool:
     def _ask_soon(self) -> None:
         if self._ask_at is None:
             self._ask_at = time.monotonic() + GATHER
+            self._due = min(self._due, self._ask_at)
 
     def _demand(self) -> int:
         """Return how many workers would have something to do."""
-        handed = sum(len(job.handed) for job in self._all() if not job.leaving)
+        handed = sum(len(job.handed) for job in self._all if not job.leaving)
         most: int = self._words["workers"]
         return min(most, len(self._waiting) + len(self._unsure) + handed)
 
@@ -563,7 +584,7 @@ class Pool:
         """Submit as many jobs as calls can use."""
         per_job: int = self._words["per_job"]
         wanted = min(self._words["max_jobs"], -(-self._demand() // per_job))
-        present = sum(not job.over and not job.leaving for job in self._all())
+        present = sum(not job.over and not job.leaving for job in self._all)
         if wanted <= present or self._broken or self._closing is not None:
             return
         if now < self._refused_until:
@@ -584,11 +605,11 @@ class Pool:
         spec = dict(self._words["spec"], batch=batch, tasks=number, skip=[], ship="", script=None, pilot=pilot)
         try:
             self._files.record({"batch": batch, "tasks": number}, sync=True)
-            self._jobs[batch] = {task: Job(batch, task) for task in range(number)}
+            self._enter(batch, number)
             file = b"".join(payload.pack_batch(self._initializer, [], [], [0] * number))
             self._around.batches.submit(spec, file, lambda words: None)
         except OSError as error:
-            self._jobs.pop(batch, None)
+            self._drop_batch(batch)
             self._refused_until = now + LOOK_CEILING
             self._ask_at = self._refused_until
             self._note("stuck", "a batch of pilots cannot be written: %s" % error)
@@ -625,6 +646,7 @@ class Pool:
 
     def _state(self, job: Job, state: str) -> None:
         job.state = state
+        self._due = 0.0
         if state in ("PENDING", "REQUEUED") and job.guest is None and (job.came or job.awaited):
             self._requeued(job)
 
@@ -691,7 +713,7 @@ class Pool:
             self._resolve_unsure()
 
     def _unsure_until_told(self) -> bool:
-        return not self._sent_again or any(job.awaited for job in self._all())
+        return not self._sent_again or any(job.awaited for job in self._all)
 
     def _resolve_unsure(self) -> None:
         """Once everybody has told: what nobody has was not handed out, or was lost with who fell silent."""
@@ -709,7 +731,7 @@ class Pool:
         """A job has ended before it was of any use."""
         self._strikes += 1
         self._refused_until = time.monotonic() + min(LOOK_CEILING, 0.2 * 2.0**self._strikes)
-        useful = any(job.guest is not None for job in self._all())
+        useful = any(job.guest is not None for job in self._all)
         if self._strikes >= GIVE_UP and not useful:
             self._break("%d jobs have ended one after the other before they could take a call" % self._strikes, words)
 
@@ -717,7 +739,7 @@ class Pool:
         for first, end in head["tasks"]:
             for task in range(first, end):
                 jobs[task].over = True
-        if any(not job.over for job in self._all()):
+        if any(not job.over for job in self._all):
             self._refused_until = time.monotonic() + 60.0
             self._note("stuck", "no more jobs: %s" % head["message"])
         elif self._closing is None:
@@ -730,7 +752,7 @@ class Pool:
         self._waiting.clear()
         self._unsure.clear()
         self._around.send({"op": "pool_broken", "pool": self.id, "message": message, "record": words})
-        self._cancel_jobs(self._all())
+        self._cancel_jobs(self._all)
 
     def _release(self, batch: str) -> None:
         """Have a batch's files cleared away when its jobs are over and nobody may ask for what they had again."""
@@ -744,7 +766,7 @@ class Pool:
                 self._files.record({"over": batch})
             except OSError:
                 return  # the next agent finds out for itself
-        del self._jobs[batch]
+        self._drop_batch(batch)
         self._around.batches.release(batch, True, False, lambda words: None)
 
     def _cancel_jobs(self, jobs: Sequence[Job]) -> None:
@@ -763,13 +785,19 @@ class Pool:
 
     # ---- the loop's turn
 
-    def tick(self, now: float) -> Optional[float]:
+    def tick(self, now: float) -> float:
         """Do what is due; return when there is more to do."""
-        wanted: List[Optional[float]] = []
-        jobs = [job for job in self._all() if not job.over]
+        if now >= self._due:
+            self._due = self._look_after(now)
+        at = self._door.tick(now) if self._door is not None else None
+        return self._due if at is None else min(self._due, at)
+
+    def _look_after(self, now: float) -> float:
+        """See to jobs, and to what is a matter of time; return when to do so again if nothing comes up before."""
+        jobs = [job for job in self._all if not job.over]
+        wanted: List[Optional[float]] = [now + LOOK_AFTER if jobs else None]
         if self._door is not None:
             self._door.expect_boxes(any(job.guest is None and job.state == "RUNNING" for job in jobs))
-            wanted.append(self._door.tick(now))
         if self._closing is not None:
             if now >= self._closing:
                 self._closing = float("inf")
@@ -785,15 +813,11 @@ class Pool:
                     self._around.batches.look_soon(job.batch)
                     job.look_at = now + min(LOOK_CEILING, max(LOOK_FIRST, now - job.lost))
                 wanted.append(job.look_at)
-            elif job.guest is not None and job.ends is not None and not job.leaving:
-                if not self._has_time(job, now):
-                    self._retire(job)
-                else:
-                    wanted.append(now + 1.0)
+            elif job.guest is not None and not job.leaving and not self._has_time(job, now):
+                self._retire(job)
         wanted.append(self._see_reasons(now, jobs))
         wanted.append(self._see_idle(now, jobs))
-        times = [at for at in wanted if at is not None]
-        return min(times) if times else None
+        return min((at for at in wanted if at is not None), default=float("inf"))
 
     def _see_reasons(self, now: float, jobs: Sequence[Job]) -> Optional[float]:
         """While calls wait for a first worker: tell why that takes long, and give up where it will not come."""
@@ -891,8 +915,7 @@ class Pools:
             pool.shipping_changed(ship, why)
 
     def tick(self, now: float) -> Optional[float]:
-        times = [at for at in [pool.tick(now) for pool in list(self._pools.values())] if at is not None]
-        return min(times) if times else None
+        return min((pool.tick(now) for pool in list(self._pools.values())), default=None)
 
     def stop(self) -> None:
         """Let go of all pools, whose pilots look for another agent."""

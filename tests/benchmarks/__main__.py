@@ -15,7 +15,7 @@ if not __package__:  # run as "python tests/benchmarks"
     sys.path[0] = str(Path(__file__).resolve().parents[2])
     __package__ = "tests.benchmarks"
 
-from . import arrays, checkpoint, embedded, latency, login, memory, single, slurm, ssh
+from . import arrays, checkpoint, embedded, latency, login, memory, pilots, single, slurm, ssh
 from .bench import Bench
 from .rows import Row, table
 
@@ -29,6 +29,14 @@ BENCHMARKS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "embedded": embedded.many,
     "checkpoint-found": checkpoint.found_again,
     "checkpoint-cost": checkpoint.remembered,
+    "pilots-many": pilots.many,
+    "pilots-peers": pilots.peers,
+    "pilots-ssh": pilots.over_ssh,
+    "pilots-one": pilots.one_at_a_time,
+    "pilots-cold": pilots.cold,
+    "pilots-large": pilots.large,
+    "pilots-mixed": pilots.mixed,
+    "pilots-million": pilots.million,
     "ssh-one": ssh.one_call,
     "ssh-many": ssh.pipelined,
     "ssh-start": ssh.start,

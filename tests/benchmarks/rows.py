@@ -44,12 +44,12 @@ def table(rows: Sequence[Row]) -> str:
 
 def _cells(row: Row) -> tuple[str, ...]:
     ratio = row.ratio
-    goal = "reported" if row.goal is None else f"≤ {row.goal:g}" + (f" {row.unit}" if ratio is None else "")
+    goal = "reported" if row.goal is None else f"≤ {row.goal:.3g}" + (f" {row.unit}" if ratio is None else "")
     return (
         row.measure,
         _amount(row.ours, row.unit),
         _amount(row.baseline, row.unit) if row.baseline else "",
-        "" if ratio is None else f"{ratio:.2f}",
+        "" if ratio is None else f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}",
         goal,
         {None: "", True: "yes", False: "NO"}[row.met],
         " / ".join(_spread(samples) for samples in (row.ours, row.baseline) if samples),

@@ -21,10 +21,11 @@ def ready() -> str:
     return _run("sbatch", "--version").strip()
 
 
-def drain(settle: float = 1.0, patience: float = 300.0) -> None:
-    """Return when no job of ours is left, not even completing, and the scheduler has come to rest."""
+def drain(settle: float = 1.0, patience: float = 300.0, *, name: str | None = None) -> None:
+    """Return when no job of ours, or of that name, is left, not even completing, and the scheduler is at rest."""
     deadline = time.monotonic() + patience
-    while _run("squeue", "--me", "--noheader", "--format=%A", "--states=PD,R,CF,CG,S"):
+    which = ["--me"] if name is None else ["--me", f"--name={name}"]
+    while _run("squeue", *which, "--noheader", "--format=%A", "--states=PD,R,CF,CG,S"):
         if time.monotonic() > deadline:
             raise TimeoutError(f"the queue did not get empty within {patience:g} s")
         time.sleep(0.2)

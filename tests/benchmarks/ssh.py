@@ -78,7 +78,7 @@ class Laptop:
 
 
 @contextmanager
-def _laptops(bench: Bench, *round_trips: float) -> Iterator[Iterator[tuple[str, float, Laptop]]]:
+def laptops_at(bench: Bench, *round_trips: float) -> Iterator[Iterator[tuple[str, float, Laptop]]]:
     """Give a laptop for each round trip, with what a measure says of it."""
     with ExitStack() as stack:
         farm = stack.enter_context(closing(Farm(bench.folder / "farm", cluster_environment(_slurm_s_variables()))))
@@ -102,7 +102,7 @@ def _slurm_s_variables() -> dict[str, str]:
 
 def one_call(bench: Bench) -> Iterator[Row]:
     """From `submit` to the result known, one call on the login node after the other, against a byte to `cat`."""
-    with _laptops(bench, *ROUND_TRIPS) as laptops:
+    with laptops_at(bench, *ROUND_TRIPS) as laptops:
         for where, round_trip, laptop in laptops:
             with laptop.executor() as executor, laptop.echo() as echo:
                 _warm(executor)
@@ -121,7 +121,7 @@ def one_call(bench: Bench) -> Iterator[Row]:
 
 def pipelined(bench: Bench) -> Iterator[Row]:
     """All of `map` with chunksize 1, by workers that run already."""
-    with _laptops(bench, 0.1) as laptops:
+    with laptops_at(bench, 0.1) as laptops:
         for where, _, laptop in laptops:
             with laptop.executor() as executor:
                 _warm(executor)
@@ -132,7 +132,7 @@ def pipelined(bench: Bench) -> Iterator[Row]:
 
 def start(bench: Bench) -> Iterator[Row]:
     """An executor made and ready, against `ssh host true`; the agent's source is there already."""
-    with _laptops(bench, *ROUND_TRIPS) as laptops:
+    with laptops_at(bench, *ROUND_TRIPS) as laptops:
         for where, _, laptop in laptops:
 
             def ours() -> float:
@@ -164,7 +164,7 @@ def sweep(bench: Bench) -> Iterator[Row]:
     )
     (shadow / "sbatch").chmod(0o755)
     setup = f"PATH={shlex.quote(str(shadow))}:$PATH"
-    with _laptops(bench, 0.1) as laptops:
+    with laptops_at(bench, 0.1) as laptops:
         for where, round_trip, laptop in laptops:
             trips = []
             with laptop.executor(setup=setup, hold=True) as executor:
@@ -199,7 +199,7 @@ def large_argument(bench: Bench) -> Iterator[Row]:
     """From `submit` to the job id, in a fresh process, against `cat file | ssh host 'cat >file'`; and its memory."""
     payload = bench.folder / "payload"
     payload.write_bytes(random.Random(1).randbytes(LARGE))
-    with _laptops(bench, *ROUND_TRIPS) as laptops:
+    with laptops_at(bench, *ROUND_TRIPS) as laptops:
         for where, _, laptop in laptops:
             memory = []
 
@@ -224,7 +224,7 @@ def large_argument(bench: Bench) -> Iterator[Row]:
 
 def login_large(bench: Bench) -> Iterator[Row]:
     """Calls, commands and scripts on the login node that give or take much."""
-    with _laptops(bench, 0.0) as laptops:
+    with laptops_at(bench, 0.0) as laptops:
         for where, _, laptop in laptops:
             with laptop.executor() as executor:
                 _warm(executor)
@@ -247,7 +247,7 @@ PATH_SIZE = 100 << 20  # bytes
 
 def paths(bench: Bench) -> Iterator[Row]:
     """What is small against a byte there and back; contents against `cat` over ssh."""
-    with _laptops(bench, 0.0, 0.02) as laptops:
+    with laptops_at(bench, 0.0, 0.02) as laptops:
         for where, _, laptop in laptops:
             with laptop.executor() as executor, laptop.echo() as echo:
                 small = executor.path(bench.folder / "small")
@@ -288,7 +288,7 @@ def files(bench: Bench) -> Iterator[Row]:
     chosen = random.Random(1)
     for number in range(FILES):
         (source / f"file-{number}").write_bytes(chosen.randbytes(FILE_SIZE))
-    with _laptops(bench, *ROUND_TRIPS) as laptops:
+    with laptops_at(bench, *ROUND_TRIPS) as laptops:
         for where, _, laptop in laptops:
             with laptop.executor() as executor:
                 numbers = iter(range(10_000))
@@ -367,7 +367,7 @@ def scripts(bench: Bench) -> Iterator[Row]:
         return timed(all_of_them)
 
     near, far = [], []
-    with _laptops(bench, 0.0, 0.02, 1.0) as laptops:
+    with laptops_at(bench, 0.0, 0.02, 1.0) as laptops:
         for where, round_trip, laptop in laptops:
             samples = []
             for _ in range(bench.rounds(5, 2)):  # an executor's first submissions go out as fast as sbatch takes them
@@ -387,7 +387,7 @@ def scripts(bench: Bench) -> Iterator[Row]:
 
 def reconnect(bench: Bench) -> Iterator[Row]:
     """From a cut to the next reply."""
-    with _laptops(bench, 0.02) as laptops:
+    with laptops_at(bench, 0.02) as laptops:
         for where, _, laptop in laptops:
             samples = []
             with laptop.executor() as executor:
