@@ -25,7 +25,8 @@ from .times import parse_time
 AHEAD = 0.02  # seconds of work, of all its workers together, that a pilot may hold beside the calls they run
 MOST_AHEAD = 128  # calls for each of its workers
 GATHER = 0.01  # seconds in which calls come in before jobs are asked for
-GIVE_UP = 3  # jobs that end one after the other without having become pilots
+GIVE_UP = 3  # jobs that end one after the other without having been of use
+AGAIN_FIRST, AGAIN_CEILING = 0.4, 300.0  # seconds after one that was of no use until the next is asked for
 LOOK_FIRST = 0.05  # seconds until it is looked for what became of a pilot whose connection is lost
 LOOK_CEILING = 5.0
 LOOK_AFTER = 1.0  # seconds, at most, between two looks at all jobs
@@ -39,7 +40,17 @@ NEVER = frozenset(
     "AccountNotAllowed BadConstraints DependencyNeverSatisfied InvalidAccount InvalidQOS JobHeldAdmin JobHeldUser "
     "PartitionNodeLimit PartitionTimeLimit QOSNotAllowed ReservationDeleted".split()
 )
+HELD = "in held state", "requeued held"  # how the words end for a job that was put back, and not let go
 _TOLD = "state exit_code signal node reason stderr job_id cancelled_by started unseen".split()  # of how a job ended
+# slurmstepd's last words in a job that is put back into the queue, and the state that this would be otherwise.
+_PUT_BACK = (
+    ("DUE TO PREEMPTION", "PREEMPTED"),
+    ("DUE TO JOB REQUEUE", "REQUEUED"),
+    ("DUE TO NODE FAILURE", "NODE_FAIL"),
+)
+_ITS_OWN = (None, "FAILED", "OUT_OF_MEMORY")  # ends of a pilot that are nobody else's doing
+_QUEUED_AGAIN = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
+_TAIL = 4000  # bytes of a job's stderr that are told
 _NUMBER = struct.Struct(">Q")
 
 
@@ -77,6 +88,7 @@ class Job:
         self.guest: Optional[door.Guest] = None
         self.lost = 0.0  # when the connection was lost
         self.look_at = 0.0  # when to look for what became of it
+        self.began_at = 0.0  # when it came
         self.workers = 1
         self.ends: Optional[float] = None  # when its time is over, on the monotonic clock
         self.quota = 1
@@ -86,7 +98,7 @@ class Job:
         self.handed: Dict[
             int, Optional[payload.Call]
         ] = {}  # None: of an earlier agent, and the client has not named it
-        self.cut: List[int] = []  # of these, those that were running when the job was ended
+        self.cut: Set[int] = set()  # of these, those that were running when the job was ended
         self.kept: Set[int] = set()  # of these, those whose results are about to come
         self.began: Dict[int, Tuple[float, str]] = {}  # of these, since when they run, and the worker that does it
         self.state_of_workers: List[List[Any]] = []
@@ -124,13 +136,13 @@ class Pool:
         self._longest = 0.0  # seconds, of a call, as far as it was seen
         self._due = 0.0  # when to look after the jobs
         self._ask_at: Optional[float] = None  # when jobs may be asked for
-        self._strikes = 0  # jobs that have ended without having become pilots, one after the other
+        self._strikes = 0  # jobs that have ended without having been of use, one after the other
         self._refused_until = 0.0
         self._used = time.monotonic()  # when there was last a call
         self._waits_since: Optional[float] = None  # for a first worker
         self._reason_at = 0.0
         self._reason = ""
-        self._broken = False
+        self._broken: Dict[str, Any] = {}  # what the client was told, once nothing will come of calls any more
         self._closing: Optional[float] = None  # when what is left is cancelled
         self._close_replies: List[Callable[..., None]] = []
         limit = [word[len("--time=") :] for word in words["spec"]["options"] if word.startswith("--time=")]
@@ -219,6 +231,8 @@ class Pool:
                     job.guest.send(wire.message({"op": "drop", "function": number}))
 
     def calls(self, data: wire.Body) -> None:
+        if self._broken:
+            return  # they were under way when that was told
         sure = not self._unsure_until_told()
         for call in payload.calls(data):
             job = self._owner.get(call.call)
@@ -334,11 +348,12 @@ class Pool:
             guest.attach(lambda frame: None, lambda why: None)
             guest.send(wire.message({"op": "leave", "now": True}))
             return
+        if job.guest is not None:
+            job.guest.close()
+            job.guest = None
         if int(run) > job.run:
             self._requeued(job)
             job.run = int(run)
-        if job.guest is not None:
-            job.guest.close()
         job.guest = guest
         job.known.clear()
         job.let_go = False
@@ -361,6 +376,7 @@ class Pool:
             self._here(job, frame.head)
         elif op == "began":
             now = time.monotonic()
+            self._strikes = 0
             for call in frame.head["calls"]:
                 if call in job.handed:
                     job.began[call] = now, frame.head["worker"]
@@ -397,7 +413,7 @@ class Pool:
                 self._owner[call] = job
         if not job.came:
             job.came = True
-            self._strikes = 0
+            job.began_at = now
             try:
                 self._files.record({"came": job.batch, "task": job.task, "run": job.run})
             except OSError as error:
@@ -408,22 +424,16 @@ class Pool:
         self._told(job)
         if self._sent_again and not self._words["keep"]:
             self._cancel_unwanted(job)
-        if self._reason:
-            self._reason = ""
-        self._waits_since = None
         self.hand_out()
 
     def _results(self, job: Job, body: wire.Body) -> None:
         now = time.monotonic()
         count = 0
-        whole = True
-        passed: List[wire.Buffer] = []
+        cut: Set[int] = set()  # calls that have ended with their job: how that has ended is not known yet
         for record in payload.records(body):
             call = record.call
-            if record.status == payload.CRASHED and not record.payload:  # until it is known how the job ended
-                whole = False
-                if call in job.handed:
-                    job.cut.append(call)
+            if record.status == payload.CRASHED and not record.payload:
+                cut.add(call)
                 continue
             if call in job.handed:
                 del job.handed[call]
@@ -433,11 +443,13 @@ class Pool:
                 if began is not None:
                     self._longest = max(now - began[0], self._longest * SLOW_DOWN)
             self._owner.setdefault(call, job)
-            passed += payload.pack_record(call, record.status, record.payload) if not whole else ()
-        if whole and body:
-            self._around.transmit(wire.packed(wire.RESULTS, [body]))
-        elif passed:
-            self._around.transmit(wire.packed(wire.RESULTS, passed))
+        job.cut |= cut
+        told: List[wire.Buffer] = [body] if body and not cut else []
+        for record in payload.records(body) if cut else ():
+            if record.call not in cut:
+                told += payload.pack_record(record.call, record.status, record.payload)
+        if told:
+            self._around.transmit(wire.packed(wire.RESULTS, told))
         if count:
             each = (now - job.since) / count
             ahead = int(AHEAD / each) if each > 0 else MOST_AHEAD * job.workers
@@ -445,6 +457,7 @@ class Pool:
             job.since = now
             job.done += count
             self._used = now
+            self._strikes = 0
         self._let_go(job)
         self.hand_out()
 
@@ -460,7 +473,9 @@ class Pool:
         self._waiting.extendleft(sorted(back, key=lambda call: call.call, reverse=True))
         job.quota = job.workers
         self._let_go(job)
-        if back:
+        if back and self._broken:
+            self._fail_waiting()
+        elif back:
             self.hand_out()
 
     def _forget(self, job: Job, call: int) -> None:
@@ -527,11 +542,12 @@ class Pool:
         return best
 
     def _has_time(self, job: Job, now: float) -> bool:
-        """Whether a call that begins now will end before the job; one that has done none yet is given it anyway."""
-        if job.ends is None or not (job.done or job.handed):
+        """Whether a call that begins now will end before the job; one that fits into no job is given to a new one."""
+        if job.ends is None:
             return True
         longest = self._words["call_time"]
-        return now + MARGIN + (self._longest if longest is None else longest) < job.ends
+        need = MARGIN + (self._longest if longest is None else longest)
+        return now + need < job.ends or (not job.done and job.began_at + need >= job.ends)
 
     def _retire(self, job: Job) -> None:
         if not job.leaving:
@@ -585,13 +601,13 @@ class Pool:
         per_job: int = self._words["per_job"]
         wanted = min(self._words["max_jobs"], -(-self._demand() // per_job))
         present = sum(not job.over and not job.leaving for job in self._all)
+        if present > self._words["max_jobs"]:  # one that was replaced has been put back into the queue
+            self._cancel_jobs(self._unused(self._all)[self._words["max_jobs"] - present :])
         if wanted <= present or self._broken or self._closing is not None:
             return
         if now < self._refused_until:
             self._ask_at = self._refused_until
             return
-        if self._waits_since is None and not present:
-            self._waits_since = now
         number = wanted - present
         batch = os.urandom(6).hex()
         pilot = {
@@ -614,6 +630,10 @@ class Pool:
             self._ask_at = self._refused_until
             self._note("stuck", "a batch of pilots cannot be written: %s" % error)
 
+    def _unused(self, jobs: Sequence[Job]) -> List[Job]:
+        """Return those that wait in the queue, as far as is known."""
+        return [it for it in jobs if it.state == "PENDING" and not (it.came or it.awaited or it.over or it.leaving)]
+
     def owns(self, batch: str) -> bool:
         return batch in self._jobs
 
@@ -633,6 +653,7 @@ class Pool:
         elif op == "ends":
             for task, at in head["ends"]:
                 jobs[task].ends = time.monotonic() + at - time.time()
+            self._due = 0.0
         elif op == "results":
             for task in head["done"]:
                 self._over(jobs[task], None)
@@ -647,17 +668,18 @@ class Pool:
     def _state(self, job: Job, state: str) -> None:
         job.state = state
         self._due = 0.0
-        if state in ("PENDING", "REQUEUED") and job.guest is None and (job.came or job.awaited):
+        if state in _QUEUED_AGAIN and job.guest is None and (job.came or job.awaited):
             self._requeued(job)
 
     def _requeued(self, job: Job) -> None:
         """The job is in the queue again, and what ran in it is not."""
-        state = "PREEMPTED" if job.leaving else "NODE_FAIL"
-        words = {"state": state, "exit_code": None, "signal": None, "stderr": "", "node": job.node}
-        self._settle(job, dict(words, job_id=job.id, reason="and put back into the queue"))
+        said = self._around.batches.log(job.batch, job.task, "err")[-_TAIL:].decode("utf-8", "replace")
+        state = next((state for words, state in _PUT_BACK if words in said), "REQUEUED" if job.leaving else "NODE_FAIL")
+        words = {"state": state, "exit_code": None, "signal": None, "stderr": said, "node": job.node}
+        self._settle(job, dict(words, job_id=job.id, reason=""))
         job.came = job.leaving = job.let_go = False
         job.known.clear()
-        job.workers, job.ends = 1, None
+        job.workers, job.done, job.ends = 1, 0, None
         self._told(job)
         self._ask_soon()
 
@@ -670,17 +692,17 @@ class Pool:
             job.guest.close()
             job.guest = None
         words = None if record is None else {name: record[name] for name in _TOLD}
-        self._settle(job, words)
-        if record is not None and not job.came and not job.awaited and self._closing is None:
-            self._struck(words or {})
+        lost = self._settle(job, words)
+        if words is not None and _is_useless(job, words, lost):
+            self._struck(job, words)
         self._told(job)
         self._release(job.batch)
         if not self._closed_if_over():
             self.hand_out()
             self._ask_soon()
 
-    def _settle(self, job: Job, words: Optional[Mapping[str, Any]]) -> None:
-        """Take in what a job has left, and tell the end of the calls that it has taken along."""
+    def _settle(self, job: Job, words: Optional[Mapping[str, Any]]) -> bool:
+        """Take in what a job has left, and tell the end of the calls that it takes along; return if there are any."""
         left = self._files.left(pool_files.pilot_name(job.batch, job.task, job.run))
         if left is not None:
             for record in payload.records(left):
@@ -699,6 +721,7 @@ class Pool:
         job.began.clear()
         if lost:
             self._crash(lost, words or {"state": None, "job_id": job.id, "node": job.node})
+        return bool(lost)
 
     def _crash(self, calls: Sequence[int], words: Mapping[str, Any]) -> None:
         """Tell the client that calls have ended with their job."""
@@ -727,13 +750,19 @@ class Pool:
             self._waiting.extendleft(unsure[number] for number in sorted(unsure, reverse=True))
         self.hand_out()
 
-    def _struck(self, words: Mapping[str, Any]) -> None:
-        """A job has ended before it was of any use."""
+    def _struck(self, job: Job, words: Mapping[str, Any]) -> None:
+        """A job has ended before it was of any use. Whoever is still to come may fare better."""
+        if self._broken or self._closing is not None:
+            return
         self._strikes += 1
-        self._refused_until = time.monotonic() + min(LOOK_CEILING, 0.2 * 2.0**self._strikes)
-        useful = any(job.guest is not None for job in self._all)
-        if self._strikes >= GIVE_UP and not useful:
-            self._break("%d jobs have ended one after the other before they could take a call" % self._strikes, words)
+        pause = min(AGAIN_CEILING, AGAIN_FIRST * 2.0 ** (self._strikes - 1))
+        self._refused_until = time.monotonic() + pause
+        if self._strikes >= GIVE_UP and all(it.over or it.leaving for it in self._all):
+            self._break("%d jobs have ended one after the other before they could run a call" % self._strikes, words)
+            return
+        how = " ".join(str(words[name]) for name in ("state", "exit_code") if words[name])
+        where = " on node %s" % words["node"] if words["node"] else ""
+        self._note("info", "job %s ended%s before it could run a call: %s" % (words["job_id"], where, how or "?"))
 
     def _refused(self, head: Mapping[str, Any], jobs: Mapping[int, Job]) -> None:
         for first, end in head["tasks"]:
@@ -747,12 +776,15 @@ class Pool:
         self._closed_if_over()
 
     def _break(self, message: str, words: Mapping[str, Any]) -> None:
-        """Nothing will come of the calls that wait."""
-        self._broken = True
+        """Nothing will come of the calls that wait; those that are with a pilot go on."""
+        self._broken = {"op": "pool_broken", "pool": self.id, "message": message, "record": words}
+        self._fail_waiting()
+        self._cancel_jobs([job for job in self._all if not job.handed])
+
+    def _fail_waiting(self) -> None:
         self._waiting.clear()
         self._unsure.clear()
-        self._around.send({"op": "pool_broken", "pool": self.id, "message": message, "record": words})
-        self._cancel_jobs(self._all)
+        self._around.send({**self._broken, "spared": [call for job in self._all for call in job.handed]})
 
     def _release(self, batch: str) -> None:
         """Have a batch's files cleared away when its jobs are over and nobody may ask for what they had again."""
@@ -773,6 +805,7 @@ class Pool:
         by_batch: Dict[str, List[int]] = {}
         for job in jobs:
             if not job.over:
+                job.leaving = True  # it may come yet
                 by_batch.setdefault(job.batch, []).append(job.task)
         for batch, tasks in by_batch.items():
             self._around.batches.cancel(batch, tasks, functools.partial(self._cancelled, batch, tasks))
@@ -821,16 +854,21 @@ class Pool:
 
     def _see_reasons(self, now: float, jobs: Sequence[Job]) -> Optional[float]:
         """While calls wait for a first worker: tell why that takes long, and give up where it will not come."""
-        if self._waits_since is None or not self._waiting or self._broken:
+        served = any(it.guest is not None or it.came or it.awaited for it in jobs if not it.leaving)
+        if served or not self._waiting or self._broken or self._closing is not None:
+            self._waits_since, self._reason = None, ""
             return None
+        if self._waits_since is None:
+            self._waits_since = self._reason_at = now
         patience: Optional[float] = self._words["start_timeout"]
         if now >= self._reason_at:
             self._reason_at = now + REASON_EVERY
-            reason = next(filter(None, (self._around.batches.reason(job.batch) for job in jobs)), "")
+            reasons = [self._around.batches.reason(job.batch, job.task) for job in jobs]
+            reason = next(filter(None, reasons), "")
             if reason and reason != self._reason:
                 self._reason = reason
                 self._note("info", "%d calls wait for a worker: %s" % (len(self._waiting), reason))
-            if reason.rpartition(": ")[2].strip("()").partition(",")[0] in NEVER:
+            if reasons and all(map(_is_final, reasons)):
                 self._break("no worker will come: %s" % reason, {})
         if patience is not None and now >= self._waits_since + patience and not self._broken:
             self._break("no worker has come within %g s: %s" % (patience, self._reason or "the jobs wait"), {})
@@ -842,7 +880,7 @@ class Pool:
         """Take jobs out of the queue that nobody has anything to do for any more."""
         if self._waiting or self._unsure or self._closing is not None or any(job.handed for job in jobs):
             return None
-        pending = [job for job in jobs if not job.came and not job.awaited and job.state == "PENDING"]
+        pending = self._unused(jobs)
         if not pending:
             return None
         at: float = self._used + self._words["idle"]
@@ -922,6 +960,19 @@ class Pools:
         pools, self._pools = list(self._pools.values()), {}
         for pool in pools:
             pool.stop(for_good=False)
+
+
+def _is_useless(job: Job, words: Mapping[str, Any], lost: bool) -> bool:
+    """Whether a job has ended, as `words` tell, without having done anything, and not because of others."""
+    if job.came:
+        return words["state"] in _ITS_OWN and not (job.done or lost)
+    return not (job.awaited or job.leaving)
+
+
+def _is_final(reason: str) -> bool:
+    """Whether a job that waits for this reason, as `batches` says it, will wait for ever."""
+    word = reason.rpartition(": ")[2].strip("()")
+    return word.partition(",")[0] in NEVER or word.endswith(HELD)
 
 
 def is_pools(data: wire.Body) -> bool:
