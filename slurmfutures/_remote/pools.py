@@ -25,7 +25,7 @@ from .times import parse_time
 AHEAD = 0.02  # seconds of work, of all its workers together, that a pilot may hold beside the calls they run
 MOST_AHEAD = 128  # calls for each of its workers
 GATHER = 0.01  # seconds in which calls come in before jobs are asked for
-GIVE_UP = 3  # jobs that end one after the other without having become pilots
+GIVE_UP = 3  # jobs that end one after the other without having been of any use
 LOOK_FIRST = 0.05  # seconds until it is looked for what became of a pilot whose connection is lost
 LOOK_CEILING = 5.0
 LOOK_AFTER = 1.0  # seconds, at most, between two looks at all jobs
@@ -33,6 +33,7 @@ REASON_EVERY = 5.0  # seconds between two looks at why nothing moves
 MARGIN = 2.0  # seconds before its end in which a job is given no call
 SLOW_DOWN = 0.99  # by which the longest call is forgotten with each that was shorter
 POOL_BITS = 40  # a call's number is its pool's, above this many bits, and its own
+NEVER_DUE = float("inf")
 CLOSING = 2.0  # seconds in which pilots may leave by themselves when their pool is closed
 # Queue reasons that do not pass by themselves. From squeue(1), JOB REASON CODES.
 NEVER = frozenset(
@@ -70,6 +71,7 @@ class Job:
         self.state = "PENDING"
         self.over = False
         self.came = False  # it has become a pilot, for this agent
+        self.useful = False  # it has had a worker that could take calls
         self.awaited = False  # it had become one for an earlier agent, and has not told this one what it has
         self.leaving = False  # it takes no more calls
         self.let_go = False  # it has been told that it may end
@@ -77,7 +79,7 @@ class Job:
         self.guest: Optional[door.Guest] = None
         self.lost = 0.0  # when the connection was lost
         self.look_at = 0.0  # when to look for what became of it
-        self.workers = 1
+        self.workers = 0  # that can take calls
         self.ends: Optional[float] = None  # when its time is over, on the monotonic clock
         self.quota = 1
         self.done = 0  # calls
@@ -92,7 +94,7 @@ class Job:
         self.state_of_workers: List[List[Any]] = []
 
     def load(self) -> float:
-        """Return how many calls it holds for each of its workers."""
+        """Return how many calls it holds for each of its workers, of which there are some."""
         return len(self.handed) / self.workers
 
 
@@ -124,7 +126,7 @@ class Pool:
         self._longest = 0.0  # seconds, of a call, as far as it was seen
         self._due = 0.0  # when to look after the jobs
         self._ask_at: Optional[float] = None  # when jobs may be asked for
-        self._strikes = 0  # jobs that have ended without having become pilots, one after the other
+        self._strikes = 0  # jobs that have ended without having been of any use, one after the other
         self._refused_until = 0.0
         self._used = time.monotonic()  # when there was last a call
         self._waits_since: Optional[float] = None  # for a first worker
@@ -206,8 +208,6 @@ class Pool:
     def function(self, number: int, source: wire.Body, ship: str) -> None:
         self._functions[number] = source
         self._ships[number] = ship
-        if ship:
-            self._unshipped.pop(ship, None)
 
     def drop(self, number: int) -> None:
         """The client has no more calls of a function."""
@@ -367,6 +367,8 @@ class Pool:
             self._tell_began(job, frame.head["calls"], frame.head["worker"])
         elif op == "back":
             self._back(job, frame.head["calls"])
+        elif op == "ready":
+            self._ready(job, frame.head["workers"])
         elif op == "leaving":
             job.leaving = True
             self._let_go(job)
@@ -374,7 +376,8 @@ class Pool:
         elif op == "workers":
             job.state_of_workers = frame.head["workers"]
         elif op == "uninitialized":
-            self._around.send({"op": "pool_uninitialized", "pool": self.id, "job_id": job.id, **frame.head}, frame.body)
+            words = dict(frame.head, op="pool_uninitialized", pool=self.id, job_id=job.id)
+            self._around.send(words, frame.body)
 
     def _tell_began(self, job: Job, calls: Sequence[int], worker: str) -> None:
         words = {"batch": job.batch, "task": job.task, "job_id": job.id, "worker": worker}
@@ -384,10 +387,8 @@ class Pool:
         """A pilot tells what it has: all else that it was handed has not been begun and never will be."""
         now = time.monotonic()
         job.id, job.node, job.host = words["job_id"], words["node"], words["host"]
-        job.workers = words["workers"]
         if job.ends is None and words["left"] is not None:  # else the queue has told
             job.ends = now + words["left"]
-        job.quota = max(job.quota, job.workers)
         held, job.kept = set(words["held"]), set(words["kept"])
         missing = [call for call in job.handed if call not in held and call not in job.kept]
         self._back(job, missing)
@@ -397,7 +398,6 @@ class Pool:
                 self._owner[call] = job
         if not job.came:
             job.came = True
-            self._strikes = 0
             try:
                 self._files.record({"came": job.batch, "task": job.task, "run": job.run})
             except OSError as error:
@@ -411,6 +411,15 @@ class Pool:
         if self._reason:
             self._reason = ""
         self._waits_since = None
+        self._ready(job, words["workers"])
+
+    def _ready(self, job: Job, workers: int) -> None:
+        """So many workers of a pilot can take calls now."""
+        job.workers = workers
+        job.quota = max(job.quota, workers)
+        if workers:
+            job.useful = True
+            self._strikes = 0
         self.hand_out()
 
     def _results(self, job: Job, body: wire.Body) -> None:
@@ -486,6 +495,10 @@ class Pool:
         self._jobs.pop(batch, None)
         self._all = [job for job in self._all if job.batch != batch]
 
+    def shipping(self, ship: str) -> None:
+        """A version of the client's code is looked for, or on its way."""
+        self._unshipped.pop(ship, None)
+
     def shipping_changed(self, ship: str = "", why: str = "") -> None:
         """A version of the client's code is there, or, by `why`, cannot be."""
         if why:
@@ -518,7 +531,7 @@ class Pool:
     def _with_room(self, now: float) -> Optional[Job]:
         best: Optional[Job] = None
         for job in self._all:
-            if job.guest is None or job.leaving or not job.came or len(job.handed) >= job.quota:
+            if job.guest is None or job.leaving or not job.workers or len(job.handed) >= job.quota:
                 continue
             if not self._has_time(job, now):
                 self._retire(job)
@@ -587,6 +600,9 @@ class Pool:
         present = sum(not job.over and not job.leaving for job in self._all)
         if wanted <= present or self._broken or self._closing is not None:
             return
+        ship = self._ships.get(self._waiting[0].function, "") if self._waiting else ""
+        if ship and self._around.shipped(ship) is None:
+            return  # `hand_out` is called when it is there: workers that need it for the initializer are to have it
         if now < self._refused_until:
             self._ask_at = self._refused_until
             return
@@ -601,6 +617,7 @@ class Pool:
             "idle": self._words["idle"],
             "most_calls": self._words["most_calls"],
             "time": self._time,
+            "ship": ship,
         }
         spec = dict(self._words["spec"], batch=batch, tasks=number, skip=[], ship="", script=None, pilot=pilot)
         try:
@@ -655,9 +672,9 @@ class Pool:
         state = "PREEMPTED" if job.leaving else "NODE_FAIL"
         words = {"state": state, "exit_code": None, "signal": None, "stderr": "", "node": job.node}
         self._settle(job, dict(words, job_id=job.id, reason="and put back into the queue"))
-        job.came = job.leaving = job.let_go = False
+        job.came = job.useful = job.leaving = job.let_go = False
         job.known.clear()
-        job.workers, job.ends = 1, None
+        job.workers, job.ends = 0, None
         self._told(job)
         self._ask_soon()
 
@@ -671,7 +688,7 @@ class Pool:
             job.guest = None
         words = None if record is None else {name: record[name] for name in _TOLD}
         self._settle(job, words)
-        if record is not None and not job.came and not job.awaited and self._closing is None:
+        if record is not None and not job.useful and not job.awaited and self._closing is None:
             self._struck(words or {})
         self._told(job)
         self._release(job.batch)
@@ -731,8 +748,7 @@ class Pool:
         """A job has ended before it was of any use."""
         self._strikes += 1
         self._refused_until = time.monotonic() + min(LOOK_CEILING, 0.2 * 2.0**self._strikes)
-        useful = any(job.guest is not None for job in self._all)
-        if self._strikes >= GIVE_UP and not useful:
+        if self._strikes >= GIVE_UP and not any(job.useful and not job.over for job in self._all):
             self._break("%d jobs have ended one after the other before they could take a call" % self._strikes, words)
 
     def _refused(self, head: Mapping[str, Any], jobs: Mapping[int, Job]) -> None:
@@ -800,7 +816,7 @@ class Pool:
             self._door.expect_boxes(any(job.guest is None and job.state == "RUNNING" for job in jobs))
         if self._closing is not None:
             if now >= self._closing:
-                self._closing = float("inf")
+                self._closing = NEVER_DUE
                 self._cancel_jobs(jobs)
             wanted.append(self._closing)
         if self._ask_at is not None and now >= self._ask_at:
@@ -817,7 +833,7 @@ class Pool:
                 self._retire(job)
         wanted.append(self._see_reasons(now, jobs))
         wanted.append(self._see_idle(now, jobs))
-        return min((at for at in wanted if at is not None), default=float("inf"))
+        return min((at for at in wanted if at is not None), default=NEVER_DUE)
 
     def _see_reasons(self, now: float, jobs: Sequence[Job]) -> Optional[float]:
         """While calls wait for a first worker: tell why that takes long, and give up where it will not come."""
@@ -910,12 +926,17 @@ class Pools:
         """Return the pool whose jobs a batch has."""
         return next((pool for pool in self._pools.values() if pool.owns(batch)), None)
 
+    def shipping(self, ship: str) -> None:
+        for pool in self._pools.values():
+            pool.shipping(ship)
+
     def shipping_changed(self, ship: str = "", why: str = "") -> None:
         for pool in list(self._pools.values()):
             pool.shipping_changed(ship, why)
 
     def tick(self, now: float) -> Optional[float]:
-        return min((pool.tick(now) for pool in list(self._pools.values())), default=None)
+        at = min((pool.tick(now) for pool in list(self._pools.values())), default=NEVER_DUE)
+        return None if at == NEVER_DUE else at
 
     def stop(self) -> None:
         """Let go of all pools, whose pilots look for another agent."""
