@@ -546,8 +546,8 @@ class Pool:
             self._entries, self._unwritten = kept, []
             if not kept:
                 self._functions.clear()
-            for entry in entries if kept else ():
-                self._forget(entry)
+            else:
+                self._forget(entries)
         return entries
 
     # ---- as an owner of futures; any thread

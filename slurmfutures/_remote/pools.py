@@ -34,6 +34,7 @@ REASON_EVERY = 5.0  # seconds between two looks at why nothing moves
 MARGIN = 2.0  # seconds before its end in which a job is given no call
 SLOW_DOWN = 0.99  # by which the longest call is forgotten with each that was shorter
 POOL_BITS = 40  # a call's number is its pool's, above this many bits, and its own
+NEVER_DUE = float("inf")
 CLOSING = 2.0  # seconds in which pilots may leave by themselves when their pool is closed
 # Queue reasons that do not pass by themselves. From squeue(1), JOB REASON CODES.
 NEVER = frozenset(
@@ -89,7 +90,7 @@ class Job:
         self.lost = 0.0  # when the connection was lost
         self.look_at = 0.0  # when to look for what became of it
         self.began_at = 0.0  # when it came
-        self.workers = 1
+        self.workers = 0  # that can take calls
         self.ends: Optional[float] = None  # when its time is over, on the monotonic clock
         self.quota = 1
         self.done = 0  # calls
@@ -104,7 +105,7 @@ class Job:
         self.state_of_workers: List[List[Any]] = []
 
     def load(self) -> float:
-        """Return how many calls it holds for each of its workers."""
+        """Return how many calls it holds for each of its workers, of which there are some."""
         return len(self.handed) / self.workers
 
 
@@ -218,8 +219,6 @@ class Pool:
     def function(self, number: int, source: wire.Body, ship: str) -> None:
         self._functions[number] = source
         self._ships[number] = ship
-        if ship:
-            self._unshipped.pop(ship, None)
 
     def drop(self, number: int) -> None:
         """The client has no more calls of a function."""
@@ -383,6 +382,8 @@ class Pool:
             self._tell_began(job, frame.head["calls"], frame.head["worker"])
         elif op == "back":
             self._back(job, frame.head["calls"])
+        elif op == "ready":
+            self._ready(job, frame.head["workers"])
         elif op == "leaving":
             job.leaving = True
             self._let_go(job)
@@ -390,7 +391,8 @@ class Pool:
         elif op == "workers":
             job.state_of_workers = frame.head["workers"]
         elif op == "uninitialized":
-            self._around.send({"op": "pool_uninitialized", "pool": self.id, "job_id": job.id, **frame.head}, frame.body)
+            words = dict(frame.head, op="pool_uninitialized", pool=self.id, job_id=job.id)
+            self._around.send(words, frame.body)
 
     def _tell_began(self, job: Job, calls: Sequence[int], worker: str) -> None:
         words = {"batch": job.batch, "task": job.task, "job_id": job.id, "worker": worker}
@@ -400,10 +402,8 @@ class Pool:
         """A pilot tells what it has: all else that it was handed has not been begun and never will be."""
         now = time.monotonic()
         job.id, job.node, job.host = words["job_id"], words["node"], words["host"]
-        job.workers = words["workers"]
         if job.ends is None and words["left"] is not None:  # else the queue has told
             job.ends = now + words["left"]
-        job.quota = max(job.quota, job.workers)
         held, job.kept = set(words["held"]), set(words["kept"])
         missing = [call for call in job.handed if call not in held and call not in job.kept]
         self._back(job, missing)
@@ -424,6 +424,12 @@ class Pool:
         self._told(job)
         if self._sent_again and not self._words["keep"]:
             self._cancel_unwanted(job)
+        self._ready(job, words["workers"])
+
+    def _ready(self, job: Job, workers: int) -> None:
+        """So many workers of a pilot can take calls now."""
+        job.workers = workers
+        job.quota = max(job.quota, workers)
         self.hand_out()
 
     def _results(self, job: Job, body: wire.Body) -> None:
@@ -501,6 +507,10 @@ class Pool:
         self._jobs.pop(batch, None)
         self._all = [job for job in self._all if job.batch != batch]
 
+    def shipping(self, ship: str) -> None:
+        """A version of the client's code is looked for, or on its way."""
+        self._unshipped.pop(ship, None)
+
     def shipping_changed(self, ship: str = "", why: str = "") -> None:
         """A version of the client's code is there, or, by `why`, cannot be."""
         if why:
@@ -533,7 +543,7 @@ class Pool:
     def _with_room(self, now: float) -> Optional[Job]:
         best: Optional[Job] = None
         for job in self._all:
-            if job.guest is None or job.leaving or not job.came or len(job.handed) >= job.quota:
+            if job.guest is None or job.leaving or not job.workers or len(job.handed) >= job.quota:
                 continue
             if not self._has_time(job, now):
                 self._retire(job)
@@ -605,6 +615,9 @@ class Pool:
             self._cancel_jobs(self._unused(self._all)[self._words["max_jobs"] - present :])
         if wanted <= present or self._broken or self._closing is not None:
             return
+        ship = self._ships.get(self._waiting[0].function, "") if self._waiting else ""
+        if ship and self._around.shipped(ship) is None:
+            return  # `hand_out` is called when it is there: workers that need it for the initializer are to have it
         if now < self._refused_until:
             self._ask_at = self._refused_until
             return
@@ -617,6 +630,7 @@ class Pool:
             "idle": self._words["idle"],
             "most_calls": self._words["most_calls"],
             "time": self._time,
+            "ship": ship,
         }
         spec = dict(self._words["spec"], batch=batch, tasks=number, skip=[], ship="", script=None, pilot=pilot)
         try:
@@ -679,7 +693,7 @@ class Pool:
         self._settle(job, dict(words, job_id=job.id, reason=""))
         job.came = job.leaving = job.let_go = False
         job.known.clear()
-        job.workers, job.done, job.ends = 1, 0, None
+        job.workers, job.done, job.ends = 0, 0, None
         self._told(job)
         self._ask_soon()
 
@@ -833,7 +847,7 @@ class Pool:
             self._door.expect_boxes(any(job.guest is None and job.state == "RUNNING" for job in jobs))
         if self._closing is not None:
             if now >= self._closing:
-                self._closing = float("inf")
+                self._closing = NEVER_DUE
                 self._cancel_jobs(jobs)
             wanted.append(self._closing)
         if self._ask_at is not None and now >= self._ask_at:
@@ -850,7 +864,7 @@ class Pool:
                 self._retire(job)
         wanted.append(self._see_reasons(now, jobs))
         wanted.append(self._see_idle(now, jobs))
-        return min((at for at in wanted if at is not None), default=float("inf"))
+        return min((at for at in wanted if at is not None), default=NEVER_DUE)
 
     def _see_reasons(self, now: float, jobs: Sequence[Job]) -> Optional[float]:
         """While calls wait for a first worker: tell why that takes long, and give up where it will not come."""
@@ -948,12 +962,17 @@ class Pools:
         """Return the pool whose jobs a batch has."""
         return next((pool for pool in self._pools.values() if pool.owns(batch)), None)
 
+    def shipping(self, ship: str) -> None:
+        for pool in self._pools.values():
+            pool.shipping(ship)
+
     def shipping_changed(self, ship: str = "", why: str = "") -> None:
         for pool in list(self._pools.values()):
             pool.shipping_changed(ship, why)
 
     def tick(self, now: float) -> Optional[float]:
-        return min((pool.tick(now) for pool in list(self._pools.values())), default=None)
+        at = min((pool.tick(now) for pool in list(self._pools.values())), default=NEVER_DUE)
+        return None if at == NEVER_DUE else at
 
     def stop(self) -> None:
         """Let go of all pools, whose pilots look for another agent."""
