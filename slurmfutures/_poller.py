@@ -217,7 +217,17 @@ class Poller:
         with self._lock:
             self.check()
             earlier = self._earlier_calls.pop(number, [])
-            pool = Pool(number, settings, self._common, self.link, self.wake, self.checkpoint, earlier, self._epoch)
+            pool = Pool(
+                number,
+                settings,
+                self._common,
+                self.link,
+                self.wake,
+                self._read_log,
+                self.checkpoint,
+                earlier,
+                self._epoch,
+            )
             self.pools[number] = pool
             pool.up = self._up.is_set()
             reply = self._opening(pool, pool.open())
@@ -408,6 +418,13 @@ class Poller:
                     kept = batch.kept_log(call, stream)
             found.append(kept or "")
         return found
+
+    def _read_log(self, words: Mapping[str, Any]) -> str:
+        try:
+            body = self.reply_to(self.link.request({"op": "log", **words}, again=True)[1], REPLY_TIMEOUT).body
+        except (AgentError, ConnectionLost):
+            return ""
+        return str(body, "utf-8", "replace")
 
     def reply_to(self, reply: "Future[Reply]", timeout: float | None = None) -> Reply:
         """Wait for a reply. A callback, which runs in the poller's thread, does the poller's work meanwhile."""
@@ -883,7 +900,7 @@ class Poller:
     def _take_of_pool(self, pool: Pool, head: Mapping[str, Any], body: wire.Body) -> None:
         op = head["op"]
         if op == "began":
-            for future in pool.began(head["calls"], head["job_id"]):
+            for future in pool.began(head):
                 begin(future)
         elif op == "pool_note":
             pool.noted(head["kind"], head["message"])

@@ -17,6 +17,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from ._checkpoint import Checkpoint
@@ -68,19 +69,42 @@ class _Function:
         self.calls = 0  # that need it
 
 
+class Ran(NamedTuple):
+    """Where a call runs or has run: the owner of its future once it is over."""
+
+    pool: "Pool"
+    job: str | None
+    worker: Mapping[str, Any]  # in the agent's words; nothing where it is not known
+
+    def job_id(self, call: int) -> str | None:
+        return self.job
+
+    def state(self, call: int) -> JobState:
+        return JobState.RUNNING  # its result is being told
+
+    def log(self, call: int, stream: str) -> str:
+        return self.pool.read_log({**self.worker, "stream": stream}) if self.worker else ""
+
+    def cancel(self, call: int) -> None:
+        pass
+
+    def hurry(self) -> None:
+        pass
+
+
 class _Entry:
     """A call that is not resolved."""
 
-    __slots__ = ("arguments", "attempts", "function", "future", "handful", "job_id", "key")
+    __slots__ = ("arguments", "attempts", "function", "future", "handful", "key", "ran")
 
-    def __init__(self, future: SlurmFuture[Any], function: int, arguments: bytes, key: bytes) -> None:
+    def __init__(self, future: SlurmFuture[Any], arguments: bytes, function: int, key: bytes) -> None:
         self.future = future
         self.function = function
         self.arguments = arguments
         self.key = key
         self.handful: Handful | None = None  # what the checkpoint knows it by
         self.attempts: Attempts | None = None
-        self.job_id: str | None = None
+        self.ran: Ran | None = None  # known of a call that takes its time
 
 
 class Handful:
@@ -106,13 +130,15 @@ class Pool:
         common: Mapping[str, Any],
         link: Link,
         wake: Callable[[], None],
+        read_log: Callable[[Mapping[str, Any]], str],
         checkpoint: Checkpoint | None,
         earlier: Sequence[Handful] = (),
         epoch: float | None = None,
     ) -> None:
         """`common` is what every batch is submitted with; `wake` has the poller look at what is new here.
 
-        `earlier` is what drivers before this one have sent, which began at `epoch` by work_dir's clock.
+        `read_log` asks the agent for a log, in its words. `earlier` is what drivers before this one have sent, which
+        began at `epoch` by work_dir's clock.
         """
         self.id = number
         self.settings = settings
@@ -121,6 +147,7 @@ class Pool:
         self._common = common
         self._link = link
         self._wake = wake
+        self.read_log = read_log
         self._checkpoint = checkpoint
         self._entries: dict[int, _Entry] = {}
         self._next = (number << BITS) + 1
@@ -185,17 +212,19 @@ class Pool:
         self, function: bytes, arguments: Sequence[bytes], ship: str, keys: Sequence[bytes] | None
     ) -> list[SlurmFuture[Any]]:
         """Add calls of one function and return their futures; `ship` is the version of the user's own code."""
-        futures = []
+        futures: list[SlurmFuture[Any]] = [SlurmFuture(self, 0) for _ in arguments]
+        number = _number_of(function, ship)
+        entries = [
+            _Entry(future, argument, number, key)
+            for future, argument, key in zip(futures, arguments, keys or repeat(NO_KEY), strict=False)
+        ]
         with self.lock:
             if self.broken is not None:
                 raise self.broken
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            number = self._function(function, ship, len(arguments))
-            for place, argument in enumerate(arguments):
-                future = SlurmFuture[Any](self, 0)
-                futures.append(future)
-                self._unwritten.append(_Entry(future, number, argument, keys[place] if keys is not None else NO_KEY))
+            self._use(number, function, ship, len(entries))
+            self._unwritten += entries
             if self._checkpoint is None:
                 self._send_unwritten()
         if self._checkpoint is not None:
@@ -210,24 +239,23 @@ class Pool:
                 return None
             call = found.first + place[1]
             found.unclaimed.discard(call)
-            future = SlurmFuture[Any](self, call)
-            entry = _Entry(future, self._function(function, ship, 1), arguments, found.keys[place[1]])
+            future: SlurmFuture[Any] = SlurmFuture(self, call)
+            number = _number_of(function, ship)
+            self._use(number, function, ship, 1)
+            entry = _Entry(future, arguments, number, found.keys[place[1]])
             entry.handful = found
             self._entries[call] = entry
             self._send_calls([call])
         return future
 
-    def _function(self, source: bytes, ship: str, calls: int) -> int:
-        """Return the number by which pilots know a function: a hash of it, so that they never take it for another."""
-        digest = hashlib.blake2b(source, digest_size=8, key=ship.encode()[:64]).digest()
-        number = int.from_bytes(digest, "big") >> 1
+    def _use(self, number: int, source: bytes, ship: str, calls: int) -> None:
+        """So many more calls need a function. Holds the lock."""
         found = self._functions.get(number)
         if found is None:
             found = self._functions[number] = _Function(source, ship)
         else:
             self._functions.move_to_end(number)
         found.calls += calls
-        return number
 
     def _send_unwritten(self) -> None:
         """Number what was added, and send it. Holds the lock."""
@@ -262,10 +290,10 @@ class Pool:
         self._link.send(wire.message(head, function.source), self._key)
         self._sent.add(number)
 
-    def _forget(self, entry: _Entry) -> None:
-        """A call needs its function no more. Holds the lock."""
-        function = self._functions[entry.function]
-        function.calls -= 1
+    def _forget(self, entries: Sequence[_Entry]) -> None:
+        """Calls need their functions no more. Holds the lock."""
+        for entry in entries:
+            self._functions[entry.function].calls -= 1
         if len(self._functions) > _FUNCTIONS_KEPT:
             for number, idle in list(self._functions.items())[:-_FUNCTIONS_KEPT]:
                 if not idle.calls:
@@ -344,7 +372,7 @@ class Pool:
         with self.lock:
             entries = [self._entries.pop(number) for number in numbers if number in self._entries]
             for entry in entries:
-                self._forget(entry)
+                self._forget([entry])
         failed = SlurmFuturesError(f"the checkpoint {path} cannot be written: {error.strerror}; nothing was sent")
         for entry in entries:
             settle(entry.future, None, failed)
@@ -357,15 +385,15 @@ class Pool:
         good = [record for record in records if record.status != payload.CRASHED]
         with self.lock:
             found = [self._entries.pop(record.call, None) for record in good]
-            for entry in found:
-                if entry is not None:
-                    self._forget(entry)
+            self._forget([entry for entry in found if entry is not None])
         unsaved = self._keep(good, found)
         for record, entry in zip(good, found, strict=True):
             if entry is not None:
-                value, error = result_of(record, entry.job_id, PILOT)
+                value, error = result_of(record, entry.ran.job if entry.ran is not None else None, PILOT)
                 if error is not None and entry.attempts is not None:
                     error = entry.attempts.told(error)
+                if entry.ran is not None:
+                    entry.future._place = entry.ran, record.call
                 settle(entry.future, value, error)
         self.done += len(found) - found.count(None)
         for record in records:
@@ -431,12 +459,13 @@ class Pool:
             return
         self._note_end(record, entry, error)
         with self.lock:
-            self._forget(entry)
+            self._forget([entry])
+        entry.future._place = entry.ran or Ran(self, error.job_id, {}), entry.future._place[1]
         settle(entry.future, None, entry.attempts.told(error))
 
     def _run_again(self, entry: _Entry) -> None:
         """Send a call once more, under another number."""
-        entry.handful = entry.job_id = None
+        entry.handful = entry.ran = None
         with self.lock:
             self._unwritten.append(entry)
             if self._checkpoint is None:
@@ -476,12 +505,13 @@ class Pool:
                 calls, self._cancels = self._cancels, []
                 self._send({"op": "pool_cancel", "calls": calls})
 
-    def began(self, calls: Sequence[int], job_id: str) -> list[SlurmFuture[Any]]:
-        """Note which job runs calls; return their futures."""
+    def began(self, words: Mapping[str, Any]) -> list[SlurmFuture[Any]]:
+        """Note what runs calls; return their futures."""
+        ran = Ran(self, words["job_id"], {name: words[name] for name in ("batch", "task", "worker")})
         with self.lock:
-            entries = [entry for entry in map(self._entries.get, calls) if entry is not None]
+            entries = [entry for entry in map(self._entries.get, words["calls"]) if entry is not None]
             for entry in entries:
-                entry.job_id = job_id
+                entry.ran = ran
         return [entry.future for entry in entries]
 
     def noted(self, kind: str, message: str) -> None:
@@ -525,10 +555,14 @@ class Pool:
 
     # ---- as an owner of futures; any thread
 
-    def job_id(self, call: int) -> str | None:
+    def _ran(self, call: int) -> Ran | None:
         with self.lock:
             entry = self._entries.get(call)
-        return entry.job_id if entry is not None else None
+        return entry.ran if entry is not None else None
+
+    def job_id(self, call: int) -> str | None:
+        ran = self._ran(call)
+        return ran.job if ran is not None else None
 
     def state(self, call: int) -> JobState:
         with self.lock:
@@ -536,18 +570,27 @@ class Pool:
         return JobState.RUNNING if entry is not None and entry.future.running() else JobState.PENDING
 
     def log(self, call: int, stream: str) -> str:
-        return ""
+        ran = self._ran(call)
+        return ran.log(call, stream) if ran is not None else ""
 
     def cancel(self, call: int) -> None:
         with self.lock:
             entry = self._entries.pop(call, None)
             if entry is None:
                 return  # one that is not written down never will be
-            self._forget(entry)
+            self._forget([entry])
             self._cancels.append(call)
+        if entry.ran is not None:
+            entry.future._place = entry.ran, call
         self._wake()
         if entry.handful is not None and self._checkpoint is not None:
             self._checkpoint.fail(entry.handful, [call - entry.handful.first], None)
 
     def hurry(self) -> None:
         pass
+
+
+def _number_of(function: bytes, ship: str) -> int:
+    """Return the number by which pilots know a function: a hash of it, so that they never take it for another."""
+    digest = hashlib.blake2b(function, digest_size=8, key=ship.encode()[:64]).digest()
+    return int.from_bytes(digest, "big") >> 1

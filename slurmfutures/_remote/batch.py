@@ -58,6 +58,7 @@ class Part:
         self.watch: Optional[watch.Watch] = None
         self.unwanted: Set[int] = set()  # array indices to be cancelled
         self.over: Set[int] = set()  # array indices whose end the client knows, or that are a later part's by now
+        self.ends: Dict[int, float] = {}  # when the time of pilots is over, by array index, in seconds since the epoch
         self.passed_on: Set[int] = set()  # the latter: results of them that show after all are still results
         self.unread: Set[int] = set()  # array indices of which the last look has left results for the next one
         self.sending: List[int] = []  # array indices of large results on their way, each as often as it has some

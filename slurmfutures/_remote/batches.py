@@ -295,15 +295,18 @@ class Batches:
                 return "job %s waits in the queue: %s" % (part.job, self._reasons[part.job])
         return "" if batch is None or batch.parts else "it is not submitted yet"
 
-    def log(self, batch_id: str, task: int, stream: str, number: Optional[int] = None) -> bytes:
-        """Return a task's "out" or "err" as far as it is written, of its last submission or of part `number`."""
+    def log(self, batch_id: str, task: int, stream: str, number: Optional[int] = None, worker: str = "") -> bytes:
+        """Return a task's "out" or "err" as far as it is written, of its last submission or of part `number`.
+
+        Of a pilot it may be that of one of its workers.
+        """
         batch = self._batches.get(batch_id) or Batch.found(spool.Batch(self._place.work_dir, batch_id), set())
         for part in reversed(batch.parts) if batch else ():
             if number is not None and part.number != number:
                 continue
             if part.tasks[0] <= task <= part.tasks[-1] and task in part.tasks:
                 index = next(index for index in part.indices if part.at[index] == task)
-                return spool.read_tail(part.folder.log(index, stream), 1 << 30)
+                return spool.read_tail(part.folder.log(index, stream, worker), 1 << 30)
         return b""
 
     def stop(self) -> None:
@@ -737,6 +740,8 @@ class Batches:
             if changes:
                 changed = True
                 self._tell_states(batch, [(part.at[index], state) for index, state in changes])
+            if "pilot" in batch.spec:
+                self._tell_ends(batch, part, own)
             for row in own:
                 if watch.is_stuck(row):
                     self._notice(batch, "stuck", "job %s waits in the queue: %s" % (row.job_id, row.reason))
@@ -744,6 +749,18 @@ class Batches:
                 changed = True
                 self._why_soon(now)
         return changed
+
+    def _tell_ends(self, batch: Batch, part: Part, rows: Sequence[Row]) -> None:
+        """Tell when the time of running pilots is over, where that is news."""
+        ends: Dict[int, float] = {}
+        for row in rows:
+            if row.ends is not None and row.state == JobState.RUNNING:  # for others it is a guess, or past
+                shown = [index for index in part.indices if _covers(row, index) and part.ends.get(index) != row.ends]
+                ends.update(dict.fromkeys(shown, row.ends))
+        if ends:
+            part.ends.update(ends)
+            told = [[part.at[index], at] for index, at in sorted(ends.items())]
+            self._send({"op": "ends", "batch": batch.id, "ends": told})
 
     def _why_soon(self, now: float) -> None:
         """Something new was seen of a death: ask soon, also where older ones are asked for at leisure by now."""
@@ -870,6 +887,10 @@ def _is_earlier(batch: Batch, part: Part, verdict: watch.Verdict) -> bool:
         return time.mktime(time.strptime(verdict.ending.end, "%Y-%m-%dT%H:%M:%S")) <= batch.epoch
     except ValueError:
         return True
+
+
+def _covers(row: Row, index: int) -> bool:
+    return row.tasks is None or any(first <= index <= last for first, last in row.tasks)
 
 
 def _results(batch: Batch, part: Part, done: List[int], earlier: Sequence[int] = ()) -> Dict[str, Any]:

@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Any, Dict, List, Optional, Sequence
 
-from . import hub, job, memory, payload, publish, shares, ships, wire
+from . import hub, job, memory, payload, publish, shares, ships, spool, wire
 from .door import Guest
 from .home import Home
 from .loop import Loop
@@ -40,6 +40,7 @@ class Pilot:
         self._files = PoolFiles(words["folder"])
         self._part = part
         self._index = index
+        self._run = run
         self._name = pilot_name(spec["batch"], job.share(index, mapping, part)[0], run)
         self._workers: int = words["workers"]
         self._idle_after: float = words["idle"]
@@ -58,7 +59,7 @@ class Pilot:
         self._term_at: Optional[float] = None  # when running calls are ended
         self._hopeless: Optional[Dict[str, Any]] = None  # why workers do not start
         self._kills = memory.kills()
-        logs = os.path.join(part, "w")
+        logs = spool.Part(part).workers
         os.makedirs(logs, 0o700, exist_ok=True)
         program = "import sys; sys.path.insert(1, %r); from %s.worker import main; main()" % (sys.path[1], __package__)
         self._hub = hub.Hub(
@@ -113,6 +114,8 @@ class Pilot:
         self._send({"op": "here", **words})
         if self._kept:
             guest.send(wire.packed(wire.RESULTS, list(self._kept.values())))
+        for call, worker in self._hub.told():
+            self._began([call], worker)
         self._state = None
         if self._leaving is not None:
             self._send({"op": "leaving"})
@@ -161,7 +164,7 @@ class Pilot:
 
     def _tell(self, head: Dict[str, Any], body: wire.Buffer = b"") -> None:
         if head["op"] == "began":
-            self._send(dict(head, job_id=self._job))
+            self._began(head["calls"], head["worker"])
         elif head["op"] == "uninitialized":
             self._send(head, body)
         elif head.get("start"):
@@ -169,6 +172,10 @@ class Pilot:
             self._leave()
         else:
             self._crashed(head)
+
+    def _began(self, calls: Sequence[int], worker: int) -> None:
+        name = spool.worker_name(self._run, worker)
+        self._send({"op": "began", "calls": calls, "job_id": self._job, "worker": name})
 
     def _crashed(self, head: Dict[str, Any]) -> None:
         """A worker has died in a call."""

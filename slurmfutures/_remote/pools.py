@@ -91,7 +91,7 @@ class Job:
         ] = {}  # None: of an earlier agent, and the client has not named it
         self.cut: List[int] = []  # of these, those that were running when the job was ended
         self.kept: Set[int] = set()  # of these, those whose results are about to come
-        self.began: Dict[int, float] = {}
+        self.began: Dict[int, Tuple[float, str]] = {}  # of these, since when they run, and the worker that does it
         self.state_of_workers: List[List[Any]] = []
 
     def load(self) -> float:
@@ -239,6 +239,8 @@ class Pool:
             if job is not None:  # a pilot has told of it
                 if job.handed.get(call.call, call) is None:
                     job.handed[call.call] = call
+                if call.call in job.began:
+                    self._tell_began(job, [call.call], job.began[call.call][1])
             elif sure or call.call > self._may_be_out:
                 self._waiting.append(call)
             else:
@@ -379,8 +381,8 @@ class Pool:
             now = time.monotonic()
             for call in frame.head["calls"]:
                 if call in job.handed:
-                    job.began[call] = now
-            self._around.send({**frame.head, "pool": self.id})
+                    job.began[call] = now, frame.head["worker"]
+            self._tell_began(job, frame.head["calls"], frame.head["worker"])
         elif op == "back":
             self._back(job, frame.head["calls"])
         elif op == "leaving":
@@ -392,12 +394,17 @@ class Pool:
         elif op == "uninitialized":
             self._around.send({"op": "pool_uninitialized", "pool": self.id, "job_id": job.id, **frame.head}, frame.body)
 
+    def _tell_began(self, job: Job, calls: Sequence[int], worker: str) -> None:
+        words = {"batch": job.batch, "task": job.task, "job_id": job.id, "worker": worker}
+        self._around.send({"op": "began", "pool": self.id, "calls": calls, **words})
+
     def _here(self, job: Job, words: Mapping[str, Any]) -> None:
         """A pilot tells what it has: all else that it was handed has not been begun and never will be."""
         now = time.monotonic()
         job.id, job.node, job.host = words["job_id"], words["node"], words["host"]
         job.workers = words["workers"]
-        job.ends = None if words["left"] is None else now + words["left"]
+        if job.ends is None and words["left"] is not None:  # else the queue has told
+            job.ends = now + words["left"]
         job.quota = max(job.quota, job.workers)
         held, job.kept = set(words["held"]), set(words["kept"])
         missing = [call for call in job.handed if call not in held and call not in job.kept]
@@ -450,7 +457,7 @@ class Pool:
                 count += 1
                 began = job.began.pop(call, None)
                 if began is not None:
-                    self._longest = max(now - began, self._longest * SLOW_DOWN)
+                    self._longest = max(now - began[0], self._longest * SLOW_DOWN)
             self._owner.setdefault(call, job)
             passed += payload.pack_record(call, record.status, record.payload) if not whole else ()
         if whole and body:
@@ -649,6 +656,9 @@ class Pool:
         elif op == "part":
             for task in [task for first, end in head["tasks"] for task in range(first, end)]:
                 jobs[task].id = jobs[task].id or head["job"]
+        elif op == "ends":
+            for task, at in head["ends"]:
+                jobs[task].ends = time.monotonic() + at - time.time()
         elif op == "results":
             for task in head["done"]:
                 self._over(jobs[task], None)
@@ -805,9 +815,8 @@ class Pool:
         jobs = self._jobs.get(batch, {})
         if not jobs or any(not job.over for job in jobs.values()):
             return
-        if any(job.batch == batch for job in self._owner.values()) or any(
-            job.batch == batch for job, _ in self._silent
-        ):
+        unacknowledged = [*self._owner.values(), *(job for job, _ in self._silent)]
+        if any(job.batch == batch for job in unacknowledged):
             return
         if self._closing is None:
             try:

@@ -186,10 +186,11 @@ EXIT = """
 import json, sys
 from slurmfutures import SlurmExecutor
 from tests import calls
+from tests.bindings import bound
 
 binding, options, folder = sys.argv[1:]
 root = SlurmExecutor(**json.loads(options))
-executor = root.login if binding == "login" else root
+executor = bound(root, binding)
 
 class Sum:
     def __init__(self, value):

@@ -1,18 +1,12 @@
 """Link, agent or driver of pilots is lost: they finish what they run, keep the results, and find the next agent."""
 
-import os
-import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from slurmfutures import PilotsExecutor, SlurmExecutor
 from tests import calls
-from tests.cluster import Cluster
 from tests.connection.lines import Line, agent_of, until_connected_again
-from tests.drivers import Driver
-from tests.fix_executors import Opener
 from tests.fix_gate import Gate
 from tests.processes import lives
 from tests.waiting import DEADLINE, until
@@ -76,5 +70,3 @@ def test_what_is_cancelled_meanwhile_is_ended_or_never_runs(
         assert pilots.submit(calls.square, 3).result(DEADLINE) == 9
         until(lambda: not lives(int(child)), DEADLINE / 3)  # before it ends by itself
     assert not (tmp_path / "written").exists()
-
-
