@@ -120,7 +120,7 @@ class Pool:
         self._around = around
         self._words = words
         self._initializer = bytes(initializer)
-        path = os.path.join(around.work_dir, "pilots", around.session, "%06x" % self.id)
+        path = pool_files.folder(around.work_dir, around.session, self.id)
         self._files = pool_files.PoolFiles(path)
         self._files.create()
         self._key = door.make_key(path)
@@ -866,6 +866,7 @@ class Pool:
         if self._closing is None:
             try:
                 self._files.record({"over": batch})
+                self._files.clear(batch)
             except OSError:
                 return  # the next agent finds out for itself
         self._drop_batch(batch)
