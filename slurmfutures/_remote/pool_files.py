@@ -4,7 +4,7 @@ key        the secret of its pilots and agents, see `seal`
 agent      where the present agent listens, see `door`
 box/       frames of pilots that cannot reach it, see `box`
 ledger     a line of JSON for each batch of jobs, before it is submitted, and for each pilot that has come
-handed     the highest number of a call that was ever handed out
+handed     a number that no call that was ever handed out exceeds, and the boot of the machine that wrote it
 last/      what a pilot could not hand over before its job's end, by its name
 
 The next agent of the session takes all of it up. When the client closes the pool it is removed, with the last of its
@@ -21,6 +21,7 @@ from typing import Any, Iterator, List, Optional, Sequence, Set
 from . import payload, publish
 from .wire import Buffer
 
+BEHIND = 1 << 30  # calls, at most, by which what a machine that went down has left on disk may be behind
 POOLS = "pilots"  # the folder in work_dir
 _NUMBER = struct.Struct(">Q")
 
@@ -68,8 +69,13 @@ class PoolFiles:
         """Make the folder, or take over what is there. Raises OSError."""
         os.makedirs(self._last, 0o700, exist_ok=True)
         self._handle = os.open(os.path.join(self.path, "handed"), os.O_RDWR | os.O_CREAT, 0o600)
-        data = os.pread(self._handle, _NUMBER.size, 0)
-        self._handed = _NUMBER.unpack(data)[0] if len(data) == _NUMBER.size else 0
+        data = os.pread(self._handle, 100, 0)
+        boot = _boot()
+        if len(data) >= _NUMBER.size:
+            self._handed = _NUMBER.unpack_from(data)[0]
+            if not data[_NUMBER.size :] == boot != b"":
+                self._handed += BEHIND
+        os.pwrite(self._handle, _NUMBER.pack(self._handed) + boot, 0)
 
     def remove(self) -> None:
         """Remove the folder, and that of its session if there is nothing else in it."""
@@ -89,7 +95,7 @@ class PoolFiles:
         return self._handed
 
     def hand(self, call: int) -> None:
-        """Note that this call is about to be handed out. Not fsynced: it is for an agent that is killed."""
+        """Note that this call is about to be handed out. Not fsynced: it is seen by the next agent of this boot."""
         if call > self._handed and self._handle is not None:
             self._handed = call
             with contextlib.suppress(OSError):
@@ -148,3 +154,12 @@ class PoolFiles:
                 return payload.unpack_results(file.read())
         except OSError:
             return None
+
+
+def _boot() -> bytes:
+    """Return what names this machine since it was started; nothing where nobody knows."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            return file.read().strip()
+    except OSError:
+        return b""
