@@ -143,7 +143,7 @@ class Pool:
         self._ask_at: Optional[float] = None  # when jobs may be asked for
         self._strikes = 0  # jobs that have ended without having been of use, one after the other
         self._refused_until = 0.0
-        self._used = time.monotonic()  # when there was last a call
+        self._wanted = time.monotonic()  # when a call last waited for a worker
         self._waits_since: Optional[float] = None  # for a first worker
         self._reason_at = 0.0
         self._reason = ""
@@ -257,7 +257,6 @@ class Pool:
                 self._waiting.append(call)
             else:
                 self._unsure[call.call] = call
-        self._used = time.monotonic()
         self.hand_out()
 
     def sent_again(self, keep: Sequence[Sequence[int]]) -> None:
@@ -487,7 +486,6 @@ class Pool:
             job.quota = max(job.workers, min(MOST_AHEAD * job.workers, 2 * job.quota, ahead))
             job.since = now
             job.done += count
-            self._used = now
             self._strikes = 0
         self._let_go(job)
         self.hand_out()
@@ -545,6 +543,8 @@ class Pool:
     def hand_out(self) -> None:
         """Give waiting calls to pilots that have room; ask for jobs where there are not enough."""
         now = time.monotonic()
+        if self._closing is not None:
+            self._waiting.clear()
         while self._waiting:
             ship = self._ships.get(self._waiting[0].function, "")
             if ship and self._around.shipped(ship) is None:
@@ -557,6 +557,7 @@ class Pool:
                 break
             self._feed(job, now)
         if self._waiting:
+            self._wanted = now
             self._ask_soon()
 
     def _fail_unshipped(self, ship: str) -> None:
@@ -941,7 +942,9 @@ class Pool:
             reason = next(filter(None, reasons), "")
             if reason and reason != self._reason:
                 self._reason = reason
-                self._note("info", "%d calls wait for a worker: %s" % (len(self._waiting), reason))
+                waiting = len(self._waiting)
+                calls = "a call waits" if waiting == 1 else "%d calls wait" % waiting
+                self._note("info", "%s for a worker: %s" % (calls, reason))
             if reasons and all(map(_is_final, reasons)):
                 self._break("no worker will come: %s" % reason, {})
         if patience is not None and now >= self._waits_since + patience and not self._broken:
@@ -952,12 +955,12 @@ class Pool:
 
     def _see_idle(self, now: float, jobs: Sequence[Job]) -> Optional[float]:
         """Take jobs out of the queue that nobody has anything to do for any more."""
-        if self._waiting or self._unsure or self._closing is not None or any(job.handed for job in jobs):
-            return None
+        if self._waiting or self._unsure:
+            self._wanted = now
         pending = self._unused(jobs)
-        if not pending:
+        if not pending or self._closing is not None:
             return None
-        at: float = self._used + self._words["idle"]
+        at: float = self._wanted + self._words["idle"]
         if now < at:
             return at
         self._cancel_jobs(pending)

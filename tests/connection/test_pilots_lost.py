@@ -115,7 +115,8 @@ def test_a_pilot_that_is_cancelled_meanwhile_leaves_what_it_had(
 ) -> None:
     path = str(tmp_path / "written")
     with executor.pilots(workers=1, workers_per_job=1) as pilots:
-        (job,) = [pilots.submit(calls.square, 3).result(DEADLINE) and jobs_of(pilots, 1).pop()]
+        pilots.submit(calls.square, 3).result(DEADLINE)
+        (job,) = jobs_of(pilots, 1)
         done = pilots.submit(calls.pass_gate_and_append, gate.folder, path, 1)
         gate.wait()
         line.down()
