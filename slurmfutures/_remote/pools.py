@@ -390,7 +390,9 @@ class Pool:
         elif op == "workers":
             job.state_of_workers = frame.head["workers"]
         elif op == "uninitialized":
-            self._around.send({"op": "pool_uninitialized", "pool": self.id, "job_id": job.id, **frame.head}, frame.body)
+            words = {"op": "pool_uninitialized", "pool": self.id, "job_id": job.id}
+            self._around.send({**frame.head, **words}, frame.body)
+            self._uninitialized()
 
     def _tell_began(self, job: Job, calls: Sequence[int], worker: str) -> None:
         words = {"batch": job.batch, "task": job.task, "job_id": job.id, "worker": worker}
@@ -757,18 +759,22 @@ class Pool:
         self._strikes += 1
         pause = min(AGAIN_CEILING, AGAIN_FIRST * 2.0 ** (self._strikes - 1))
         self._refused_until = time.monotonic() + pause
-        if self._strikes >= GIVE_UP and all(it.over or it.leaving for it in self._all):
+        if self._strikes >= GIVE_UP and self._is_left_alone():
             self._break("%d jobs have ended one after the other before they could run a call" % self._strikes, words)
             return
         how = " ".join(str(words[name]) for name in ("state", "exit_code") if words[name])
         where = " on node %s" % words["node"] if words["node"] else ""
         self._note("info", "job %s ended%s before it could run a call: %s" % (words["job_id"], where, how or "?"))
 
+    def _is_left_alone(self) -> bool:
+        """Whether no job is there that takes calls, or may one day."""
+        return all(job.over or job.leaving for job in self._all)
+
     def _refused(self, head: Mapping[str, Any], jobs: Mapping[int, Job]) -> None:
         for first, end in head["tasks"]:
             for task in range(first, end):
                 jobs[task].over = True
-        if any(not job.over for job in self._all):
+        if not self._is_left_alone():
             self._refused_until = time.monotonic() + 60.0
             self._note("stuck", "no more jobs: %s" % head["message"])
         elif self._closing is None:
@@ -780,6 +786,13 @@ class Pool:
         self._broken = {"op": "pool_broken", "pool": self.id, "message": message, "record": words}
         self._fail_waiting()
         self._cancel_jobs([job for job in self._all if not job.handed])
+
+    def _uninitialized(self) -> None:
+        """The initializer has failed, as the client knows: no call is to run any more, wherever it is."""
+        self._broken = {"op": "pool_broken", "pool": self.id, "message": "the initializer has failed", "record": {}}
+        self._waiting.clear()
+        self._unsure.clear()
+        self._cancel_jobs(self._all)
 
     def _fail_waiting(self) -> None:
         self._waiting.clear()
