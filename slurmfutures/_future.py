@@ -15,6 +15,7 @@ logger = logging.getLogger("slurmfutures.future")
 
 _PENDING = "PENDING"
 _RUNNING = "RUNNING"
+_FINISHED = "FINISHED"
 _CANCELLED = "CANCELLED"
 _CANCELLED_AND_NOTIFIED = "CANCELLED_AND_NOTIFIED"
 
@@ -126,6 +127,8 @@ class SlurmFuture(Future[T]):
 
     def result(self, timeout: float | None = None) -> T:
         """Return the call's value, or raise what it raised; `timeout` is in seconds."""
+        if self._state == _FINISHED and self._exception is None:  # nothing of it changes any more
+            return self._result  # type: ignore[return-value]
         if not self.done():
             self._place[0].hurry()
         return super().result(timeout)

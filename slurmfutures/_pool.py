@@ -17,6 +17,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from ._checkpoint import Checkpoint
@@ -95,7 +96,7 @@ class _Entry:
 
     __slots__ = ("arguments", "attempts", "function", "future", "handful", "key", "ran")
 
-    def __init__(self, future: SlurmFuture[Any], function: int, arguments: bytes, key: bytes) -> None:
+    def __init__(self, future: SlurmFuture[Any], arguments: bytes, function: int, key: bytes) -> None:
         self.future = future
         self.function = function
         self.arguments = arguments
@@ -192,17 +193,19 @@ class Pool:
         self, function: bytes, arguments: Sequence[bytes], ship: str, keys: Sequence[bytes] | None
     ) -> list[SlurmFuture[Any]]:
         """Add calls of one function and return their futures; `ship` is the version of the user's own code."""
-        futures = []
+        futures: list[SlurmFuture[Any]] = [SlurmFuture(self, 0) for _ in arguments]
+        number = _number_of(function, ship)
+        entries = [
+            _Entry(future, argument, number, key)
+            for future, argument, key in zip(futures, arguments, keys or repeat(NO_KEY), strict=False)
+        ]
         with self.lock:
             if self.broken is not None:
                 raise self.broken
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            number = self._function(function, ship, len(arguments))
-            for place, argument in enumerate(arguments):
-                future = SlurmFuture[Any](self, 0)
-                futures.append(future)
-                self._unwritten.append(_Entry(future, number, argument, keys[place] if keys is not None else NO_KEY))
+            self._use(number, function, ship, len(entries))
+            self._unwritten += entries
             if self._checkpoint is None:
                 self._send_unwritten()
         if self._checkpoint is not None:
@@ -217,24 +220,23 @@ class Pool:
                 return None
             call = found.first + place[1]
             found.unclaimed.discard(call)
-            future = SlurmFuture[Any](self, call)
-            entry = _Entry(future, self._function(function, ship, 1), arguments, found.keys[place[1]])
+            future: SlurmFuture[Any] = SlurmFuture(self, call)
+            number = _number_of(function, ship)
+            self._use(number, function, ship, 1)
+            entry = _Entry(future, arguments, number, found.keys[place[1]])
             entry.handful = found
             self._entries[call] = entry
             self._send_calls([call])
         return future
 
-    def _function(self, source: bytes, ship: str, calls: int) -> int:
-        """Return the number by which pilots know a function: a hash of it, so that they never take it for another."""
-        digest = hashlib.blake2b(source, digest_size=8, key=ship.encode()[:64]).digest()
-        number = int.from_bytes(digest, "big") >> 1
+    def _use(self, number: int, source: bytes, ship: str, calls: int) -> None:
+        """So many more calls need a function. Holds the lock."""
         found = self._functions.get(number)
         if found is None:
             found = self._functions[number] = _Function(source, ship)
         else:
             self._functions.move_to_end(number)
         found.calls += calls
-        return number
 
     def _send_unwritten(self) -> None:
         """Number what was added, and send it. Holds the lock."""
@@ -269,10 +271,10 @@ class Pool:
         self._link.send(wire.message(head, function.source), self._key)
         self._sent.add(number)
 
-    def _forget(self, entry: _Entry) -> None:
-        """A call needs its function no more. Holds the lock."""
-        function = self._functions[entry.function]
-        function.calls -= 1
+    def _forget(self, entries: Sequence[_Entry]) -> None:
+        """Calls need their functions no more. Holds the lock."""
+        for entry in entries:
+            self._functions[entry.function].calls -= 1
         if len(self._functions) > _FUNCTIONS_KEPT:
             for number, idle in list(self._functions.items())[:-_FUNCTIONS_KEPT]:
                 if not idle.calls:
@@ -355,7 +357,7 @@ class Pool:
         with self.lock:
             entries = [self._entries.pop(number) for number in numbers if number in self._entries]
             for entry in entries:
-                self._forget(entry)
+                self._forget([entry])
         failed = SlurmFuturesError(f"the checkpoint {path} cannot be written: {error.strerror}; nothing was sent")
         for entry in entries:
             settle(entry.future, None, failed)
@@ -368,10 +370,9 @@ class Pool:
         good = [record for record in records if record.status != payload.CRASHED]
         with self.lock:
             found = [self._entries.pop(record.call, None) for record in good]
-            for entry in found:
-                if entry is not None:
-                    self._forget(entry)
-        self._keep(good, found)
+            self._forget([entry for entry in found if entry is not None])
+        if self._checkpoint is not None:
+            self._keep(good, found, self._checkpoint)
         for record, entry in zip(good, found, strict=True):
             if entry is not None:
                 value, error = result_of(record, entry.ran.job if entry.ran is not None else None, PILOT)
@@ -396,11 +397,8 @@ class Pool:
                 found.unclaimed.discard(call)
         return found
 
-    def _keep(self, records: Sequence[payload.Record], found: Sequence[_Entry | None]) -> None:
+    def _keep(self, records: Sequence[payload.Record], found: Sequence[_Entry | None], checkpoint: Checkpoint) -> None:
         """Have results in the checkpoint."""
-        checkpoint = self._checkpoint
-        if checkpoint is None:
-            return
         for record, entry in zip(records, found, strict=True):
             handful = self._handful_of(record.call, entry)
             if handful is None:
@@ -456,7 +454,7 @@ class Pool:
         if handful is not None and self._checkpoint is not None:
             self._checkpoint.fail(handful, [place], error)
         with self.lock:
-            self._forget(entry)
+            self._forget([entry])
         entry.future._place = entry.ran or Ran(self, error.job_id, {}), entry.future._place[1]
         settle(entry.future, None, entry.attempts.told(error) if entry.attempts is not None else error)
 
@@ -546,10 +544,7 @@ class Pool:
             kept = {call: self._entries.pop(call) for call in spared if call in self._entries}
             entries = [*self._entries.values(), *self._unwritten]
             self._entries, self._unwritten = kept, []
-            if not kept:
-                self._functions.clear()
-            for entry in entries if kept else ():
-                self._forget(entry)
+            self._forget(entries)
         return entries
 
     # ---- as an owner of futures; any thread
@@ -577,7 +572,7 @@ class Pool:
             entry = self._entries.pop(call, None)
             if entry is None:
                 return  # one that is not written down never will be
-            self._forget(entry)
+            self._forget([entry])
             self._cancels.append(call)
         if entry.ran is not None:
             entry.future._place = entry.ran, call
@@ -587,3 +582,9 @@ class Pool:
 
     def hurry(self) -> None:
         pass
+
+
+def _number_of(function: bytes, ship: str) -> int:
+    """Return the number by which pilots know a function: a hash of it, so that they never take it for another."""
+    digest = hashlib.blake2b(function, digest_size=8, key=ship.encode()[:64]).digest()
+    return int.from_bytes(digest, "big") >> 1

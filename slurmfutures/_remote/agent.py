@@ -427,6 +427,7 @@ class Agent:
         """Unpack a version of the driver's own code, or, by a request without it, see whether it is there."""
         name, files = head["ship"], head["files"]
         self._hub.shipping(name)
+        self._pools.shipping(name)
         folder = ships.folder_of(self._work_dir, name)
 
         def work() -> bool:

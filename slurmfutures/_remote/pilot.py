@@ -53,6 +53,9 @@ class Pilot:
         self._kept: Dict[int, wire.Buffer] = {}  # records that the client has not acknowledged
         self._guest: Optional[Guest] = None
         self._used = time.monotonic()  # when there was last something to do
+        self._ready: Optional[int] = None  # how many workers the agent was told can take calls
+        self._uninitialized: Optional[Dict[str, Any]] = None  # how the initializer failed, and
+        self._why: wire.Buffer = b""  # what it raised
         self._state: Any = None  # what the agent was told of the workers last
         self._state_at = 0.0
         self._leaving: Optional[float] = None  # since when
@@ -80,6 +83,7 @@ class Pilot:
             idle_after=float("inf"),
             own=lambda slot: shares.share(slot, self._workers),
             give_back=self._give_back,
+            ship=words["ship"],
         )
         self._home = Home(
             folder=words["folder"],
@@ -112,8 +116,11 @@ class Pilot:
         held = self._hub.held() + [call for _, head in self._doubtful for call in head["calls"]]
         left = None if self._ends is None else max(0.0, self._ends - time.time())
         words = {"job_id": self._job, "node": self._node, "host": os.uname().nodename, "pid": os.getpid()}
-        words = {"held": held, "kept": list(self._kept), "workers": self._workers, "left": left, **words}
+        self._ready = self._hub.ready()
+        words = {"held": held, "kept": list(self._kept), "workers": self._ready, "left": left, **words}
         self._send({"op": "here", **words})
+        if self._uninitialized is not None:
+            self._send(self._uninitialized, self._why)
         if self._kept:
             guest.send(wire.packed(wire.RESULTS, list(self._kept.values())))
         for call, worker in self._hub.told():
@@ -169,6 +176,7 @@ class Pilot:
         if head["op"] == "began":
             self._began(head["calls"], head["worker"])
         elif head["op"] == "uninitialized":
+            self._uninitialized, self._why = head, body
             self._send(head, body)
         elif head.get("start"):
             self._hopeless = head
@@ -239,6 +247,10 @@ class Pilot:
             else:
                 self._used = now
             self._hub.fill()
+        ready = self._hub.ready()
+        if ready != self._ready:
+            self._ready = ready
+            self._send({"op": "ready", "workers": ready})
         if now >= self._state_at + TELL_EVERY and self._guest is not None:
             state = self._hub.state()
             if state != self._state:

@@ -25,7 +25,7 @@ from .times import parse_time
 AHEAD = 0.02  # seconds of work, of all its workers together, that a pilot may hold beside the calls they run
 MOST_AHEAD = 128  # calls for each of its workers
 GATHER = 0.01  # seconds in which calls come in before jobs are asked for
-GIVE_UP = 3  # jobs that end one after the other without having been of use
+GIVE_UP = 3  # jobs that end one after the other without having been of any use
 AGAIN_FIRST, AGAIN_CEILING = 0.4, 300.0  # seconds after one that was of no use until the next is asked for
 LOOK_FIRST = 0.05  # seconds until it is looked for what became of a pilot whose connection is lost
 LOOK_CEILING = 5.0
@@ -34,6 +34,7 @@ REASON_EVERY = 5.0  # seconds between two looks at why nothing moves
 MARGIN = 2.0  # seconds before its end in which a job is given no call
 SLOW_DOWN = 0.99  # by which the longest call is forgotten with each that was shorter
 POOL_BITS = 40  # a call's number is its pool's, above this many bits, and its own
+NEVER_DUE = float("inf")
 CLOSING = 2.0  # seconds in which pilots may leave by themselves when their pool is closed
 # Queue reasons that do not pass by themselves. From squeue(1), JOB REASON CODES.
 NEVER = frozenset(
@@ -48,7 +49,6 @@ _PUT_BACK = (
     ("DUE TO JOB REQUEUE", "REQUEUED"),
     ("DUE TO NODE FAILURE", "NODE_FAIL"),
 )
-_ITS_OWN = (None, "FAILED", "OUT_OF_MEMORY")  # ends of a pilot that are nobody else's doing
 _QUEUED_AGAIN = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 _TAIL = 4000  # bytes of a job's stderr that are told
 _NUMBER = struct.Struct(">Q")
@@ -81,6 +81,7 @@ class Job:
         self.state = "PENDING"
         self.over = False
         self.came = False  # it has become a pilot, for this agent
+        self.useful = False  # it has had a worker that could take calls
         self.awaited = False  # it had become one for an earlier agent, and has not told this one what it has
         self.leaving = False  # it takes no more calls
         self.let_go = False  # it has been told that it may end
@@ -89,7 +90,7 @@ class Job:
         self.lost = 0.0  # when the connection was lost
         self.look_at = 0.0  # when to look for what became of it
         self.began_at = 0.0  # when it came
-        self.workers = 1
+        self.workers = 0  # that can take calls
         self.ends: Optional[float] = None  # when its time is over, on the monotonic clock
         self.quota = 1
         self.done = 0  # calls
@@ -104,7 +105,7 @@ class Job:
         self.state_of_workers: List[List[Any]] = []
 
     def load(self) -> float:
-        """Return how many calls it holds for each of its workers."""
+        """Return how many calls it holds for each of its workers, of which there are some."""
         return len(self.handed) / self.workers
 
 
@@ -136,7 +137,7 @@ class Pool:
         self._longest = 0.0  # seconds, of a call, as far as it was seen
         self._due = 0.0  # when to look after the jobs
         self._ask_at: Optional[float] = None  # when jobs may be asked for
-        self._strikes = 0  # jobs that have ended without having been of use, one after the other
+        self._strikes = 0  # jobs that have ended without having been of any use, one after the other
         self._refused_until = 0.0
         self._used = time.monotonic()  # when there was last a call
         self._waits_since: Optional[float] = None  # for a first worker
@@ -218,8 +219,6 @@ class Pool:
     def function(self, number: int, source: wire.Body, ship: str) -> None:
         self._functions[number] = source
         self._ships[number] = ship
-        if ship:
-            self._unshipped.pop(ship, None)
 
     def drop(self, number: int) -> None:
         """The client has no more calls of a function."""
@@ -376,13 +375,14 @@ class Pool:
             self._here(job, frame.head)
         elif op == "began":
             now = time.monotonic()
-            self._strikes = 0
             for call in frame.head["calls"]:
                 if call in job.handed:
                     job.began[call] = now, frame.head["worker"]
             self._tell_began(job, frame.head["calls"], frame.head["worker"])
         elif op == "back":
             self._back(job, frame.head["calls"])
+        elif op == "ready":
+            self._ready(job, frame.head["workers"])
         elif op == "leaving":
             job.leaving = True
             self._let_go(job)
@@ -390,9 +390,8 @@ class Pool:
         elif op == "workers":
             job.state_of_workers = frame.head["workers"]
         elif op == "uninitialized":
-            words = {"op": "pool_uninitialized", "pool": self.id, "job_id": job.id}
-            self._around.send({**frame.head, **words}, frame.body)
-            self._uninitialized()
+            words = dict(frame.head, op="pool_uninitialized", pool=self.id, job_id=job.id)
+            self._around.send(words, frame.body)
 
     def _tell_began(self, job: Job, calls: Sequence[int], worker: str) -> None:
         words = {"batch": job.batch, "task": job.task, "job_id": job.id, "worker": worker}
@@ -402,10 +401,8 @@ class Pool:
         """A pilot tells what it has: all else that it was handed has not been begun and never will be."""
         now = time.monotonic()
         job.id, job.node, job.host = words["job_id"], words["node"], words["host"]
-        job.workers = words["workers"]
         if job.ends is None and words["left"] is not None:  # else the queue has told
             job.ends = now + words["left"]
-        job.quota = max(job.quota, job.workers)
         held, job.kept = set(words["held"]), set(words["kept"])
         missing = [call for call in job.handed if call not in held and call not in job.kept]
         self._back(job, missing)
@@ -426,6 +423,15 @@ class Pool:
         self._told(job)
         if self._sent_again and not self._words["keep"]:
             self._cancel_unwanted(job)
+        self._ready(job, words["workers"])
+
+    def _ready(self, job: Job, workers: int) -> None:
+        """So many workers of a pilot can take calls now."""
+        job.workers = workers
+        job.quota = max(job.quota, workers)
+        if workers:
+            job.useful = True
+            self._strikes = 0
         self.hand_out()
 
     def _results(self, job: Job, body: wire.Body) -> None:
@@ -459,7 +465,6 @@ class Pool:
             job.since = now
             job.done += count
             self._used = now
-            self._strikes = 0
         self._let_go(job)
         self.hand_out()
 
@@ -503,6 +508,10 @@ class Pool:
         self._jobs.pop(batch, None)
         self._all = [job for job in self._all if job.batch != batch]
 
+    def shipping(self, ship: str) -> None:
+        """A version of the client's code is looked for, or on its way."""
+        self._unshipped.pop(ship, None)
+
     def shipping_changed(self, ship: str = "", why: str = "") -> None:
         """A version of the client's code is there, or, by `why`, cannot be."""
         if why:
@@ -535,7 +544,7 @@ class Pool:
     def _with_room(self, now: float) -> Optional[Job]:
         best: Optional[Job] = None
         for job in self._all:
-            if job.guest is None or job.leaving or not job.came or len(job.handed) >= job.quota:
+            if job.guest is None or job.leaving or not job.workers or len(job.handed) >= job.quota:
                 continue
             if not self._has_time(job, now):
                 self._retire(job)
@@ -607,6 +616,9 @@ class Pool:
             self._cancel_jobs(self._unused(self._all)[self._words["max_jobs"] - present :])
         if wanted <= present or self._broken or self._closing is not None:
             return
+        ship = self._ships.get(self._waiting[0].function, "") if self._waiting else ""
+        if ship and self._around.shipped(ship) is None:
+            return  # `hand_out` is called when it is there: workers that need it for the initializer are to have it
         if now < self._refused_until:
             self._ask_at = self._refused_until
             return
@@ -619,6 +631,7 @@ class Pool:
             "idle": self._words["idle"],
             "most_calls": self._words["most_calls"],
             "time": self._time,
+            "ship": ship,
         }
         spec = dict(self._words["spec"], batch=batch, tasks=number, skip=[], ship="", script=None, pilot=pilot)
         try:
@@ -679,9 +692,9 @@ class Pool:
         state = next((state for words, state in _PUT_BACK if words in said), "REQUEUED" if job.leaving else "NODE_FAIL")
         words = {"state": state, "exit_code": None, "signal": None, "stderr": said, "node": job.node}
         self._settle(job, dict(words, job_id=job.id, reason=""))
-        job.came = job.leaving = job.let_go = False
+        job.came = job.useful = job.leaving = job.let_go = False
         job.known.clear()
-        job.workers, job.done, job.ends = 1, 0, None
+        job.workers, job.done, job.ends = 0, 0, None
         self._told(job)
         self._ask_soon()
 
@@ -694,8 +707,8 @@ class Pool:
             job.guest.close()
             job.guest = None
         words = None if record is None else {name: record[name] for name in _TOLD}
-        lost = self._settle(job, words)
-        if words is not None and _is_useless(job, words, lost):
+        self._settle(job, words)
+        if words is not None and _is_useless(job, words):
             self._struck(job, words)
         self._told(job)
         self._release(job.batch)
@@ -703,8 +716,8 @@ class Pool:
             self.hand_out()
             self._ask_soon()
 
-    def _settle(self, job: Job, words: Optional[Mapping[str, Any]]) -> bool:
-        """Take in what a job has left, and tell the end of the calls that it takes along; return if there are any."""
+    def _settle(self, job: Job, words: Optional[Mapping[str, Any]]) -> None:
+        """Take in what a job has left, and tell the end of the calls that it has taken along."""
         left = self._files.left(pool_files.pilot_name(job.batch, job.task, job.run))
         if left is not None:
             for record in payload.records(left):
@@ -723,7 +736,6 @@ class Pool:
         job.began.clear()
         if lost:
             self._crash(lost, words or {"state": None, "job_id": job.id, "node": job.node})
-        return bool(lost)
 
     def _crash(self, calls: Sequence[int], words: Mapping[str, Any]) -> None:
         """Tell the client that calls have ended with their job."""
@@ -787,13 +799,6 @@ class Pool:
         self._fail_waiting()
         self._cancel_jobs([job for job in self._all if not job.handed])
 
-    def _uninitialized(self) -> None:
-        """The initializer has failed, as the client knows: no call is to run any more, wherever it is."""
-        self._broken = {"op": "pool_broken", "pool": self.id, "message": "the initializer has failed", "record": {}}
-        self._waiting.clear()
-        self._unsure.clear()
-        self._cancel_jobs(self._all)
-
     def _fail_waiting(self) -> None:
         self._waiting.clear()
         self._unsure.clear()
@@ -846,7 +851,7 @@ class Pool:
             self._door.expect_boxes(any(job.guest is None and job.state == "RUNNING" for job in jobs))
         if self._closing is not None:
             if now >= self._closing:
-                self._closing = float("inf")
+                self._closing = NEVER_DUE
                 self._cancel_jobs(jobs)
             wanted.append(self._closing)
         if self._ask_at is not None and now >= self._ask_at:
@@ -863,7 +868,7 @@ class Pool:
                 self._retire(job)
         wanted.append(self._see_reasons(now, jobs))
         wanted.append(self._see_idle(now, jobs))
-        return min((at for at in wanted if at is not None), default=float("inf"))
+        return min((at for at in wanted if at is not None), default=NEVER_DUE)
 
     def _see_reasons(self, now: float, jobs: Sequence[Job]) -> Optional[float]:
         """While calls wait for a first worker: tell why that takes long, and give up where it will not come."""
@@ -961,12 +966,17 @@ class Pools:
         """Return the pool whose jobs a batch has."""
         return next((pool for pool in self._pools.values() if pool.owns(batch)), None)
 
+    def shipping(self, ship: str) -> None:
+        for pool in self._pools.values():
+            pool.shipping(ship)
+
     def shipping_changed(self, ship: str = "", why: str = "") -> None:
         for pool in list(self._pools.values()):
             pool.shipping_changed(ship, why)
 
     def tick(self, now: float) -> Optional[float]:
-        return min((pool.tick(now) for pool in list(self._pools.values())), default=None)
+        at = min((pool.tick(now) for pool in list(self._pools.values())), default=NEVER_DUE)
+        return None if at == NEVER_DUE else at
 
     def stop(self) -> None:
         """Let go of all pools, whose pilots look for another agent."""
@@ -975,11 +985,10 @@ class Pools:
             pool.stop(for_good=False)
 
 
-def _is_useless(job: Job, words: Mapping[str, Any], lost: bool) -> bool:
-    """Whether a job has ended, as `words` tell, without having done anything, and not because of others."""
-    if job.came:
-        return words["state"] in _ITS_OWN and not (job.done or lost)
-    return not (job.awaited or job.leaving)
+def _is_useless(job: Job, words: Mapping[str, Any]) -> bool:
+    """Whether a job has ended, as `words` tell, before it could run a call, and not to make way for others."""
+    taken_back = job.leaving and not job.came
+    return not (job.useful or job.awaited or taken_back or (job.came and words["state"] == "PREEMPTED"))
 
 
 def _is_final(reason: str) -> bool:
