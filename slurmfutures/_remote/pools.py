@@ -104,6 +104,10 @@ class Job:
         self.began: Dict[int, Tuple[float, str]] = {}  # of these, since when they run, and the worker that does it
         self.state_of_workers: List[List[Any]] = []
 
+    def is_there(self) -> bool:
+        """Whether it takes calls, or may one day. How one has ended that leaves without having taken any is awaited."""
+        return not self.over and (not self.leaving or (self.came and not self.useful))
+
     def load(self) -> float:
         """Return how many calls it holds for each of its workers, of which there are some."""
         return len(self.handed) / self.workers
@@ -611,7 +615,7 @@ class Pool:
         """Submit as many jobs as calls can use."""
         per_job: int = self._words["per_job"]
         wanted = min(self._words["max_jobs"], -(-self._demand() // per_job))
-        present = sum(not job.over and not job.leaving for job in self._all)
+        present = sum(job.is_there() for job in self._all)
         if present > self._words["max_jobs"]:  # one that was replaced has been put back into the queue
             self._cancel_jobs(self._unused(self._all)[self._words["max_jobs"] - present :])
         if wanted <= present or self._broken or self._closing is not None:
@@ -780,7 +784,7 @@ class Pool:
 
     def _is_left_alone(self) -> bool:
         """Whether no job is there that takes calls, or may one day."""
-        return all(job.over or job.leaving for job in self._all)
+        return not any(job.is_there() for job in self._all)
 
     def _refused(self, head: Mapping[str, Any], jobs: Mapping[int, Job]) -> None:
         for first, end in head["tasks"]:

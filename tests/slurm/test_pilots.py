@@ -6,6 +6,7 @@ Those that take Slurm's own time need nothing of each other, so that they can ru
 import logging
 import re
 import signal
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -107,37 +108,29 @@ def job_of(pilots: PilotsExecutor) -> str:
 # ---- a worker ends
 
 
-@pytest.mark.parametrize(
-    ("function", "argument", "exit_code", "number", "said"),
-    [
-        (calls.crash, (), None, signal.SIGSEGV, "was killed by SIGSEGV on node"),
-        (calls.leave, (3,), 3, None, "failed with exit code 3 on node"),
-        (calls.leave, (0,), 0, None, "its worker left by os._exit(0)"),
-        (calls.kill_self, (int(signal.SIGKILL),), None, signal.SIGKILL, "was killed by SIGKILL on node"),
-        (calls.kill_self, (int(signal.SIGTERM),), None, signal.SIGTERM, "was killed by SIGTERM on node"),
-    ],
-    ids=["segmentation fault", "exit", "exit 0", "SIGKILL", "SIGTERM"],
-)
-def test_a_worker_that_dies_takes_its_call_along_and_no_other_one(
-    open_pilots: OpenPilots,
-    log: Log,
-    function: Callable[..., Any],
-    argument: tuple[int, ...],
-    exit_code: int | None,
-    number: int | None,
-    said: str,
-) -> None:
+def test_a_worker_that_dies_takes_its_call_along_and_no_other_one(open_pilots: OpenPilots, log: Log) -> None:
+    ways: dict[str, tuple[Any, ...]] = {
+        "was killed by SIGSEGV on node": (calls.crash,),
+        "failed with exit code 3 on node": (calls.leave, 3),
+        "its worker left by os._exit(0)": (calls.leave, 0),
+        "was killed by SIGKILL on node": (calls.kill_self, int(signal.SIGKILL)),
+        "was killed by SIGTERM on node": (calls.kill_self, int(signal.SIGTERM)),
+    }
     pilots = open_pilots(workers=2, workers_per_job=2)
-    before = [log.submit(pilots, line, calls.identity, line) for line in range(10, 20)]
-    victim = log.submit(pilots, "victim", function, *argument)
-    behind = [log.submit(pilots, line, calls.identity, line) for line in range(20, 40)]
-    error = died(victim, JobFailed)
-    assert (error.state, error.exit_code, error.signal) == (JobState.FAILED, exit_code, number)
-    assert said in str(error)
-    assert error.node
-    assert [future.result(60) for future in (*before, *behind)] == list(range(10, 40))
-    assert log.lines() == [*map(str, range(10, 40)), "victim"]
-    assert job_of(pilots) == error.job_id
+    job_id = job_of(pilots)
+    victims, others = {}, []
+    for said, way in ways.items():
+        victims[said] = log.submit(pilots, said, *way)
+        others += [log.submit(pilots, number, calls.identity, number) for number in range(10)]
+    for said, future in victims.items():
+        error = died(future, JobFailed)
+        assert said in str(error)
+        assert (error.state, error.job_id) == (JobState.FAILED, job_id)
+        assert (error.exit_code is None) == (error.signal_name in ("SIGSEGV", "SIGKILL", "SIGTERM"))
+        assert error.node
+    assert [future.result(60) for future in others] == [*range(10)] * len(ways)
+    assert log.lines() == sorted([*map(str, range(10))] * len(ways) + [*ways])
+    assert job_of(pilots) == job_id
 
 
 def test_what_a_worker_said_last_is_told(open_pilots: OpenPilots) -> None:
@@ -347,12 +340,12 @@ def test_jobs_that_are_cancelled_while_they_wait_are_given_up(open_pilots: OpenP
 
 @pytest.mark.slow
 def test_at_a_time_limit_the_call_that_ran_fails_and_the_others_run_elsewhere(
-    open_pilots: OpenPilots, log: Log, gate: Gate
+    open_pilots: OpenPilots, log: Log
 ) -> None:
     pilots = open_pilots(partition="short")
     assert list(pilots.map(calls.square, range(500))) == [number * number for number in range(500)]
     job_id = job_of(pilots)
-    victim = log.submit(pilots, "victim", calls.pass_gate, gate.folder)
+    victim = log.submit(pilots, "victim", time.sleep, 600)
     behind = [log.submit(pilots, line, work.place) for line in range(10, 20)]
     error = died(victim, JobTimeout, LONG)
     assert isinstance(error, TimeoutError)
