@@ -21,12 +21,13 @@ from itertools import repeat
 from typing import Any, NamedTuple
 
 from ._checkpoint import Checkpoint
-from ._errors import JobError, PilotsBroken, SlurmFuturesError, SubmitError, give_warning, job_error
+from ._errors import PilotsBroken, SlurmFuturesError, SubmitError, give_warning, job_error
 from ._future import SlurmFuture, settle
 from ._link import Link, Reply
 from ._pickling import result_of
 from ._records import NO_KEY
 from ._remote import payload, wire
+from ._remote.batch import ranges
 from ._remote.states import JobState
 from ._retries import Attempts
 
@@ -131,10 +132,13 @@ class Pool:
         wake: Callable[[], None],
         read_log: Callable[[Mapping[str, Any]], str],
         checkpoint: Checkpoint | None,
+        earlier: Sequence[Handful] = (),
+        epoch: float | None = None,
     ) -> None:
         """`common` is what every batch is submitted with; `wake` has the poller look at what is new here.
 
-        `read_log` asks the agent for a log, in its words.
+        `read_log` asks the agent for a log, in its words. `earlier` is what drivers before this one have sent, which
+        began at `epoch` by work_dir's clock.
         """
         self.id = number
         self.settings = settings
@@ -150,7 +154,8 @@ class Pool:
         self._functions: OrderedDict[int, _Function] = OrderedDict()  # the one used last at the end
         self._sent: set[int] = set()  # functions that the agent knows
         self._cancels: list[int] = []  # calls that the agent has still to be told of
-        self._restored: dict[str, Handful] = {}  # what earlier drivers have sent
+        self._restored = {handful.id: handful for handful in earlier}  # what earlier drivers have sent
+        self._epoch = epoch
         self._unwritten: list[_Entry] = []  # calls that the checkpoint does not know yet, and so are not sent
         self._closed = False
         self.broken: BaseException | None = None
@@ -163,8 +168,13 @@ class Pool:
 
     # ---- any thread
 
-    def open(self, *, again: bool = False) -> "Future[Reply]":
-        """Have the agent know this pool; `again` where calls of it may be with pilots already."""
+    def open(self) -> "Future[Reply]":
+        """Have the agent know this pool, and, where that may be news to it, all that it is to do."""
+        with self.lock:
+            return self._open(again=self._checkpoint is not None)
+
+    def _open(self, *, again: bool) -> "Future[Reply]":
+        """Do that; `again` where calls of this pool may be with pilots already. Holds the lock."""
         settings = self.settings
         spec = {**self._common, "options": settings.options, "name": settings.name, "comment": settings.comment}
         words = {
@@ -180,10 +190,19 @@ class Pool:
             "start_timeout": settings.start_timeout,
             "address": settings.address,
             "again": again,
-            "keep": self._checkpoint is not None,
+            "epoch": self._epoch,
         }
         body = [settings.initializer] if settings.initializer else []
-        return self._link.request(words, body, key=self._key)[1]
+        reply = self._link.request(words, body, key=self._key)[1]
+        if again:
+            self._send_calls(sorted(self._entries))
+            left = [call for handful in self._restored.values() for call in handful.unclaimed]
+            self._send({"op": "pool_sent", "keep": ranges(sorted(left))})
+        return reply
+
+    def end(self) -> "Future[Reply]":
+        """Have the agent end the jobs; the reply comes when none is left."""
+        return self._link.request({"op": "pool_close", "pool": self.id}, again=True, key=self._key)[1]
 
     @property
     def _key(self) -> tuple[str, int]:
@@ -315,23 +334,19 @@ class Pool:
         self._acks.clear()
         self._ack_size, self._ack_at = 0, None
 
-    def connected_again(self) -> None:
+    def connected_again(self) -> "Future[Reply]":
         """Send everything to the next agent."""
         with self.lock:
             self.up = True
-            self.open(again=True)
-            self._send_calls(sorted(self._entries))
-            self._send({"op": "pool_sent", "keep": self._checkpoint is not None})
+            return self._open(again=True)
 
     # ---- the checkpoint
 
-    def restore(self, handfuls: Sequence[Handful], handed: int) -> None:
-        """Go on where earlier drivers have stopped; `handed` is the highest number that pilots may know."""
+    def number_after(self, handed: int) -> None:
+        """Number calls so that no pilot has one of another driver; `handed` is the highest that one may know."""
         with self.lock:
-            self._restored = {handful.id: handful for handful in handfuls}
-            highest = max([handed, *(handful.first + len(handful.keys) for handful in handfuls)])
-            self._next = max(self._next, highest + 1)
-            self._send({"op": "pool_sent", "keep": True})
+            ends = [handful.first + len(handful.keys) for handful in self._restored.values()]
+            self._next = max([self._next, handed + 1, *ends])
 
     def write_down(self, greeting: Mapping[str, Any], where: str) -> None:
         """Have what was added in the checkpoint, and then sent; where it cannot be written, the calls fail."""
@@ -371,8 +386,7 @@ class Pool:
         with self.lock:
             found = [self._entries.pop(record.call, None) for record in good]
             self._forget([entry for entry in found if entry is not None])
-        if self._checkpoint is not None:
-            self._keep(good, found, self._checkpoint)
+        unsaved = self._keep(good, found)
         for record, entry in zip(good, found, strict=True):
             if entry is not None:
                 value, error = result_of(record, entry.ran.job if entry.ran is not None else None, PILOT)
@@ -385,31 +399,40 @@ class Pool:
         for record in records:
             if record.status == payload.CRASHED:
                 self._crashed(record)
-        self._acknowledge(records, len(body))
+        self._acknowledge([record for record in records if record.call not in unsaved], len(body))
 
-    def _handful_of(self, call: int, entry: _Entry | None) -> Handful | None:
-        """Return what the checkpoint knows a call by that has an end now, which may be that of an earlier driver."""
+    def _keep(self, records: Sequence[payload.Record], found: Sequence[_Entry | None]) -> set[int]:
+        """Have results in the checkpoint; return the calls for which there was no room there."""
+        unsaved: set[int] = set()
+        if self._checkpoint is not None:
+            for record, entry in zip(records, found, strict=True):
+                error = None if record.status == payload.OK else result_of(record, None, PILOT)[1]
+                if not self._note_end(record, entry, error):
+                    unsaved.add(record.call)
+        return unsaved
+
+    def _note_end(self, record: payload.Record, entry: _Entry | None, error: BaseException | None) -> bool:
+        """Write down how a call has ended, which may be one of an earlier driver; False where there was no room."""
         if entry is not None:
-            return entry.handful
-        with self.lock:
-            found = next((it for it in self._restored.values() if call in it.unclaimed), None)
-            if found is not None:
-                found.unclaimed.discard(call)
-        return found
-
-    def _keep(self, records: Sequence[payload.Record], found: Sequence[_Entry | None], checkpoint: Checkpoint) -> None:
-        """Have results in the checkpoint."""
-        for record, entry in zip(records, found, strict=True):
-            handful = self._handful_of(record.call, entry)
+            return entry.handful is None or self._write(entry.handful, record, error)
+        with self.lock:  # who claims it finds it here or there
+            handful = next((it for it in self._restored.values() if record.call in it.unclaimed), None)
             if handful is None:
-                continue
-            place = record.call - handful.first
-            if record.status == payload.OK:
-                checkpoint.finish(handful, [(place, record.payload)])
-            else:
-                _, error = result_of(record, None, PILOT)
-                checkpoint.fail(handful, [place], error)
-            self._landed(handful, place)
+                return True
+            good = self._write(handful, record, error)
+            handful.unclaimed.discard(record.call)
+            return good
+
+    def _write(self, handful: Handful, record: payload.Record, error: BaseException | None) -> bool:
+        assert self._checkpoint is not None
+        place = record.call - handful.first
+        good = True
+        if error is None:
+            good = self._checkpoint.finish(handful, [(place, record.payload)])
+        else:
+            self._checkpoint.fail(handful, [place], error)
+        self._landed(handful, place)
+        return good
 
     def _landed(self, handful: Handful, place: int) -> None:
         if handful.keys[place] != NO_KEY:
@@ -423,24 +446,25 @@ class Pool:
         error = job_error(words)
         with self.lock:
             entry = self._entries.pop(record.call, None)
-        handful = self._handful_of(record.call, entry)
-        place = 0 if handful is None else record.call - handful.first
+        if entry is None:
+            self._note_end(record, None, error)
+            return
         most = 1 + self.settings.retries
-        if entry is not None:
-            attempts = entry.attempts = entry.attempts or Attempts(most, whatever=min(most, MOST_KILLS))
-            if self.broken is None and attempts.again(error, words.get("node") or ""):
-                logger.warning("a call is run again: %s", error)
-                self._run_again(entry)
-                entry = None
-            else:
-                if most > MOST_KILLS and attempts.blames(error):
-                    said = f"it has taken {MOST_KILLS} workers along and is not run again"
-                    error = job_error({**words, "reason": f"{error.reason}; {said}" if error.reason else said})
-                self._fail(entry, handful, place, error)
-        elif handful is not None and self._checkpoint is not None:
-            self._checkpoint.fail(handful, [place], error)
-        if handful is not None:
-            self._landed(handful, place)
+        attempts = entry.attempts = entry.attempts or Attempts(most, whatever=min(most, MOST_KILLS))
+        if self.broken is None and attempts.again(error, words.get("node") or ""):
+            logger.warning("a call is run again: %s", error)
+            if entry.handful is not None:
+                self._landed(entry.handful, record.call - entry.handful.first)
+            self._run_again(entry)
+            return
+        if most > MOST_KILLS and attempts.blames(error):
+            said = f"it has taken {MOST_KILLS} workers along and is not run again"
+            error = job_error({**words, "reason": f"{error.reason}; {said}" if error.reason else said})
+        self._note_end(record, entry, error)
+        with self.lock:
+            self._forget([entry])
+        entry.future._place = entry.ran or Ran(self, error.job_id, {}), entry.future._place[1]
+        settle(entry.future, None, attempts.told(error))
 
     def _run_again(self, entry: _Entry) -> None:
         """Send a call once more, under another number."""
@@ -449,14 +473,6 @@ class Pool:
             self._unwritten.append(entry)
             if self._checkpoint is None:
                 self._send_unwritten()
-
-    def _fail(self, entry: _Entry, handful: Handful | None, place: int, error: JobError) -> None:
-        if handful is not None and self._checkpoint is not None:
-            self._checkpoint.fail(handful, [place], error)
-        with self.lock:
-            self._forget([entry])
-        entry.future._place = entry.ran or Ran(self, error.job_id, {}), entry.future._place[1]
-        settle(entry.future, None, entry.attempts.told(error) if entry.attempts is not None else error)
 
     def _acknowledge(self, records: Sequence[payload.Record], size: int) -> None:
         self._acks += [_NUMBER.pack(record.call) for record in records]
@@ -544,7 +560,10 @@ class Pool:
             kept = {call: self._entries.pop(call) for call in spared if call in self._entries}
             entries = [*self._entries.values(), *self._unwritten]
             self._entries, self._unwritten = kept, []
-            self._forget(entries)
+            if not kept:
+                self._functions.clear()
+            else:
+                self._forget(entries)
         return entries
 
     # ---- as an owner of futures; any thread

@@ -25,7 +25,7 @@ from .times import parse_time
 AHEAD = 0.02  # seconds of work, of all its workers together, that a pilot may hold beside the calls they run
 MOST_AHEAD = 128  # calls for each of its workers
 GATHER = 0.01  # seconds in which calls come in before jobs are asked for
-GIVE_UP = 3  # jobs that end one after the other without having been of any use
+GIVE_UP = 3  # jobs that end one after the other without having been of use
 AGAIN_FIRST, AGAIN_CEILING = 0.4, 300.0  # seconds after one that was of no use until the next is asked for
 LOOK_FIRST = 0.05  # seconds until it is looked for what became of a pilot whose connection is lost
 LOOK_CEILING = 5.0
@@ -81,6 +81,8 @@ class Job:
         self.state = "PENDING"
         self.over = False
         self.came = False  # it has become a pilot, for this agent
+        self.ready = False  # it has told by its connection what it has, and the next agent will know of it
+        self.noted = False  # the ledger says so, and not that the client knows what became of all that it had
         self.useful = False  # it has had a worker that could take calls
         self.awaited = False  # it had become one for an earlier agent, and has not told this one what it has
         self.leaving = False  # it takes no more calls
@@ -122,7 +124,7 @@ class Pool:
         self._around = around
         self._words = words
         self._initializer = bytes(initializer)
-        path = os.path.join(around.work_dir, "pilots", around.session, "%06x" % self.id)
+        path = pool_files.folder(around.work_dir, around.session, self.id)
         self._files = pool_files.PoolFiles(path)
         self._files.create()
         self._key = door.make_key(path)
@@ -136,18 +138,21 @@ class Pool:
         self._waiting: Deque[payload.Call] = deque()
         self._unsure: Dict[int, payload.Call] = {}  # calls that an earlier agent may have handed to somebody
         self._sent_again = not words["again"]  # the client has said all that it still wants
-        self._gone_silent: Optional[Dict[str, Any]] = None  # how a job ended that has not told what it had
+        self._may_be_out = self._files.handed  # the highest call that an earlier agent may have handed out
+        self._keep: Set[int] = set()  # calls that the client may want later
+        self._silent: List[Tuple[Job, Dict[str, Any]]] = []  # jobs that have not told what they had, and how they ended
         self._owner: Dict[int, Job] = {}  # of calls, until they are acknowledged
         self._longest = 0.0  # seconds, of a call, as far as it was seen
         self._due = 0.0  # when to look after the jobs
         self._ask_at: Optional[float] = None  # when jobs may be asked for
-        self._strikes = 0  # jobs that have ended without having been of any use, one after the other
+        self._strikes = 0  # jobs that have ended without having been of use, one after the other
         self._refused_until = 0.0
         self._used = time.monotonic()  # when there was last a call
         self._waits_since: Optional[float] = None  # for a first worker
         self._reason_at = 0.0
         self._reason = ""
         self._broken: Dict[str, Any] = {}  # what the client was told, once nothing will come of calls any more
+        self._stopped = False
         self._closing: Optional[float] = None  # when what is left is cancelled
         self._close_replies: List[Callable[..., None]] = []
         limit = [word[len("--time=") :] for word in words["spec"]["options"] if word.startswith("--time=")]
@@ -172,6 +177,8 @@ class Pool:
             if isinstance(found, Exception):
                 self._note("door", "nobody can say which addresses compute nodes reach: %s" % found)
                 found = []
+            if self._stopped:
+                return
             mark = os.urandom(8).hex()
             self._door = door.Door(
                 folder=self._files.path,
@@ -197,19 +204,24 @@ class Pool:
     def _restore(self) -> None:
         """Take up the jobs that earlier agents have asked for."""
         came: Dict[str, Dict[int, int]] = {}
+        settled: Set[Tuple[str, int, int]] = set()
         batches: Dict[str, int] = {}
         for entry in self._files.entries():
             if "batch" in entry:
                 batches[entry["batch"]] = entry["tasks"]
             elif "came" in entry:
                 came.setdefault(entry["came"], {})[entry["task"]] = entry["run"]
+            elif "settled" in entry:
+                settled.add((entry["settled"], entry["task"], entry["run"]))
             elif "over" in entry:
                 batches.pop(entry["over"], None)
         for batch, tasks in batches.items():
             jobs = self._enter(batch, tasks)
             for task, run in came.get(batch, {}).items():
-                jobs[task].awaited, jobs[task].run = True, run
-            words = self._around.batches.attach(batch, [(0, tasks)])
+                job = jobs[task]
+                job.run, job.lost = run, time.monotonic()
+                job.noted = job.awaited = (batch, task, run) not in settled
+            words = self._around.batches.attach(batch, [(0, tasks)], self._words["epoch"])
             if "error" in words:  # its files are gone, and it with them
                 for job in list(jobs.values()):
                     self._over(job, None)
@@ -218,6 +230,7 @@ class Pool:
 
     @property
     def handed(self) -> int:
+        """Return the highest number of a call that a pilot may have."""
         return self._files.handed
 
     def function(self, number: int, source: wire.Body, ship: str) -> None:
@@ -244,24 +257,24 @@ class Pool:
                     job.handed[call.call] = call
                 if call.call in job.began:
                     self._tell_began(job, [call.call], job.began[call.call][1])
-            elif sure or call.call > self._files.handed:
+            elif sure or call.call > self._may_be_out:
                 self._waiting.append(call)
             else:
                 self._unsure[call.call] = call
         self._used = time.monotonic()
         self.hand_out()
 
-    def sent_again(self, keep: bool) -> None:
-        """The client has sent all calls that it still wants, `keep` if others may be wanted later."""
+    def sent_again(self, keep: Sequence[Sequence[int]]) -> None:
+        """The client has sent all calls that it still wants; those of the ranges `keep` may be wanted later."""
         self._sent_again = True
-        self._keep = keep
-        if not keep:
-            for job in self._all:
-                self._cancel_unwanted(job)
+        self._keep = {call for first, end in keep for call in range(first, min(end, self._may_be_out + 1))}
+        for job in self._all:
+            self._cancel_unwanted(job)
         self._resolve_unsure()
 
     def _cancel_unwanted(self, job: Job) -> None:
-        unwanted = [call for call, known in job.handed.items() if known is None and call not in job.kept]
+        unclaimed = [call for call, known in job.handed.items() if known is None]
+        unwanted = [call for call in unclaimed if call not in job.kept and call not in self._keep]
         if unwanted and job.guest is not None:
             job.guest.send(wire.message({"op": "cancel", "calls": unwanted}))
         for call in unwanted:
@@ -269,6 +282,7 @@ class Pool:
 
     def cancel(self, calls: Sequence[int]) -> None:
         unwanted = set(calls)
+        self._keep -= unwanted
         if any(call not in self._owner for call in calls):
             self._waiting = deque(call for call in self._waiting if call.call not in unwanted)
         by_job: Dict[Job, List[int]] = {}
@@ -295,6 +309,7 @@ class Pool:
                 job.guest.send(wire.message({"op": "ack"}, b"".join(numbers)))
                 self._let_go(job)
             elif job.over:
+                self._account_for(job)
                 self._release(job.batch)
 
     def state(self) -> Dict[str, Any]:
@@ -336,6 +351,7 @@ class Pool:
 
     def stop(self, *, for_good: bool) -> None:
         """Let go of everything; `for_good` of the folder too."""
+        self._stopped = True
         if self._door is not None:
             self._door.close()
         self._files.close()
@@ -355,17 +371,18 @@ class Pool:
             job.guest.close()
             job.guest = None
         if int(run) > job.run:
-            self._requeued(job)
+            job = self._requeued(job)
             job.run = int(run)
         job.guest = guest
         job.known.clear()
-        job.let_go = False
+        job.ready = job.let_go = False  # what was sent to it before it has told what it has may count as not received
         guest.attach(lambda frame: self._frame(job, frame), lambda why: self._gone(job, guest, why))
 
     def _gone(self, job: Job, guest: door.Guest, why: str) -> None:
         """A connection is lost: the pilot comes again, or its job is over."""
         if job.guest is guest:
             job.guest = None
+            job.ready = False
             job.lost = time.monotonic()
             job.look_at = job.lost + LOOK_FIRST
             self._due = min(self._due, job.look_at)
@@ -417,15 +434,12 @@ class Pool:
         if not job.came:
             job.came = True
             job.began_at = now
-            try:
-                self._files.record({"came": job.batch, "task": job.task, "run": job.run})
-            except OSError as error:
-                self._note("stuck", "the ledger of the pool cannot be written: %s" % error)
+        self._make_ready(job)
         job.since = now
         job.state = "RUNNING"
         self._due = 0.0
         self._told(job)
-        if self._sent_again and not self._words["keep"]:
+        if self._sent_again:
             self._cancel_unwanted(job)
         self._ready(job, words["workers"])
 
@@ -437,6 +451,17 @@ class Pool:
             job.useful = True
             self._strikes = 0
         self.hand_out()
+
+    def _make_ready(self, job: Job) -> None:
+        """Let a pilot be given calls once it is written down that the next agent has to wait for it."""
+        if not job.noted:
+            try:
+                self._files.record({"came": job.batch, "task": job.task, "run": job.run}, sync=True)
+            except OSError as error:  # tried again with the next look at the jobs
+                self._note("stuck", "the ledger of the pool cannot be written: %s" % error)
+                return
+            job.noted = True
+        job.ready = True
 
     def _results(self, job: Job, body: wire.Body) -> None:
         now = time.monotonic()
@@ -548,7 +573,7 @@ class Pool:
     def _with_room(self, now: float) -> Optional[Job]:
         best: Optional[Job] = None
         for job in self._all:
-            if job.guest is None or job.leaving or not job.workers or len(job.handed) >= job.quota:
+            if not job.ready or job.leaving or not job.workers or len(job.handed) >= job.quota:
                 continue
             if not self._has_time(job, now):
                 self._retire(job)
@@ -690,17 +715,23 @@ class Pool:
         if state in _QUEUED_AGAIN and job.guest is None and (job.came or job.awaited):
             self._requeued(job)
 
-    def _requeued(self, job: Job) -> None:
-        """The job is in the queue again, and what ran in it is not."""
+    def _requeued(self, job: Job) -> Job:
+        """The job is in the queue again, and what ran in it is not: return what it is from now on."""
+        again = Job(job.batch, job.task)
+        again.id, again.run, again.state = job.id, job.run, job.state
+        self._jobs[job.batch][job.task] = again
+        self._all[self._all.index(job)] = again
+        job.over = True
+        if job.guest is not None:
+            job.guest.close()
+            job.guest, job.ready = None, False
         said = self._around.batches.log(job.batch, job.task, "err")[-_TAIL:].decode("utf-8", "replace")
         state = next((state for words, state in _PUT_BACK if words in said), "REQUEUED" if job.leaving else "NODE_FAIL")
         words = {"state": state, "exit_code": None, "signal": None, "stderr": said, "node": job.node}
         self._settle(job, dict(words, job_id=job.id, reason=""))
-        job.came = job.useful = job.leaving = job.let_go = False
-        job.known.clear()
-        job.workers, job.done, job.ends = 0, 0, None
         self._told(job)
         self._ask_soon()
+        return again
 
     def _over(self, job: Job, record: Optional[Mapping[str, Any]]) -> None:
         """A job is over, by itself or as `record` tells."""
@@ -709,9 +740,9 @@ class Pool:
         job.over = True
         if job.guest is not None:
             job.guest.close()
-            job.guest = None
+            job.guest, job.ready = None, False
         words = None if record is None else {name: record[name] for name in _TOLD}
-        self._settle(job, words)
+        self._settle(job, words, earlier=record is not None and record["earlier"])
         if words is not None and _is_useless(job, words):
             self._struck(job, words)
         self._told(job)
@@ -720,8 +751,12 @@ class Pool:
             self.hand_out()
             self._ask_soon()
 
-    def _settle(self, job: Job, words: Optional[Mapping[str, Any]]) -> None:
-        """Take in what a job has left, and tell the end of the calls that it has taken along."""
+    def _settle(self, job: Job, words: Optional[Mapping[str, Any]], *, earlier: bool = False) -> None:
+        """Take in what a job has left, and tell the end of the calls that it has taken along.
+
+        Those of one that was over before this driver began, `earlier`, run again if they are asked for: nobody was told
+        of their end.
+        """
         left = self._files.left(pool_files.pilot_name(job.batch, job.task, job.run))
         if left is not None:
             for record in payload.records(left):
@@ -730,16 +765,29 @@ class Pool:
                     self._owner[record.call] = job
             self._results(job, bytes(left))
             self._back(job, [call for call in job.handed if call not in job.cut])
-        elif words is None:
+        elif words is not None and job.awaited and not earlier:  # it has told nobody what it had
+            self._silent.append((job, dict(words)))
+        if earlier or (left is None and words is None):
             self._back(job, list(job.handed))
-        elif job.awaited:  # it has told nobody what it had
-            self._gone_silent = dict(words)
         lost = list(job.handed)
         job.handed.clear()
         job.cut.clear()
         job.began.clear()
         if lost:
             self._crash(lost, words or {"state": None, "job_id": job.id, "node": job.node})
+        self._account_for(job)
+
+    def _account_for(self, job: Job) -> None:
+        """Write down that the client knows what became of all that a job had, which is over, once that is so."""
+        if not job.noted or self._closing is not None or any(owner is job for owner in self._owner.values()):
+            return
+        if any(silent is job for silent, _ in self._silent):
+            return
+        job.noted = False
+        try:
+            self._files.record({"settled": job.batch, "task": job.task, "run": job.run})
+        except OSError as error:
+            self._note("stuck", "the ledger of the pool cannot be written: %s" % error)
 
     def _crash(self, calls: Sequence[int], words: Mapping[str, Any]) -> None:
         """Tell the client that calls have ended with their job."""
@@ -758,15 +806,22 @@ class Pool:
 
     def _resolve_unsure(self) -> None:
         """Once everybody has told: what nobody has was not handed out, or was lost with who fell silent."""
-        if self._unsure_until_told() or not self._unsure:
+        if self._unsure_until_told():
             return
         unsure, self._unsure = self._unsure, {}
-        if self._gone_silent is not None:
-            words, self._gone_silent = self._gone_silent, None
-            self._crash(sorted(unsure), words)
+        silent, self._silent = self._silent, []
+        numbers = sorted(unsure)
+        if silent and unsure:
+            job, words = silent[-1]  # which of them had it nobody knows
+            self._owner.update(dict.fromkeys(numbers, job))
+            self._crash(numbers, words)
         else:
-            self._waiting.extendleft(unsure[number] for number in sorted(unsure, reverse=True))
-        self.hand_out()
+            self._waiting.extendleft(unsure[number] for number in reversed(numbers))
+        for job, _ in silent:
+            self._account_for(job)
+            self._release(job.batch)
+        if unsure:
+            self.hand_out()
 
     def _struck(self, job: Job, words: Mapping[str, Any]) -> None:
         """A job has ended before it was of any use. Whoever is still to come may fare better."""
@@ -813,11 +868,13 @@ class Pool:
         jobs = self._jobs.get(batch, {})
         if not jobs or any(not job.over for job in jobs.values()):
             return
-        if any(job.batch == batch for job in self._owner.values()):
+        unacknowledged = [*self._owner.values(), *(job for job, _ in self._silent)]
+        if any(job.batch == batch for job in unacknowledged):
             return
         if self._closing is None:
             try:
                 self._files.record({"over": batch})
+                self._files.clear(batch)
             except OSError:
                 return  # the next agent finds out for itself
         self._drop_batch(batch)
@@ -863,13 +920,16 @@ class Pool:
             self._ask(now)
         wanted.append(self._ask_at)
         for job in jobs:
-            if job.guest is None and job.came:
+            if job.guest is None and (job.came or job.awaited):
                 if now >= job.look_at:
                     self._around.batches.look_soon(job.batch)
                     job.look_at = now + min(LOOK_CEILING, max(LOOK_FIRST, now - job.lost))
                 wanted.append(job.look_at)
             elif job.guest is not None and not job.leaving and not self._has_time(job, now):
                 self._retire(job)
+            elif job.guest is not None and job.came and not job.ready and not job.noted:
+                self._make_ready(job)
+                self.hand_out()
         wanted.append(self._see_reasons(now, jobs))
         wanted.append(self._see_idle(now, jobs))
         return min((at for at in wanted if at is not None), default=NEVER_DUE)
