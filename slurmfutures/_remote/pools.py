@@ -642,7 +642,7 @@ class Pool:
         wanted = min(self._words["max_jobs"], -(-self._demand() // per_job))
         present = sum(job.is_there() for job in self._all)
         if present > self._words["max_jobs"]:  # one that was replaced has been put back into the queue
-            self._cancel_jobs(self._unused(self._all)[self._words["max_jobs"] - present :])
+            self._cancel_jobs(self._unused(self._all)[: present - self._words["max_jobs"]])
         if wanted <= present or self._broken or self._closing is not None:
             return
         ship = self._ships.get(self._waiting[0].function, "") if self._waiting else ""

@@ -243,6 +243,28 @@ def test_a_pilot_whose_job_somebody_cancels_gives_back_what_it_has_not_begun(
     assert log.lines() == [*map(str, range(10, 20)), "victim"]
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "state"),
+    [("SIGTERM", JobFailed, JobState.FAILED), ("SIGKILL", JobCancelled, JobState.CANCELLED)],
+)
+def test_what_ends_all_processes_of_a_job_is_told_as_its_end(
+    open_pilots: OpenPilots, log: Log, queue: Queue, gate: Gate, name: str, kind: type[JobError], state: JobState
+) -> None:
+    pilots = open_pilots(workers=3, workers_per_job=3)
+    job_id = job_of(pilots)
+    victims = [log.submit(pilots, line, calls.pass_gate, gate.folder) for line in range(3)]
+    behind = [log.submit(pilots, line, work.place) for line in range(10, 20)]
+    gate.wait(3)
+    queue.run("scancel", "--full", f"--signal={name}", job_id)
+    for future in victims:
+        error = died(future, kind, LONG)
+        assert (error.state, error.job_id) == (state, job_id)
+        assert "in the worker" not in str(error)
+    gate.open()
+    assert job_id not in [future.result(60)[0] for future in behind]
+    assert log.lines() == [*map(str, (0, 1, *range(10, 20), 2))]
+
+
 # ---- no pilot comes
 
 
@@ -340,13 +362,15 @@ def test_jobs_that_are_cancelled_while_they_wait_are_given_up(open_pilots: OpenP
 
 @pytest.mark.slow
 def test_at_a_time_limit_the_call_that_ran_fails_and_the_others_run_elsewhere(
-    open_pilots: OpenPilots, log: Log
+    open_pilots: OpenPilots, log: Log, queue: Queue
 ) -> None:
     pilots = open_pilots(partition="short")
     assert list(pilots.map(calls.square, range(500))) == [number * number for number in range(500)]
     job_id = job_of(pilots)
     victim = log.submit(pilots, "victim", time.sleep, 600)
     behind = [log.submit(pilots, line, work.place) for line in range(10, 20)]
+    until(log.lines)
+    queue.run("scontrol", "update", f"JobId={job_id}", "EndTime=now+1")  # else this takes a minute, and half of one
     error = died(victim, JobTimeout, LONG)
     assert isinstance(error, TimeoutError)
     assert (error.state, error.job_id) == (JobState.TIMEOUT, job_id)
