@@ -95,7 +95,7 @@ def pass_gate(folder: str, value: Any = None) -> Any:
 
 def pass_gate_in(folder: str, value: Any = None) -> Any:
     """The same, and say in which process."""
-    mark(os.path.join(folder, "entered"), "%r %d" % (value, os.getpid()))
+    mark(os.path.join(folder, "entered"), f"{value!r} {os.getpid()}")
     wait_for(os.path.join(folder, "open"))
     return value
 
