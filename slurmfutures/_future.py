@@ -72,7 +72,10 @@ class SlurmFuture(Future[T]):
 
     @property
     def job_id(self) -> str | None:
-        """Slurm's id of the call's job, "123" or "123_7" for an array task; None before it is submitted."""
+        """Slurm's id of the call's job, "123" or "123_7" for an array task; None before it is submitted.
+
+        Of a call in a pilot it is known once the call has taken 50 ms, and where its worker or job has ended in it.
+        """
         owner, call = self._place
         return owner.job_id(call)
 
@@ -93,7 +96,11 @@ class SlurmFuture(Future[T]):
         return JobState.FAILED
 
     def stdout(self) -> str:
-        """Return what the call's job has printed so far. The calls of one array task share their job's output."""
+        """Return what the call's job has printed so far. The calls of one array task share their job's output.
+
+        Of a call in a pilot it is what its worker has printed, in earlier calls too, while the pilot is there; "" for
+        one whose `job_id` is not known.
+        """
         owner, call = self._place
         return owner.log(call, "out")
 

@@ -531,7 +531,7 @@ class Poller:
             at = pool.ack_at()
             if at is not None and now >= at:
                 pool.flush_acks()
-            if pool.closed and not len(pool):
+            if (pool.closed or pool.broken is not None) and not len(pool):
                 self.close_pool(pool)
 
     def _exchange(self, timeout: float | None) -> None:

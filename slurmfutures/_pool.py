@@ -15,13 +15,13 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from itertools import repeat
 from typing import Any, NamedTuple
 
 from ._checkpoint import Checkpoint
-from ._errors import PilotsBroken, SlurmFuturesError, give_warning, job_error
+from ._errors import PilotsBroken, SlurmFuturesError, SubmitError, give_warning, job_error
 from ._future import SlurmFuture, settle
 from ._link import Link, Reply
 from ._pickling import result_of
@@ -450,18 +450,21 @@ class Pool:
             self._note_end(record, None, error)
             return
         most = 1 + self.settings.retries
-        entry.attempts = entry.attempts or Attempts(most, whatever=min(most, MOST_KILLS))
-        if self.broken is None and entry.attempts.again(error, words.get("node") or ""):
+        attempts = entry.attempts = entry.attempts or Attempts(most, whatever=min(most, MOST_KILLS))
+        if self.broken is None and attempts.again(error, words.get("node") or ""):
             logger.warning("a call is run again: %s", error)
             if entry.handful is not None:
                 self._landed(entry.handful, record.call - entry.handful.first)
             self._run_again(entry)
             return
+        if most > MOST_KILLS and attempts.blames(error):
+            said = f"it has taken {MOST_KILLS} workers along and is not run again"
+            error = job_error({**words, "reason": f"{error.reason}; {said}" if error.reason else said})
         self._note_end(record, entry, error)
         with self.lock:
             self._forget([entry])
         entry.future._place = entry.ran or Ran(self, error.job_id, {}), entry.future._place[1]
-        settle(entry.future, None, entry.attempts.told(error))
+        settle(entry.future, None, attempts.told(error))
 
     def _run_again(self, entry: _Entry) -> None:
         """Send a call once more, under another number."""
@@ -526,15 +529,21 @@ class Pool:
         self.break_down(error)
 
     def broke(self, head: Mapping[str, Any]) -> None:
-        """Nothing will come of the calls that wait."""
-        cause = job_error(head["record"]) if "job_id" in head["record"] else None
-        error = PilotsBroken(f"{head['message']}{f'; the last one: {cause}' if cause is not None else ''}")
+        """Nothing will come of the calls that wait, nor of those to come."""
+        record, message = head["record"], head["message"]
+        cause: SlurmFuturesError | None = None
+        if "job_id" in record:
+            cause = job_error(record)
+            message += f"; the last one: {cause}"
+        elif "refused" in record:
+            cause = SubmitError(record["refused"], self.settings.options)
+        error = PilotsBroken(message)
         error.__cause__ = cause
-        self.break_down(error)
+        self.break_down(error, head["spared"])
 
-    def break_down(self, error: BaseException) -> None:
-        """Fail all calls, and those to come; in the checkpoint too: there they run again at the next start."""
-        for entry in self._take_all(error):
+    def break_down(self, error: BaseException, spared: Collection[int] = ()) -> None:
+        """Fail all calls but `spared`, and those to come; in the checkpoint too: there they run at the next start."""
+        for entry in self._take_all(error, spared):
             if entry.handful is not None and self._checkpoint is not None:
                 place = entry.future._place[1] - entry.handful.first
                 self._checkpoint.fail(entry.handful, [place], error)
@@ -545,12 +554,16 @@ class Pool:
         for entry in self._take_all(error):
             settle(entry.future, None, error)
 
-    def _take_all(self, error: BaseException) -> list[_Entry]:
+    def _take_all(self, error: BaseException, spared: Collection[int] = ()) -> list[_Entry]:
         with self.lock:
             self.broken = self.broken or error
+            kept = {call: self._entries.pop(call) for call in spared if call in self._entries}
             entries = [*self._entries.values(), *self._unwritten]
-            self._entries, self._unwritten = {}, []
-            self._functions.clear()
+            self._entries, self._unwritten = kept, []
+            if not kept:
+                self._functions.clear()
+            else:
+                self._forget(entries)
         return entries
 
     # ---- as an owner of futures; any thread

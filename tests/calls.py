@@ -100,6 +100,20 @@ def pass_gate_in(folder: str, value: Any = None) -> Any:
     return value
 
 
+def pass_gate_and_return(folder: str, value: Any = None) -> Any:
+    """Wait at the gate; there is a file "returned" beside it once the worker has sent the result and waits for more."""
+    worker = threading.get_ident()
+
+    def watch() -> None:
+        while sys._current_frames()[worker].f_code.co_name != "_receive":
+            time.sleep(0.002)
+        open(os.path.join(folder, "returned"), "w").close()
+
+    pass_gate(folder, value)
+    threading.Thread(target=watch, daemon=True).start()
+    return value
+
+
 def pass_gate_and_exit(folder: str, code: int) -> NoReturn:
     """Wait at the gate, and end the process behind it."""
     pass_gate(folder)

@@ -20,7 +20,7 @@ import sys
 import time
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
-from . import batches, clean, files, hub, outbox, pools, runs, ships, spool, survey, transfers, wire
+from . import batches, clean, files, hub, outbox, pool_files, pools, runs, ships, spool, survey, transfers, wire
 from .incoming import Incoming
 from .lane import Lane
 from .local import Local
@@ -410,6 +410,8 @@ class Agent:
                 self._survey(lambda: survey.survey(self._work_dir, self._scheduler, self._session), reply)
             elif op == "find":
                 self._survey(lambda: survey.find(self._work_dir, head["call"]), reply)
+            elif op == "finished":
+                self._survey(lambda: pool_files.finished(self._work_dir, head["session"]), reply)
             elif op == "clean":
                 self._clean(head["age"], head["dry"], reply)
             elif op == "run":
@@ -427,6 +429,7 @@ class Agent:
         """Unpack a version of the driver's own code, or, by a request without it, see whether it is there."""
         name, files = head["ship"], head["files"]
         self._hub.shipping(name)
+        self._pools.shipping(name)
         folder = ships.folder_of(self._work_dir, name)
 
         def work() -> bool:

@@ -88,6 +88,9 @@ class Batch:
         self.id: str = spec["batch"]
         self.spec = spec
         self.folder = folder
+        # Of pilots: where they and their agents meet, work_dir/pilots/<session>/<pool>.
+        self.meeting: str = spec["pilot"]["folder"] if "pilot" in spec else ""
+        self.pool = os.path.basename(self.meeting)
         words = spec.get("script") or {}
         # Of a user's own array: task t is its t-th index.
         self.array = arrays.parse(words["indices"]) if words.get("array") else None

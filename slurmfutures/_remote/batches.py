@@ -98,7 +98,7 @@ class Batches:
         self._queue_interval = self._pace.queue_first
         self._queue_asked = 0.0
         self._queue_busy = False
-        self._reasons: Dict[str, str] = {}  # of the jobs that waited then
+        self._held_up: Dict[str, List[Row]] = {}  # rows of jobs that waited then and say why
         self._alive: Set[str] = set()  # jobs of this user that the queue had when it was last seen
         self._why_at: Optional[float] = None
         self._why_interval = watch.WHY_FIRST
@@ -294,13 +294,15 @@ class Batches:
         if self._queue_at is not None:
             self._queue_at = min(self._queue_at, soon)
 
-    def reason(self, batch_id: str) -> str:
-        """Return why some job of a batch waits in the queue, as the queue says it, or why none is in there; else ""."""
+    def reason(self, batch_id: str, task: int) -> str:
+        """Return why a task waits in the queue, as the queue says it, or that it is not in there; else ""."""
         batch = self._batches.get(batch_id)
-        for part in batch.parts if batch is not None else ():
-            if part.job in self._reasons:
-                return "job %s waits in the queue: %s" % (part.job, self._reasons[part.job])
-        return "" if batch is None or batch.parts else "it is not submitted yet"
+        for part in reversed(batch.parts) if batch is not None else ():
+            if task in part.tasks:
+                index = next(index for index in part.indices if part.at[index] == task)
+                rows = [row for row in self._held_up.get(part.job or "", ()) if _covers(row, index)]
+                return "job %s waits in the queue: %s" % (part.job, rows[0].reason) if rows else ""
+        return "" if batch is None else "it is not submitted yet"
 
     def log(self, batch_id: str, task: int, stream: str, number: Optional[int] = None, worker: str = "") -> bytes:
         """Return a task's "out" or "err" as far as it is written, of its last submission or of part `number`.
@@ -736,10 +738,12 @@ class Batches:
 
     def _queue_seen(self, rows: Sequence[Row], asked: float, now: float) -> bool:
         self._alive = {row.job_id for row in rows if row.state not in TERMINAL}
-        self._reasons = {row.job_id: row.reason for row in rows if row.state == JobState.PENDING and row.reason}
         by_job: Dict[str, List[Row]] = {}
+        self._held_up = {}
         for row in rows:
             by_job.setdefault(row.job_id, []).append(row)
+            if row.state == JobState.PENDING and row.reason:
+                self._held_up.setdefault(row.job_id, []).append(row)
         changed = False
         for batch, part, watch_ in self._watched():
             own = by_job.get(watch_.job_id, [])

@@ -63,13 +63,13 @@ class Hub:
     appended. `logs` is the folder for what they print, `<prefix>-1.out` and `<prefix>-1.err` for the first one.
     `shipped(name)` is the folder with a version of the client's own code, None until it is there.
 
-    `initializer` is called by each worker before its first call. A worker is replaced after `most_calls` calls, and let
-    go after `idle_after` seconds without one. `own(slot)` is what a worker's environment has that those of the others
-    do not; slots count from 0. By `give_back(calls)` calls go back that have waited for `BEGAN_AFTER` seconds without
-    any worker becoming free; where it is None they wait on.
+    `initializer` is called by each worker before its first call; one in which it fails gets none. A worker is replaced
+    after `most_calls` calls, and let go after `idle_after` seconds without one. `own(slot)` is what a worker's
+    environment has that those of the others do not; slots count from 0. By `give_back(calls)` calls go back that have
+    waited for `BEGAN_AFTER` seconds without any worker becoming free, or ready; where it is None they wait on.
 
-    A worker has one version of that code. Calls of another one wait until it is there, and workers make way for them as
-    soon as they have nothing to do.
+    A worker has one version of that code; those that are started before there are calls have `ship`. Calls of another
+    one wait until it is there, and workers make way for them as soon as they have nothing to do.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class Hub:
         idle_after: float = IDLE_AFTER,
         own: Callable[[int], Dict[str, str]] = _nothing_of_its_own,
         give_back: Optional[Callable[[List[payload.Call]], None]] = None,
+        ship: str = "",
     ) -> None:
         self._most = most
         self._command = list(command)
@@ -117,7 +118,8 @@ class Hub:
         self._children: List[Child] = []
         self._stillborn = 0
         self._started = 0
-        self._last = "", ""  # version of the client's code, and its folder, of the worker that was started last
+        # Version of the client's code, and its folder, of the worker that was started last, or for the first one.
+        self._last = ship, (shipped(ship) if ship else "") or ""
         self._unwanted: Set[int] = set()  # what was cancelled last
 
     # ---- what the client says
@@ -192,6 +194,10 @@ class Hub:
         """Whether no call is here."""
         return not self._waiting and not any(child.handed for child in self._children)
 
+    def ready(self) -> int:
+        """Return how many workers can take calls, busy or not."""
+        return sum(child.ready for child in self._children)
+
     def running(self) -> List[int]:
         """Return the calls that workers have begun, or are about to: the first one of each."""
         return [child.handed[0].call for child in self._children if child.handed]
@@ -260,7 +266,7 @@ class Hub:
             wanted = at if wanted is None else min(wanted, at)
         if self._give_back is not None and self._waiting:
             at = self._moved + BEGAN_AFTER
-            if now >= at and all(child.ready for child in self._children):
+            if now >= at:
                 self._give_back(self.recall())
             else:
                 at = max(at, now + BEGAN_AFTER / 2)
@@ -434,10 +440,10 @@ class Hub:
                         numbers.append(record.call)
                         self._done(child.handed.popleft())
             elif frame.head["op"] == ("initialized" if self._initializer else "ready"):
-                child.ready = True
+                child.ready = frame.head.get("status", payload.OK) == payload.OK
                 child.since = now
                 self._stillborn = 0
-                if frame.head.get("status", payload.OK) != payload.OK:
+                if not child.ready:
                     self._tell({"op": "uninitialized", "status": frame.head["status"]}, frame.body)
         if numbers:
             each = (now - child.since) / len(numbers)

@@ -25,7 +25,8 @@ from .times import parse_time
 AHEAD = 0.02  # seconds of work, of all its workers together, that a pilot may hold beside the calls they run
 MOST_AHEAD = 128  # calls for each of its workers
 GATHER = 0.01  # seconds in which calls come in before jobs are asked for
-GIVE_UP = 3  # jobs that end one after the other without having become pilots
+GIVE_UP = 3  # jobs that end one after the other without having been of use
+AGAIN_FIRST, AGAIN_CEILING = 0.4, 300.0  # seconds after one that was of no use until the next is asked for
 LOOK_FIRST = 0.05  # seconds until it is looked for what became of a pilot whose connection is lost
 LOOK_CEILING = 5.0
 LOOK_AFTER = 1.0  # seconds, at most, between two looks at all jobs
@@ -33,13 +34,24 @@ REASON_EVERY = 5.0  # seconds between two looks at why nothing moves
 MARGIN = 2.0  # seconds before its end in which a job is given no call
 SLOW_DOWN = 0.99  # by which the longest call is forgotten with each that was shorter
 POOL_BITS = 40  # a call's number is its pool's, above this many bits, and its own
+NEVER_DUE = float("inf")
 CLOSING = 2.0  # seconds in which pilots may leave by themselves when their pool is closed
 # Queue reasons that do not pass by themselves. From squeue(1), JOB REASON CODES.
 NEVER = frozenset(
     "AccountNotAllowed BadConstraints DependencyNeverSatisfied InvalidAccount InvalidQOS JobHeldAdmin JobHeldUser "
     "PartitionNodeLimit PartitionTimeLimit QOSNotAllowed ReservationDeleted".split()
 )
+HELD = "in held state", "requeued held"  # how the words end for a job that was put back, and not let go
 _TOLD = "state exit_code signal node reason stderr job_id cancelled_by started unseen".split()  # of how a job ended
+# slurmstepd's last words in a job that is put back into the queue, and the state that this would be otherwise.
+_PUT_BACK = (
+    ("DUE TO PREEMPTION", "PREEMPTED"),
+    ("DUE TO JOB REQUEUE", "REQUEUED"),
+    ("DUE TO NODE FAILURE", "NODE_FAIL"),
+)
+_ITS_OWN = (None, "FAILED", "OUT_OF_MEMORY")  # ends of a pilot that are nobody else's doing
+_QUEUED_AGAIN = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
+_TAIL = 4000  # bytes of a job's stderr that are told
 _NUMBER = struct.Struct(">Q")
 
 
@@ -71,7 +83,6 @@ class Job:
         self.over = False
         self.came = False  # it has become a pilot, for this agent
         self.ready = False  # it has told by its connection what it has, and the next agent will know of it
-        self.useful = False  # it has become a pilot, for whatever agent
         self.noted = False  # the ledger says so, and not that the client knows what became of all that it had
         self.awaited = False  # it had become one for an earlier agent, and has not told this one what it has
         self.leaving = False  # it takes no more calls
@@ -80,7 +91,8 @@ class Job:
         self.guest: Optional[door.Guest] = None
         self.lost = 0.0  # when the connection was lost
         self.look_at = 0.0  # when to look for what became of it
-        self.workers = 1
+        self.began_at = 0.0  # when it came
+        self.workers = 0  # that can take calls
         self.ends: Optional[float] = None  # when its time is over, on the monotonic clock
         self.quota = 1
         self.done = 0  # calls
@@ -89,13 +101,13 @@ class Job:
         self.handed: Dict[
             int, Optional[payload.Call]
         ] = {}  # None: of an earlier agent, and the client has not named it
-        self.cut: List[int] = []  # of these, those that were running when the job was ended
+        self.cut: Set[int] = set()  # of these, those that were running when the job was ended
         self.kept: Set[int] = set()  # of these, those whose results are about to come
         self.began: Dict[int, Tuple[float, str]] = {}  # of these, since when they run, and the worker that does it
         self.state_of_workers: List[List[Any]] = []
 
     def load(self) -> float:
-        """Return how many calls it holds for each of its workers."""
+        """Return how many calls it holds for each of its workers, of which there are some."""
         return len(self.handed) / self.workers
 
 
@@ -108,7 +120,7 @@ class Pool:
         self._around = around
         self._words = words
         self._initializer = bytes(initializer)
-        path = os.path.join(around.work_dir, "pilots", around.session, "%06x" % self.id)
+        path = pool_files.folder(around.work_dir, around.session, self.id)
         self._files = pool_files.PoolFiles(path)
         self._files.create()
         self._key = door.make_key(path)
@@ -129,13 +141,13 @@ class Pool:
         self._longest = 0.0  # seconds, of a call, as far as it was seen
         self._due = 0.0  # when to look after the jobs
         self._ask_at: Optional[float] = None  # when jobs may be asked for
-        self._strikes = 0  # jobs that have ended without having become pilots, one after the other
+        self._strikes = 0  # jobs that have ended without having been of use, one after the other
         self._refused_until = 0.0
         self._used = time.monotonic()  # when there was last a call
         self._waits_since: Optional[float] = None  # for a first worker
         self._reason_at = 0.0
         self._reason = ""
-        self._broken = False
+        self._broken: Dict[str, Any] = {}  # what the client was told, once nothing will come of calls any more
         self._stopped = False
         self._closing: Optional[float] = None  # when what is left is cancelled
         self._close_replies: List[Callable[..., None]] = []
@@ -204,7 +216,7 @@ class Pool:
             jobs = self._enter(batch, tasks)
             for task, run in came.get(batch, {}).items():
                 job = jobs[task]
-                job.run, job.useful, job.lost = run, True, time.monotonic()
+                job.run, job.lost = run, time.monotonic()
                 job.noted = job.awaited = (batch, task, run) not in settled
             words = self._around.batches.attach(batch, [(0, tasks)], self._words["epoch"])
             if "error" in words:  # its files are gone, and it with them
@@ -221,8 +233,6 @@ class Pool:
     def function(self, number: int, source: wire.Body, ship: str) -> None:
         self._functions[number] = source
         self._ships[number] = ship
-        if ship:
-            self._unshipped.pop(ship, None)
 
     def drop(self, number: int) -> None:
         """The client has no more calls of a function."""
@@ -234,6 +244,8 @@ class Pool:
                     job.guest.send(wire.message({"op": "drop", "function": number}))
 
     def calls(self, data: wire.Body) -> None:
+        if self._broken:
+            return  # they were under way when that was told
         sure = not self._unsure_until_told()
         for call in payload.calls(data):
             job = self._owner.get(call.call)
@@ -352,11 +364,12 @@ class Pool:
             guest.attach(lambda frame: None, lambda why: None)
             guest.send(wire.message({"op": "leave", "now": True}))
             return
+        if job.guest is not None:
+            job.guest.close()
+            job.guest = None
         if int(run) > job.run:
             job = self._requeued(job)
             job.run = int(run)
-        if job.guest is not None:
-            job.guest.close()
         job.guest = guest
         job.known.clear()
         job.ready = job.let_go = False  # what was sent to it before it has told what it has may count as not received
@@ -380,12 +393,15 @@ class Pool:
             self._here(job, frame.head)
         elif op == "began":
             now = time.monotonic()
+            self._strikes = 0
             for call in frame.head["calls"]:
                 if call in job.handed:
                     job.began[call] = now, frame.head["worker"]
             self._tell_began(job, frame.head["calls"], frame.head["worker"])
         elif op == "back":
             self._back(job, frame.head["calls"])
+        elif op == "ready":
+            self._ready(job, frame.head["workers"])
         elif op == "leaving":
             job.leaving = True
             self._let_go(job)
@@ -393,7 +409,8 @@ class Pool:
         elif op == "workers":
             job.state_of_workers = frame.head["workers"]
         elif op == "uninitialized":
-            self._around.send({"op": "pool_uninitialized", "pool": self.id, "job_id": job.id, **frame.head}, frame.body)
+            words = dict(frame.head, op="pool_uninitialized", pool=self.id, job_id=job.id)
+            self._around.send(words, frame.body)
 
     def _tell_began(self, job: Job, calls: Sequence[int], worker: str) -> None:
         words = {"batch": job.batch, "task": job.task, "job_id": job.id, "worker": worker}
@@ -403,10 +420,8 @@ class Pool:
         """A pilot tells what it has: all else that it was handed has not been begun and never will be."""
         now = time.monotonic()
         job.id, job.node, job.host = words["job_id"], words["node"], words["host"]
-        job.workers = words["workers"]
         if job.ends is None and words["left"] is not None:  # else the queue has told
             job.ends = now + words["left"]
-        job.quota = max(job.quota, job.workers)
         held, job.kept = set(words["held"]), set(words["kept"])
         missing = [call for call in job.handed if call not in held and call not in job.kept]
         self._back(job, missing)
@@ -415,8 +430,8 @@ class Pool:
                 job.handed[call] = self._unsure.pop(call, None)
                 self._owner[call] = job
         if not job.came:
-            job.came = job.useful = True
-            self._strikes = 0
+            job.came = True
+            job.began_at = now
         self._make_ready(job)
         job.since = now
         job.state = "RUNNING"
@@ -424,9 +439,12 @@ class Pool:
         self._told(job)
         if self._sent_again:
             self._cancel_unwanted(job)
-        if self._reason:
-            self._reason = ""
-        self._waits_since = None
+        self._ready(job, words["workers"])
+
+    def _ready(self, job: Job, workers: int) -> None:
+        """So many workers of a pilot can take calls now."""
+        job.workers = workers
+        job.quota = max(job.quota, workers)
         self.hand_out()
 
     def _make_ready(self, job: Job) -> None:
@@ -443,14 +461,11 @@ class Pool:
     def _results(self, job: Job, body: wire.Body) -> None:
         now = time.monotonic()
         count = 0
-        whole = True
-        passed: List[wire.Buffer] = []
+        cut: Set[int] = set()  # calls that have ended with their job: how that has ended is not known yet
         for record in payload.records(body):
             call = record.call
-            if record.status == payload.CRASHED and not record.payload:  # until it is known how the job ended
-                whole = False
-                if call in job.handed:
-                    job.cut.append(call)
+            if record.status == payload.CRASHED and not record.payload:
+                cut.add(call)
                 continue
             if call in job.handed:
                 del job.handed[call]
@@ -460,11 +475,13 @@ class Pool:
                 if began is not None:
                     self._longest = max(now - began[0], self._longest * SLOW_DOWN)
             self._owner.setdefault(call, job)
-            passed += payload.pack_record(call, record.status, record.payload) if not whole else ()
-        if whole and body:
-            self._around.transmit(wire.packed(wire.RESULTS, [body]))
-        elif passed:
-            self._around.transmit(wire.packed(wire.RESULTS, passed))
+        job.cut |= cut
+        told: List[wire.Buffer] = [body] if body and not cut else []
+        for record in payload.records(body) if cut else ():
+            if record.call not in cut:
+                told += payload.pack_record(record.call, record.status, record.payload)
+        if told:
+            self._around.transmit(wire.packed(wire.RESULTS, told))
         if count:
             each = (now - job.since) / count
             ahead = int(AHEAD / each) if each > 0 else MOST_AHEAD * job.workers
@@ -472,6 +489,7 @@ class Pool:
             job.since = now
             job.done += count
             self._used = now
+            self._strikes = 0
         self._let_go(job)
         self.hand_out()
 
@@ -487,7 +505,9 @@ class Pool:
         self._waiting.extendleft(sorted(back, key=lambda call: call.call, reverse=True))
         job.quota = job.workers
         self._let_go(job)
-        if back:
+        if back and self._broken:
+            self._fail_waiting()
+        elif back:
             self.hand_out()
 
     def _forget(self, job: Job, call: int) -> None:
@@ -512,6 +532,10 @@ class Pool:
     def _drop_batch(self, batch: str) -> None:
         self._jobs.pop(batch, None)
         self._all = [job for job in self._all if job.batch != batch]
+
+    def shipping(self, ship: str) -> None:
+        """A version of the client's code is looked for, or on its way."""
+        self._unshipped.pop(ship, None)
 
     def shipping_changed(self, ship: str = "", why: str = "") -> None:
         """A version of the client's code is there, or, by `why`, cannot be."""
@@ -545,7 +569,7 @@ class Pool:
     def _with_room(self, now: float) -> Optional[Job]:
         best: Optional[Job] = None
         for job in self._all:
-            if not job.ready or job.leaving or len(job.handed) >= job.quota:
+            if not job.ready or job.leaving or not job.workers or len(job.handed) >= job.quota:
                 continue
             if not self._has_time(job, now):
                 self._retire(job)
@@ -554,11 +578,12 @@ class Pool:
         return best
 
     def _has_time(self, job: Job, now: float) -> bool:
-        """Whether a call that begins now will end before the job; one that has done none yet is given it anyway."""
-        if job.ends is None or not (job.done or job.handed):
+        """Whether a call that begins now will end before the job; one that fits into no job is given to a new one."""
+        if job.ends is None:
             return True
         longest = self._words["call_time"]
-        return now + MARGIN + (self._longest if longest is None else longest) < job.ends
+        need = MARGIN + (self._longest if longest is None else longest)
+        return now + need < job.ends or (not job.done and job.began_at + need >= job.ends)
 
     def _retire(self, job: Job) -> None:
         if not job.leaving:
@@ -612,13 +637,16 @@ class Pool:
         per_job: int = self._words["per_job"]
         wanted = min(self._words["max_jobs"], -(-self._demand() // per_job))
         present = sum(not job.over and not job.leaving for job in self._all)
+        if present > self._words["max_jobs"]:  # one that was replaced has been put back into the queue
+            self._cancel_jobs(self._unused(self._all)[self._words["max_jobs"] - present :])
         if wanted <= present or self._broken or self._closing is not None:
             return
+        ship = self._ships.get(self._waiting[0].function, "") if self._waiting else ""
+        if ship and self._around.shipped(ship) is None:
+            return  # `hand_out` is called when it is there: workers that need it for the initializer are to have it
         if now < self._refused_until:
             self._ask_at = self._refused_until
             return
-        if self._waits_since is None and not present:
-            self._waits_since = now
         number = wanted - present
         batch = os.urandom(6).hex()
         pilot = {
@@ -628,6 +656,7 @@ class Pool:
             "idle": self._words["idle"],
             "most_calls": self._words["most_calls"],
             "time": self._time,
+            "ship": ship,
         }
         spec = dict(self._words["spec"], batch=batch, tasks=number, skip=[], ship="", script=None, pilot=pilot)
         try:
@@ -640,6 +669,10 @@ class Pool:
             self._refused_until = now + LOOK_CEILING
             self._ask_at = self._refused_until
             self._note("stuck", "a batch of pilots cannot be written: %s" % error)
+
+    def _unused(self, jobs: Sequence[Job]) -> List[Job]:
+        """Return those that wait in the queue, as far as is known."""
+        return [it for it in jobs if it.state == "PENDING" and not (it.came or it.awaited or it.over or it.leaving)]
 
     def owns(self, batch: str) -> bool:
         return batch in self._jobs
@@ -660,6 +693,7 @@ class Pool:
         elif op == "ends":
             for task, at in head["ends"]:
                 jobs[task].ends = time.monotonic() + at - time.time()
+            self._due = 0.0
         elif op == "results":
             for task in head["done"]:
                 self._over(jobs[task], None)
@@ -674,7 +708,7 @@ class Pool:
     def _state(self, job: Job, state: str) -> None:
         job.state = state
         self._due = 0.0
-        if state in ("PENDING", "REQUEUED") and job.guest is None and (job.came or job.awaited):
+        if state in _QUEUED_AGAIN and job.guest is None and (job.came or job.awaited):
             self._requeued(job)
 
     def _requeued(self, job: Job) -> Job:
@@ -687,9 +721,10 @@ class Pool:
         if job.guest is not None:
             job.guest.close()
             job.guest, job.ready = None, False
-        state = "PREEMPTED" if job.leaving else "NODE_FAIL"
-        words = {"state": state, "exit_code": None, "signal": None, "stderr": "", "node": job.node}
-        self._settle(job, dict(words, job_id=job.id, reason="and put back into the queue"))
+        said = self._around.batches.log(job.batch, job.task, "err")[-_TAIL:].decode("utf-8", "replace")
+        state = next((state for words, state in _PUT_BACK if words in said), "REQUEUED" if job.leaving else "NODE_FAIL")
+        words = {"state": state, "exit_code": None, "signal": None, "stderr": said, "node": job.node}
+        self._settle(job, dict(words, job_id=job.id, reason=""))
         self._told(job)
         self._ask_soon()
         return again
@@ -703,17 +738,17 @@ class Pool:
             job.guest.close()
             job.guest, job.ready = None, False
         words = None if record is None else {name: record[name] for name in _TOLD}
-        self._settle(job, words, earlier=record is not None and record["earlier"])
-        if record is not None and not job.useful and self._closing is None:
-            self._struck(words or {})
+        lost = self._settle(job, words, earlier=record is not None and record["earlier"])
+        if words is not None and _is_useless(job, words, lost):
+            self._struck(job, words)
         self._told(job)
         self._release(job.batch)
         if not self._closed_if_over():
             self.hand_out()
             self._ask_soon()
 
-    def _settle(self, job: Job, words: Optional[Mapping[str, Any]], *, earlier: bool = False) -> None:
-        """Take in what a job has left, and tell the end of the calls that it has taken along.
+    def _settle(self, job: Job, words: Optional[Mapping[str, Any]], *, earlier: bool = False) -> bool:
+        """Take in what a job has left, and tell the end of the calls that it takes along; return if there are any.
 
         Those of one that was over before this driver began, `earlier`, run again if they are asked for: nobody was told
         of their end.
@@ -737,6 +772,7 @@ class Pool:
         if lost:
             self._crash(lost, words or {"state": None, "job_id": job.id, "node": job.node})
         self._account_for(job)
+        return bool(lost)
 
     def _account_for(self, job: Job) -> None:
         """Write down that the client knows what became of all that a job had, which is over, once that is so."""
@@ -784,13 +820,19 @@ class Pool:
         if unsure:
             self.hand_out()
 
-    def _struck(self, words: Mapping[str, Any]) -> None:
-        """A job has ended before it was of any use."""
+    def _struck(self, job: Job, words: Mapping[str, Any]) -> None:
+        """A job has ended before it was of any use. Whoever is still to come may fare better."""
+        if self._broken or self._closing is not None:
+            return
         self._strikes += 1
-        self._refused_until = time.monotonic() + min(LOOK_CEILING, 0.2 * 2.0**self._strikes)
-        useful = any(job.guest is not None for job in self._all)
-        if self._strikes >= GIVE_UP and not useful:
-            self._break("%d jobs have ended one after the other before they could take a call" % self._strikes, words)
+        pause = min(AGAIN_CEILING, AGAIN_FIRST * 2.0 ** (self._strikes - 1))
+        self._refused_until = time.monotonic() + pause
+        if self._strikes >= GIVE_UP and all(it.over or it.leaving for it in self._all):
+            self._break("%d jobs have ended one after the other before they could run a call" % self._strikes, words)
+            return
+        how = " ".join(str(words[name]) for name in ("state", "exit_code") if words[name])
+        where = " on node %s" % words["node"] if words["node"] else ""
+        self._note("info", "job %s ended%s before it could run a call: %s" % (words["job_id"], where, how or "?"))
 
     def _refused(self, head: Mapping[str, Any], jobs: Mapping[int, Job]) -> None:
         for first, end in head["tasks"]:
@@ -804,12 +846,15 @@ class Pool:
         self._closed_if_over()
 
     def _break(self, message: str, words: Mapping[str, Any]) -> None:
-        """Nothing will come of the calls that wait."""
-        self._broken = True
+        """Nothing will come of the calls that wait; those that are with a pilot go on."""
+        self._broken = {"op": "pool_broken", "pool": self.id, "message": message, "record": words}
+        self._fail_waiting()
+        self._cancel_jobs([job for job in self._all if not job.handed])
+
+    def _fail_waiting(self) -> None:
         self._waiting.clear()
         self._unsure.clear()
-        self._around.send({"op": "pool_broken", "pool": self.id, "message": message, "record": words})
-        self._cancel_jobs(self._all)
+        self._around.send({**self._broken, "spared": [call for job in self._all for call in job.handed]})
 
     def _release(self, batch: str) -> None:
         """Have a batch's files cleared away when its jobs are over and nobody may ask for what they had again."""
@@ -822,6 +867,7 @@ class Pool:
         if self._closing is None:
             try:
                 self._files.record({"over": batch})
+                self._files.clear(batch)
             except OSError:
                 return  # the next agent finds out for itself
         self._drop_batch(batch)
@@ -831,6 +877,7 @@ class Pool:
         by_batch: Dict[str, List[int]] = {}
         for job in jobs:
             if not job.over:
+                job.leaving = True  # it may come yet
                 by_batch.setdefault(job.batch, []).append(job.task)
         for batch, tasks in by_batch.items():
             self._around.batches.cancel(batch, tasks, functools.partial(self._cancelled, batch, tasks))
@@ -858,7 +905,7 @@ class Pool:
             self._door.expect_boxes(any(job.guest is None and job.state == "RUNNING" for job in jobs))
         if self._closing is not None:
             if now >= self._closing:
-                self._closing = float("inf")
+                self._closing = NEVER_DUE
                 self._cancel_jobs(jobs)
             wanted.append(self._closing)
         if self._ask_at is not None and now >= self._ask_at:
@@ -878,20 +925,25 @@ class Pool:
                 self.hand_out()
         wanted.append(self._see_reasons(now, jobs))
         wanted.append(self._see_idle(now, jobs))
-        return min((at for at in wanted if at is not None), default=float("inf"))
+        return min((at for at in wanted if at is not None), default=NEVER_DUE)
 
     def _see_reasons(self, now: float, jobs: Sequence[Job]) -> Optional[float]:
         """While calls wait for a first worker: tell why that takes long, and give up where it will not come."""
-        if self._waits_since is None or not self._waiting or self._broken:
+        served = any(it.guest is not None or it.came or it.awaited for it in jobs if not it.leaving)
+        if served or not self._waiting or self._broken or self._closing is not None:
+            self._waits_since, self._reason = None, ""
             return None
+        if self._waits_since is None:
+            self._waits_since = self._reason_at = now
         patience: Optional[float] = self._words["start_timeout"]
         if now >= self._reason_at:
             self._reason_at = now + REASON_EVERY
-            reason = next(filter(None, (self._around.batches.reason(job.batch) for job in jobs)), "")
+            reasons = [self._around.batches.reason(job.batch, job.task) for job in jobs]
+            reason = next(filter(None, reasons), "")
             if reason and reason != self._reason:
                 self._reason = reason
                 self._note("info", "%d calls wait for a worker: %s" % (len(self._waiting), reason))
-            if reason.rpartition(": ")[2].strip("()").partition(",")[0] in NEVER:
+            if reasons and all(map(_is_final, reasons)):
                 self._break("no worker will come: %s" % reason, {})
         if patience is not None and now >= self._waits_since + patience and not self._broken:
             self._break("no worker has come within %g s: %s" % (patience, self._reason or "the jobs wait"), {})
@@ -903,7 +955,7 @@ class Pool:
         """Take jobs out of the queue that nobody has anything to do for any more."""
         if self._waiting or self._unsure or self._closing is not None or any(job.handed for job in jobs):
             return None
-        pending = [job for job in jobs if not job.came and not job.awaited and job.state == "PENDING"]
+        pending = self._unused(jobs)
         if not pending:
             return None
         at: float = self._used + self._words["idle"]
@@ -971,18 +1023,36 @@ class Pools:
         """Return the pool whose jobs a batch has."""
         return next((pool for pool in self._pools.values() if pool.owns(batch)), None)
 
+    def shipping(self, ship: str) -> None:
+        for pool in self._pools.values():
+            pool.shipping(ship)
+
     def shipping_changed(self, ship: str = "", why: str = "") -> None:
         for pool in list(self._pools.values()):
             pool.shipping_changed(ship, why)
 
     def tick(self, now: float) -> Optional[float]:
-        return min((pool.tick(now) for pool in list(self._pools.values())), default=None)
+        at = min((pool.tick(now) for pool in list(self._pools.values())), default=NEVER_DUE)
+        return None if at == NEVER_DUE else at
 
     def stop(self) -> None:
         """Let go of all pools, whose pilots look for another agent."""
         pools, self._pools = list(self._pools.values()), {}
         for pool in pools:
             pool.stop(for_good=False)
+
+
+def _is_useless(job: Job, words: Mapping[str, Any], lost: bool) -> bool:
+    """Whether a job has ended, as `words` tell, without having done anything, and not because of others."""
+    if job.came:
+        return words["state"] in _ITS_OWN and not (job.done or lost)
+    return not (job.awaited or job.leaving)
+
+
+def _is_final(reason: str) -> bool:
+    """Whether a job that waits for this reason, as `batches` says it, will wait for ever."""
+    word = reason.rpartition(": ")[2].strip("()")
+    return word.partition(",")[0] in NEVER or word.endswith(HELD)
 
 
 def is_pools(data: wire.Body) -> bool:
