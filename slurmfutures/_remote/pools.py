@@ -215,6 +215,7 @@ class Pool:
                 settled.add((entry["settled"], entry["task"], entry["run"]))
             elif "over" in entry:
                 batches.pop(entry["over"], None)
+                self._around.batches.release(entry["over"], True, False, lambda words: None)  # it may be there in part
         for batch, tasks in batches.items():
             jobs = self._enter(batch, tasks)
             for task, run in came.get(batch, {}).items():
@@ -344,8 +345,8 @@ class Pool:
         replies, self._close_replies = self._close_replies, []
         for batch in list(self._jobs):
             self._around.batches.release(batch, True, False, lambda words: None)
-        for reply in replies:
-            reply({})
+        for reply in replies:  # not before: the next agent would know nothing of them
+            self._around.batches.after_removals(functools.partial(reply, {}))
         return True
 
     def stop(self, *, for_good: bool) -> None:
