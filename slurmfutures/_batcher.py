@@ -126,7 +126,7 @@ class Batch:
     ) -> list[SlurmFuture[Any]]:
         """Add one task of one call or more. The batcher's lock is held."""
         first = len(self.futures)
-        futures = [SlurmFuture[Any](self, first + offset) for offset in range(len(arguments))]
+        futures: list[SlurmFuture[Any]] = [SlurmFuture(self, first + offset) for offset in range(len(arguments))]
         self._add(function, name, arguments, now, keys, futures)
         return futures
 

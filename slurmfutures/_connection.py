@@ -47,7 +47,7 @@ class Connection:
         self.python = python
         self.max_workers = max_workers
         self.retries = retries
-        self.local_python = (sys.version_info[0], sys.version_info[1])
+        self._local_python = [sys.version_info[0], sys.version_info[1]]
         # This machine's interpreter sees what the driver sees: calls find the same modules and the same folder.
         entries = [
             os.path.abspath(entry) for entry in sys.path if entry.endswith(".zip") or os.path.isdir(entry or ".")
@@ -144,10 +144,12 @@ class Connection:
 
     def check_code(self, data: bytes, what: str) -> None:
         """Raise PythonMismatch where something travels as bytecode that the other side cannot run."""
-        remote = tuple(self.greeting["python"][:2])
-        if remote != self.local_python and holds_code(data):
+        if self.greeting["python"][:2] == self._local_python:
+            return
+        if holds_code(data):
+            remote = self.greeting["python"]
             raise PythonMismatch(
-                f"{what} travels as bytecode of Python {self.local_python[0]}.{self.local_python[1]}, which Python "
+                f"{what} travels as bytecode of Python {self._local_python[0]}.{self._local_python[1]}, which Python "
                 f"{remote[0]}.{remote[1]} ({self.greeting['executable']}) cannot run: name a matching interpreter by "
                 "python=, or put the function into a module that is installed there"
             )

@@ -481,12 +481,15 @@ class JobOutOfMemory(JobError, MemoryError):
 
 
 class JobPreempted(JobError):
-    """The job had to make way for another one and was not put back into the queue."""
+    """The job had to make way for another one and was not put back into the queue; or it was, without its calls.
+
+    The latter is how calls of pilots end, whose jobs come again for others.
+    """
 
     transient = True
 
     def _end(self) -> str:
-        return "was preempted"
+        return "was put back into the queue" if self.state is JobState.REQUEUED else "was preempted"
 
     def _remedy(self) -> str:
         return _AGAIN
@@ -525,6 +528,7 @@ _BY_STATE: dict[JobState, type[JobError]] = {
     JobState.DEADLINE: JobTimeout,
     JobState.OUT_OF_MEMORY: JobOutOfMemory,
     JobState.PREEMPTED: JobPreempted,
+    JobState.REQUEUED: JobPreempted,
     JobState.NODE_FAIL: NodeFailed,
     JobState.BOOT_FAIL: NodeFailed,
     JobState.CANCELLED: JobCancelled,

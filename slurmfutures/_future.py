@@ -15,6 +15,7 @@ logger = logging.getLogger("slurmfutures.future")
 
 _PENDING = "PENDING"
 _RUNNING = "RUNNING"
+_FINISHED = "FINISHED"
 _CANCELLED = "CANCELLED"
 _CANCELLED_AND_NOTIFIED = "CANCELLED_AND_NOTIFIED"
 
@@ -71,7 +72,10 @@ class SlurmFuture(Future[T]):
 
     @property
     def job_id(self) -> str | None:
-        """Slurm's id of the call's job, "123" or "123_7" for an array task; None before it is submitted."""
+        """Slurm's id of the call's job, "123" or "123_7" for an array task; None before it is submitted.
+
+        Of a call in a pilot it is known once the call has taken 50 ms, and where its worker or job has ended in it.
+        """
         owner, call = self._place
         return owner.job_id(call)
 
@@ -92,7 +96,11 @@ class SlurmFuture(Future[T]):
         return JobState.FAILED
 
     def stdout(self) -> str:
-        """Return what the call's job has printed so far. The calls of one array task share their job's output."""
+        """Return what the call's job has printed so far. The calls of one array task share their job's output.
+
+        Of a call in a pilot it is what its worker has printed, in earlier calls too, while the pilot is there; "" for
+        one whose `job_id` is not known.
+        """
         owner, call = self._place
         return owner.log(call, "out")
 
@@ -126,6 +134,8 @@ class SlurmFuture(Future[T]):
 
     def result(self, timeout: float | None = None) -> T:
         """Return the call's value, or raise what it raised; `timeout` is in seconds."""
+        if self._state == _FINISHED and self._exception is None:  # nothing of it changes any more
+            return self._result  # type: ignore[return-value]
         if not self.done():
             self._place[0].hurry()
         return super().result(timeout)

@@ -39,7 +39,8 @@ class LoginCalls:
                 packed: list[wire.Buffer] = []
                 for argument in arguments[start : start + _FRAME]:
                     call = next(self._numbers)
-                    future = self._futures[call] = SlurmFuture[Any](self, call)
+                    future: SlurmFuture[Any] = SlurmFuture(self, call)  # with its type it would take twice as long
+                    self._futures[call] = future
                     futures.append(future)
                     packed += payload.pack_call(call, number, argument)
                 self._link.send(wire.packed(wire.CALLS, packed), number)  # not ahead of the function

@@ -216,25 +216,40 @@ class Poller:
         """Have a pool of pilots; with a checkpoint it goes on where the one of this number was in an earlier driver."""
         with self._lock:
             self.check()
-            pool = Pool(number, settings, self._common, self.link, self.wake, self.checkpoint)
             earlier = self._earlier_calls.pop(number, [])
+            pool = Pool(
+                number,
+                settings,
+                self._common,
+                self.link,
+                self.wake,
+                self._read_log,
+                self.checkpoint,
+                earlier,
+                self._epoch,
+            )
             self.pools[number] = pool
             pool.up = self._up.is_set()
-            reply = pool.open(again=self.checkpoint is not None)
+            reply = self._opening(pool, pool.open())
         while self.checkpoint is not None:
             try:
-                pool.restore(earlier, self.reply_to(reply).head.get("handed", 0))
+                pool.number_after(self.reply_to(reply).head.get("handed", 0))
                 break
             except ConnectionLost:  # or the next agent is asked: nothing can be numbered without
                 self._check_alive()
-                reply = pool.open(again=True)
-        reply.add_done_callback(lambda reply: self._pool_opened(pool, reply))
+                reply = self._opening(pool, pool.open())
         return pool
 
     @staticmethod
-    def _pool_opened(pool: Pool, reply: "Future[Reply]") -> None:
-        if reply.exception() is None and "error" in reply.result().head:
-            pool.break_down(SlurmFuturesError(f"pilots cannot be had: {reply.result().head['message']}"))
+    def _opening(pool: Pool, reply: "Future[Reply]") -> "Future[Reply]":
+        """Have a pool fail that the agent cannot open."""
+
+        def then(reply: "Future[Reply]") -> None:
+            if reply.exception() is None and "error" in reply.result().head:
+                pool.break_down(SlurmFuturesError(f"pilots cannot be had: {reply.result().head['message']}"))
+
+        reply.add_done_callback(then)
+        return reply
 
     def close_pool(self, pool: Pool) -> "Future[Reply]":
         """End a pool's jobs; the reply comes when none is left. The calls that it has are over, or cancelled."""
@@ -242,7 +257,7 @@ class Poller:
             self.pools.pop(pool.id, None)
             known = self._ending.get(pool.id)
             if known is None:
-                reply = self.link.request({"op": "pool_close", "pool": pool.id}, again=True)[1]
+                reply = pool.end()
                 known = self._ending[pool.id] = pool, reply
                 reply.add_done_callback(lambda _: self._ending.pop(pool.id, None))
         pool.close()
@@ -404,6 +419,13 @@ class Poller:
             found.append(kept or "")
         return found
 
+    def _read_log(self, words: Mapping[str, Any]) -> str:
+        try:
+            body = self.reply_to(self.link.request({"op": "log", **words}, again=True)[1], REPLY_TIMEOUT).body
+        except (AgentError, ConnectionLost):
+            return ""
+        return str(body, "utf-8", "replace")
+
     def reply_to(self, reply: "Future[Reply]", timeout: float | None = None) -> Reply:
         """Wait for a reply. A callback, which runs in the poller's thread, does the poller's work meanwhile."""
         if self.pump_until(reply.done, timeout):
@@ -509,7 +531,7 @@ class Poller:
             at = pool.ack_at()
             if at is not None and now >= at:
                 pool.flush_acks()
-            if pool.closed and not len(pool):
+            if (pool.closed or pool.broken is not None) and not len(pool):
                 self.close_pool(pool)
 
     def _exchange(self, timeout: float | None) -> None:
@@ -624,13 +646,13 @@ class Poller:
                 there.add_done_callback(functools.partial(self._attach_shipped, batch))
         for pool, reply in list(self._ending.values()):
             if not reply.done():
-                pool.open(again=True)  # else the next agent knows of nothing to be ended
+                pool.connected_again()  # else the next agent knows of nothing to be ended
         self.link.repeat()
         with self._lock:
             self._up.set()
             pools = list(self.pools.values())
         for pool in pools:
-            pool.connected_again()
+            self._opening(pool, pool.connected_again())
 
     def _attach(self, batch: Batch) -> None:
         words: dict[str, Any] = {"op": "attach", "batch": batch.id, "wanted": batch.wanted()}
@@ -878,7 +900,7 @@ class Poller:
     def _take_of_pool(self, pool: Pool, head: Mapping[str, Any], body: wire.Body) -> None:
         op = head["op"]
         if op == "began":
-            for future in pool.began(head["calls"], head["job_id"]):
+            for future in pool.began(head):
                 begin(future)
         elif op == "pool_note":
             pool.noted(head["kind"], head["message"])

@@ -15,17 +15,19 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from ._checkpoint import Checkpoint
-from ._errors import PilotsBroken, SlurmFuturesError, give_warning, job_error
+from ._errors import PilotsBroken, SlurmFuturesError, SubmitError, give_warning, job_error
 from ._future import SlurmFuture, settle
 from ._link import Link, Reply
 from ._pickling import result_of
 from ._records import NO_KEY
 from ._remote import payload, wire
+from ._remote.batch import ranges
 from ._remote.states import JobState
 from ._retries import Attempts
 
@@ -67,19 +69,42 @@ class _Function:
         self.calls = 0  # that need it
 
 
+class Ran(NamedTuple):
+    """Where a call runs or has run: the owner of its future once it is over."""
+
+    pool: "Pool"
+    job: str | None
+    worker: Mapping[str, Any]  # in the agent's words; nothing where it is not known
+
+    def job_id(self, call: int) -> str | None:
+        return self.job
+
+    def state(self, call: int) -> JobState:
+        return JobState.RUNNING  # its result is being told
+
+    def log(self, call: int, stream: str) -> str:
+        return self.pool.read_log({**self.worker, "stream": stream}) if self.worker else ""
+
+    def cancel(self, call: int) -> None:
+        pass
+
+    def hurry(self) -> None:
+        pass
+
+
 class _Entry:
     """A call that is not resolved."""
 
-    __slots__ = ("arguments", "attempts", "function", "future", "handful", "job_id", "key")
+    __slots__ = ("arguments", "attempts", "function", "future", "handful", "key", "ran")
 
-    def __init__(self, future: SlurmFuture[Any], function: int, arguments: bytes, key: bytes) -> None:
+    def __init__(self, future: SlurmFuture[Any], arguments: bytes, function: int, key: bytes) -> None:
         self.future = future
         self.function = function
         self.arguments = arguments
         self.key = key
         self.handful: Handful | None = None  # what the checkpoint knows it by
         self.attempts: Attempts | None = None
-        self.job_id: str | None = None
+        self.ran: Ran | None = None  # known of a call that takes its time
 
 
 class Handful:
@@ -105,9 +130,16 @@ class Pool:
         common: Mapping[str, Any],
         link: Link,
         wake: Callable[[], None],
+        read_log: Callable[[Mapping[str, Any]], str],
         checkpoint: Checkpoint | None,
+        earlier: Sequence[Handful] = (),
+        epoch: float | None = None,
     ) -> None:
-        """`common` is what every batch is submitted with; `wake` has the poller look at what is new here."""
+        """`common` is what every batch is submitted with; `wake` has the poller look at what is new here.
+
+        `read_log` asks the agent for a log, in its words. `earlier` is what drivers before this one have sent, which
+        began at `epoch` by work_dir's clock.
+        """
         self.id = number
         self.settings = settings
         self.lock = threading.Lock()  # guards all below but what is the poller's, and that frames go out in order
@@ -115,13 +147,15 @@ class Pool:
         self._common = common
         self._link = link
         self._wake = wake
+        self.read_log = read_log
         self._checkpoint = checkpoint
         self._entries: dict[int, _Entry] = {}
         self._next = (number << BITS) + 1
         self._functions: OrderedDict[int, _Function] = OrderedDict()  # the one used last at the end
         self._sent: set[int] = set()  # functions that the agent knows
         self._cancels: list[int] = []  # calls that the agent has still to be told of
-        self._restored: dict[str, Handful] = {}  # what earlier drivers have sent
+        self._restored = {handful.id: handful for handful in earlier}  # what earlier drivers have sent
+        self._epoch = epoch
         self._unwritten: list[_Entry] = []  # calls that the checkpoint does not know yet, and so are not sent
         self._closed = False
         self.broken: BaseException | None = None
@@ -134,8 +168,13 @@ class Pool:
 
     # ---- any thread
 
-    def open(self, *, again: bool = False) -> "Future[Reply]":
-        """Have the agent know this pool; `again` where calls of it may be with pilots already."""
+    def open(self) -> "Future[Reply]":
+        """Have the agent know this pool, and, where that may be news to it, all that it is to do."""
+        with self.lock:
+            return self._open(again=self._checkpoint is not None)
+
+    def _open(self, *, again: bool) -> "Future[Reply]":
+        """Do that; `again` where calls of this pool may be with pilots already. Holds the lock."""
         settings = self.settings
         spec = {**self._common, "options": settings.options, "name": settings.name, "comment": settings.comment}
         words = {
@@ -151,10 +190,19 @@ class Pool:
             "start_timeout": settings.start_timeout,
             "address": settings.address,
             "again": again,
-            "keep": self._checkpoint is not None,
+            "epoch": self._epoch,
         }
         body = [settings.initializer] if settings.initializer else []
-        return self._link.request(words, body, key=self._key)[1]
+        reply = self._link.request(words, body, key=self._key)[1]
+        if again:
+            self._send_calls(sorted(self._entries))
+            left = [call for handful in self._restored.values() for call in handful.unclaimed]
+            self._send({"op": "pool_sent", "keep": ranges(sorted(left))})
+        return reply
+
+    def end(self) -> "Future[Reply]":
+        """Have the agent end the jobs; the reply comes when none is left."""
+        return self._link.request({"op": "pool_close", "pool": self.id}, again=True, key=self._key)[1]
 
     @property
     def _key(self) -> tuple[str, int]:
@@ -164,17 +212,19 @@ class Pool:
         self, function: bytes, arguments: Sequence[bytes], ship: str, keys: Sequence[bytes] | None
     ) -> list[SlurmFuture[Any]]:
         """Add calls of one function and return their futures; `ship` is the version of the user's own code."""
-        futures = []
+        futures: list[SlurmFuture[Any]] = [SlurmFuture(self, 0) for _ in arguments]
+        number = _number_of(function, ship)
+        entries = [
+            _Entry(future, argument, number, key)
+            for future, argument, key in zip(futures, arguments, keys or repeat(NO_KEY), strict=False)
+        ]
         with self.lock:
             if self.broken is not None:
                 raise self.broken
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            number = self._function(function, ship, len(arguments))
-            for place, argument in enumerate(arguments):
-                future = SlurmFuture[Any](self, 0)
-                futures.append(future)
-                self._unwritten.append(_Entry(future, number, argument, keys[place] if keys is not None else NO_KEY))
+            self._use(number, function, ship, len(entries))
+            self._unwritten += entries
             if self._checkpoint is None:
                 self._send_unwritten()
         if self._checkpoint is not None:
@@ -189,24 +239,23 @@ class Pool:
                 return None
             call = found.first + place[1]
             found.unclaimed.discard(call)
-            future = SlurmFuture[Any](self, call)
-            entry = _Entry(future, self._function(function, ship, 1), arguments, found.keys[place[1]])
+            future: SlurmFuture[Any] = SlurmFuture(self, call)
+            number = _number_of(function, ship)
+            self._use(number, function, ship, 1)
+            entry = _Entry(future, arguments, number, found.keys[place[1]])
             entry.handful = found
             self._entries[call] = entry
             self._send_calls([call])
         return future
 
-    def _function(self, source: bytes, ship: str, calls: int) -> int:
-        """Return the number by which pilots know a function: a hash of it, so that they never take it for another."""
-        digest = hashlib.blake2b(source, digest_size=8, key=ship.encode()[:64]).digest()
-        number = int.from_bytes(digest, "big") >> 1
+    def _use(self, number: int, source: bytes, ship: str, calls: int) -> None:
+        """So many more calls need a function. Holds the lock."""
         found = self._functions.get(number)
         if found is None:
             found = self._functions[number] = _Function(source, ship)
         else:
             self._functions.move_to_end(number)
         found.calls += calls
-        return number
 
     def _send_unwritten(self) -> None:
         """Number what was added, and send it. Holds the lock."""
@@ -241,10 +290,10 @@ class Pool:
         self._link.send(wire.message(head, function.source), self._key)
         self._sent.add(number)
 
-    def _forget(self, entry: _Entry) -> None:
-        """A call needs its function no more. Holds the lock."""
-        function = self._functions[entry.function]
-        function.calls -= 1
+    def _forget(self, entries: Sequence[_Entry]) -> None:
+        """Calls need their functions no more. Holds the lock."""
+        for entry in entries:
+            self._functions[entry.function].calls -= 1
         if len(self._functions) > _FUNCTIONS_KEPT:
             for number, idle in list(self._functions.items())[:-_FUNCTIONS_KEPT]:
                 if not idle.calls:
@@ -285,23 +334,19 @@ class Pool:
         self._acks.clear()
         self._ack_size, self._ack_at = 0, None
 
-    def connected_again(self) -> None:
+    def connected_again(self) -> "Future[Reply]":
         """Send everything to the next agent."""
         with self.lock:
             self.up = True
-            self.open(again=True)
-            self._send_calls(sorted(self._entries))
-            self._send({"op": "pool_sent", "keep": self._checkpoint is not None})
+            return self._open(again=True)
 
     # ---- the checkpoint
 
-    def restore(self, handfuls: Sequence[Handful], handed: int) -> None:
-        """Go on where earlier drivers have stopped; `handed` is the highest number that pilots may know."""
+    def number_after(self, handed: int) -> None:
+        """Number calls so that no pilot has one of another driver; `handed` is the highest that one may know."""
         with self.lock:
-            self._restored = {handful.id: handful for handful in handfuls}
-            highest = max([handed, *(handful.first + len(handful.keys) for handful in handfuls)])
-            self._next = max(self._next, highest + 1)
-            self._send({"op": "pool_sent", "keep": True})
+            ends = [handful.first + len(handful.keys) for handful in self._restored.values()]
+            self._next = max([self._next, handed + 1, *ends])
 
     def write_down(self, greeting: Mapping[str, Any], where: str) -> None:
         """Have what was added in the checkpoint, and then sent; where it cannot be written, the calls fail."""
@@ -327,7 +372,7 @@ class Pool:
         with self.lock:
             entries = [self._entries.pop(number) for number in numbers if number in self._entries]
             for entry in entries:
-                self._forget(entry)
+                self._forget([entry])
         failed = SlurmFuturesError(f"the checkpoint {path} cannot be written: {error.strerror}; nothing was sent")
         for entry in entries:
             settle(entry.future, None, failed)
@@ -340,48 +385,54 @@ class Pool:
         good = [record for record in records if record.status != payload.CRASHED]
         with self.lock:
             found = [self._entries.pop(record.call, None) for record in good]
-            for entry in found:
-                if entry is not None:
-                    self._forget(entry)
-        self._keep(good, found)
+            self._forget([entry for entry in found if entry is not None])
+        unsaved = self._keep(good, found)
         for record, entry in zip(good, found, strict=True):
             if entry is not None:
-                value, error = result_of(record, entry.job_id, PILOT)
+                value, error = result_of(record, entry.ran.job if entry.ran is not None else None, PILOT)
                 if error is not None and entry.attempts is not None:
                     error = entry.attempts.told(error)
+                if entry.ran is not None:
+                    entry.future._place = entry.ran, record.call
                 settle(entry.future, value, error)
         self.done += len(found) - found.count(None)
         for record in records:
             if record.status == payload.CRASHED:
                 self._crashed(record)
-        self._acknowledge(records, len(body))
+        self._acknowledge([record for record in records if record.call not in unsaved], len(body))
 
-    def _handful_of(self, call: int, entry: _Entry | None) -> Handful | None:
-        """Return what the checkpoint knows a call by that has an end now, which may be that of an earlier driver."""
+    def _keep(self, records: Sequence[payload.Record], found: Sequence[_Entry | None]) -> set[int]:
+        """Have results in the checkpoint; return the calls for which there was no room there."""
+        unsaved: set[int] = set()
+        if self._checkpoint is not None:
+            for record, entry in zip(records, found, strict=True):
+                error = None if record.status == payload.OK else result_of(record, None, PILOT)[1]
+                if not self._note_end(record, entry, error):
+                    unsaved.add(record.call)
+        return unsaved
+
+    def _note_end(self, record: payload.Record, entry: _Entry | None, error: BaseException | None) -> bool:
+        """Write down how a call has ended, which may be one of an earlier driver; False where there was no room."""
         if entry is not None:
-            return entry.handful
-        with self.lock:
-            found = next((it for it in self._restored.values() if call in it.unclaimed), None)
-            if found is not None:
-                found.unclaimed.discard(call)
-        return found
-
-    def _keep(self, records: Sequence[payload.Record], found: Sequence[_Entry | None]) -> None:
-        """Have results in the checkpoint."""
-        checkpoint = self._checkpoint
-        if checkpoint is None:
-            return
-        for record, entry in zip(records, found, strict=True):
-            handful = self._handful_of(record.call, entry)
+            return entry.handful is None or self._write(entry.handful, record, error)
+        with self.lock:  # who claims it finds it here or there
+            handful = next((it for it in self._restored.values() if record.call in it.unclaimed), None)
             if handful is None:
-                continue
-            place = record.call - handful.first
-            if record.status == payload.OK:
-                checkpoint.finish(handful, [(place, record.payload)])
-            else:
-                _, error = result_of(record, None, PILOT)
-                checkpoint.fail(handful, [place], error)
-            self._landed(handful, place)
+                return True
+            good = self._write(handful, record, error)
+            handful.unclaimed.discard(record.call)
+            return good
+
+    def _write(self, handful: Handful, record: payload.Record, error: BaseException | None) -> bool:
+        assert self._checkpoint is not None
+        place = record.call - handful.first
+        good = True
+        if error is None:
+            good = self._checkpoint.finish(handful, [(place, record.payload)])
+        else:
+            self._checkpoint.fail(handful, [place], error)
+        self._landed(handful, place)
+        return good
 
     def _landed(self, handful: Handful, place: int) -> None:
         if handful.keys[place] != NO_KEY:
@@ -395,36 +446,33 @@ class Pool:
         error = job_error(words)
         with self.lock:
             entry = self._entries.pop(record.call, None)
-        handful = self._handful_of(record.call, entry)
-        place = 0 if handful is None else record.call - handful.first
+        if entry is None:
+            self._note_end(record, None, error)
+            return
         most = 1 + self.settings.retries
-        if entry is not None:
-            entry.attempts = entry.attempts or Attempts(most, whatever=min(most, MOST_KILLS))
-            if self.broken is None and entry.attempts.again(error, words.get("node") or ""):
-                logger.warning("a call is run again: %s", error)
-                self._run_again(entry)
-                entry = None
-            else:
-                self._fail(entry, handful, place, error)
-        elif handful is not None and self._checkpoint is not None:
-            self._checkpoint.fail(handful, [place], error)
-        if handful is not None:
-            self._landed(handful, place)
+        attempts = entry.attempts = entry.attempts or Attempts(most, whatever=min(most, MOST_KILLS))
+        if self.broken is None and attempts.again(error, words.get("node") or ""):
+            logger.warning("a call is run again: %s", error)
+            if entry.handful is not None:
+                self._landed(entry.handful, record.call - entry.handful.first)
+            self._run_again(entry)
+            return
+        if most > MOST_KILLS and attempts.blames(error):
+            said = f"it has taken {MOST_KILLS} workers along and is not run again"
+            error = job_error({**words, "reason": f"{error.reason}; {said}" if error.reason else said})
+        self._note_end(record, entry, error)
+        with self.lock:
+            self._forget([entry])
+        entry.future._place = entry.ran or Ran(self, error.job_id, {}), entry.future._place[1]
+        settle(entry.future, None, attempts.told(error))
 
     def _run_again(self, entry: _Entry) -> None:
         """Send a call once more, under another number."""
-        entry.handful = entry.job_id = None
+        entry.handful = entry.ran = None
         with self.lock:
             self._unwritten.append(entry)
             if self._checkpoint is None:
                 self._send_unwritten()
-
-    def _fail(self, entry: _Entry, handful: Handful | None, place: int, error: BaseException) -> None:
-        if handful is not None and self._checkpoint is not None:
-            self._checkpoint.fail(handful, [place], error)
-        with self.lock:
-            self._forget(entry)
-        settle(entry.future, None, entry.attempts.told(error) if entry.attempts is not None else error)
 
     def _acknowledge(self, records: Sequence[payload.Record], size: int) -> None:
         self._acks += [_NUMBER.pack(record.call) for record in records]
@@ -460,12 +508,13 @@ class Pool:
                 calls, self._cancels = self._cancels, []
                 self._send({"op": "pool_cancel", "calls": calls})
 
-    def began(self, calls: Sequence[int], job_id: str) -> list[SlurmFuture[Any]]:
-        """Note which job runs calls; return their futures."""
+    def began(self, words: Mapping[str, Any]) -> list[SlurmFuture[Any]]:
+        """Note what runs calls; return their futures."""
+        ran = Ran(self, words["job_id"], {name: words[name] for name in ("batch", "task", "worker")})
         with self.lock:
-            entries = [entry for entry in map(self._entries.get, calls) if entry is not None]
+            entries = [entry for entry in map(self._entries.get, words["calls"]) if entry is not None]
             for entry in entries:
-                entry.job_id = job_id
+                entry.ran = ran
         return [entry.future for entry in entries]
 
     def noted(self, kind: str, message: str) -> None:
@@ -480,15 +529,21 @@ class Pool:
         self.break_down(error)
 
     def broke(self, head: Mapping[str, Any]) -> None:
-        """Nothing will come of the calls that wait."""
-        cause = job_error(head["record"]) if "job_id" in head["record"] else None
-        error = PilotsBroken(f"{head['message']}{f'; the last one: {cause}' if cause is not None else ''}")
+        """Nothing will come of the calls that wait, nor of those to come."""
+        record, message = head["record"], head["message"]
+        cause: SlurmFuturesError | None = None
+        if "job_id" in record:
+            cause = job_error(record)
+            message += f"; the last one: {cause}"
+        elif "refused" in record:
+            cause = SubmitError(record["refused"], self.settings.options)
+        error = PilotsBroken(message)
         error.__cause__ = cause
-        self.break_down(error)
+        self.break_down(error, head["spared"])
 
-    def break_down(self, error: BaseException) -> None:
-        """Fail all calls, and those to come; in the checkpoint too: there they run again at the next start."""
-        for entry in self._take_all(error):
+    def break_down(self, error: BaseException, spared: Collection[int] = ()) -> None:
+        """Fail all calls but `spared`, and those to come; in the checkpoint too: there they run at the next start."""
+        for entry in self._take_all(error, spared):
             if entry.handful is not None and self._checkpoint is not None:
                 place = entry.future._place[1] - entry.handful.first
                 self._checkpoint.fail(entry.handful, [place], error)
@@ -499,20 +554,28 @@ class Pool:
         for entry in self._take_all(error):
             settle(entry.future, None, error)
 
-    def _take_all(self, error: BaseException) -> list[_Entry]:
+    def _take_all(self, error: BaseException, spared: Collection[int] = ()) -> list[_Entry]:
         with self.lock:
             self.broken = self.broken or error
+            kept = {call: self._entries.pop(call) for call in spared if call in self._entries}
             entries = [*self._entries.values(), *self._unwritten]
-            self._entries, self._unwritten = {}, []
-            self._functions.clear()
+            self._entries, self._unwritten = kept, []
+            if not kept:
+                self._functions.clear()
+            else:
+                self._forget(entries)
         return entries
 
     # ---- as an owner of futures; any thread
 
-    def job_id(self, call: int) -> str | None:
+    def _ran(self, call: int) -> Ran | None:
         with self.lock:
             entry = self._entries.get(call)
-        return entry.job_id if entry is not None else None
+        return entry.ran if entry is not None else None
+
+    def job_id(self, call: int) -> str | None:
+        ran = self._ran(call)
+        return ran.job if ran is not None else None
 
     def state(self, call: int) -> JobState:
         with self.lock:
@@ -520,18 +583,27 @@ class Pool:
         return JobState.RUNNING if entry is not None and entry.future.running() else JobState.PENDING
 
     def log(self, call: int, stream: str) -> str:
-        return ""
+        ran = self._ran(call)
+        return ran.log(call, stream) if ran is not None else ""
 
     def cancel(self, call: int) -> None:
         with self.lock:
             entry = self._entries.pop(call, None)
             if entry is None:
                 return  # one that is not written down never will be
-            self._forget(entry)
+            self._forget([entry])
             self._cancels.append(call)
+        if entry.ran is not None:
+            entry.future._place = entry.ran, call
         self._wake()
         if entry.handful is not None and self._checkpoint is not None:
             self._checkpoint.fail(entry.handful, [call - entry.handful.first], None)
 
     def hurry(self) -> None:
         pass
+
+
+def _number_of(function: bytes, ship: str) -> int:
+    """Return the number by which pilots know a function: a hash of it, so that they never take it for another."""
+    digest = hashlib.blake2b(function, digest_size=8, key=ship.encode()[:64]).digest()
+    return int.from_bytes(digest, "big") >> 1

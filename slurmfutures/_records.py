@@ -15,6 +15,8 @@ from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ._remote import pool_files
+
 KEY_SIZE = 20  # bytes of a call's key
 NO_KEY = bytes(KEY_SIZE)  # of a call that cannot be remembered
 
@@ -28,7 +30,7 @@ class Batch:
     """What is known of a batch: its calls' keys, its jobs, and which of its calls have no end yet."""
 
     def __init__(self, words: Mapping[str, Any], firsts: Sequence[int], keys: Sequence[bytes]) -> None:
-        self.words = words  # "batch", "name", "time", "spool", "scheduler"
+        self.words = words  # "batch", "name", "time", "spool", "scheduler"; of calls for pilots "pool" and "first" too
         self.firsts = firsts  # the first call of each task
         self.keys = keys
         self.open = {call for call, key in enumerate(keys) if key != NO_KEY}
@@ -39,6 +41,11 @@ class Batch:
     @property
     def id(self) -> str:
         return str(self.words["batch"])
+
+    @property
+    def pool(self) -> str:
+        """The pool that the calls are for, by the name of its folder; "" where they are a batch of their own."""
+        return pool_files.name_of(self.words["pool"]) if "pool" in self.words else ""
 
 
 class Failure(NamedTuple):

@@ -36,13 +36,18 @@ class Attempts:
 
     def again(self, error: SlurmFuturesError, node: str) -> bool:
         """Take in that another attempt has ended; return whether there is to be one more."""
-        if len(self.errors) + 1 >= (self._most if error.transient else self._whatever):
+        if len(self.errors) + 1 >= self._most or self.blames(error):
             return False
         self.errors.append(error)
         self.number += 1
         if node and error.transient and not isinstance(error, JobPreempted):
             self._blamed[node] = None
         return True
+
+    def blames(self, error: SlurmFuturesError) -> bool:
+        """Whether the task is not tried again after this end because too many were its own doing."""
+        its_own = sum(not it.transient for it in [*self.errors, error])
+        return not error.transient and its_own >= self._whatever
 
     def anew(self, error: BaseException) -> None:
         """Take in that an attempt had ended under an earlier driver: there is to be one more, whatever it was."""

@@ -265,5 +265,6 @@ def _results(
 def _result_or_cancel(future: SlurmFuture[Any], timeout: float | None) -> Any:
     try:
         return future.result(timeout)
-    finally:
+    except BaseException:
         future.cancel()
+        raise

@@ -93,6 +93,27 @@ def pass_gate(folder: str, value: Any = None) -> Any:
     return value
 
 
+def pass_gate_in(folder: str, value: Any = None) -> Any:
+    """The same, and say in which process."""
+    mark(os.path.join(folder, "entered"), f"{value!r} {os.getpid()}")
+    wait_for(os.path.join(folder, "open"))
+    return value
+
+
+def pass_gate_and_return(folder: str, value: Any = None) -> Any:
+    """Wait at the gate; there is a file "returned" beside it once the worker has sent the result and waits for more."""
+    worker = threading.get_ident()
+
+    def watch() -> None:
+        while sys._current_frames()[worker].f_code.co_name != "_receive":
+            time.sleep(0.002)
+        open(os.path.join(folder, "returned"), "w").close()
+
+    pass_gate(folder, value)
+    threading.Thread(target=watch, daemon=True).start()
+    return value
+
+
 def pass_gate_and_exit(folder: str, code: int) -> NoReturn:
     """Wait at the gate, and end the process behind it."""
     pass_gate(folder)
@@ -119,6 +140,13 @@ def append_after(folder: str, number: int, kills: int) -> int:
         os.close(handle)
     wait_for_files(os.path.join(folder, "kills"), kills)
     return number * number
+
+
+def pass_gate_and_append(folder: str, path: str, number: int) -> int:
+    """Wait at the gate; write down behind it that this call ran."""
+    pass_gate(folder)
+    append_and_square(path, number)
+    return number
 
 
 def overlap(log: str, seconds: float) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from slurmfutures import LoginExecutor, SlurmExecutor, SlurmView
+from slurmfutures import LoginExecutor, PilotsExecutor, SlurmExecutor, SlurmView
+from tests.bindings import LOGIN, PILOTS, bound
 from tests.far.sshd import Farm, far_options
 
-AnyExecutor = SlurmExecutor | SlurmView | LoginExecutor
-Open = Callable[..., SlurmExecutor | LoginExecutor]
+AnyExecutor = SlurmExecutor | SlurmView | LoginExecutor | PilotsExecutor
+Open = Callable[..., SlurmExecutor | LoginExecutor | PilotsExecutor]
 OpenJobs = Callable[..., SlurmExecutor]
 
 _SLURM = pytest.param("slurm", marks=pytest.mark.slurm)
@@ -23,6 +24,9 @@ _FAR = [
     pytest.param("paramiko", marks=pytest.mark.ssh),
     pytest.param("openssh", marks=[pytest.mark.ssh, pytest.mark.thorough]),  # tests/connection has it all the time
 ]
+SLURM_PILOTS = f"{PILOTS} on Slurm"
+# Pilots are the same on the embedded scheduler all the time, and on Slurm in tests/behaviour/test_pilots.py.
+_SLURM_PILOTS = pytest.param(SLURM_PILOTS, marks=[pytest.mark.slurm, pytest.mark.thorough])
 WEIRD = "a b'c;\"d $HOME %a `e` & (f)"
 
 
@@ -42,10 +46,10 @@ def scheduler(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="session", params=["local", _SLURM, "login", *_FAR])
+@pytest.fixture(scope="session", params=["local", _SLURM, LOGIN, PILOTS, _SLURM_PILOTS, *_FAR])
 def binding(request: pytest.FixtureRequest) -> str:
-    """Whatever runs calls: jobs on a scheduler, or workers on the login node."""
-    if request.param == "slurm":
+    """Whatever runs calls: jobs on a scheduler, workers on the login node, or pilots."""
+    if request.param in ("slurm", SLURM_PILOTS):
         request.getfixturevalue("cluster")
     return str(request.param)
 
@@ -74,7 +78,7 @@ class Opener:
         if scheduler in ("paramiko", "openssh"):
             farm = self._farm()
             options = {"host": farm.login.address, **far_options(farm, scheduler), **options}
-        return {"scheduler": "slurm" if scheduler == "slurm" else "local", **options}
+        return {"scheduler": "slurm" if scheduler in ("slurm", SLURM_PILOTS) else "local", **options}
 
     def close(self) -> None:
         self._stack.close()
@@ -87,7 +91,7 @@ def _close(executor: SlurmExecutor) -> None:
 
 def settle(executor: SlurmExecutor) -> None:
     """Cancel what a test left behind."""
-    for future in [*executor._pending(), *executor.login._pending()]:
+    for future in [*executor._pending(), *executor.login._pending(), *executor._connection.poller._pilots_pending()]:
         future.cancel()
 
 
@@ -122,10 +126,15 @@ def jobs(shared_jobs: SlurmExecutor) -> Iterator[SlurmExecutor]:
     settle(shared_jobs)
 
 
+@pytest.fixture(scope="module")
+def shared_view(shared_binding: SlurmExecutor, binding: str) -> AnyExecutor:
+    return bound(shared_binding, binding)
+
+
 @pytest.fixture
-def executor(shared_binding: SlurmExecutor, binding: str) -> Iterator[SlurmExecutor | LoginExecutor]:
+def executor(shared_binding: SlurmExecutor, shared_view: AnyExecutor) -> Iterator[AnyExecutor]:
     """An executor of any kind, one for all tests of a module."""
-    yield shared_binding.login if binding == "login" else shared_binding
+    yield shared_view
     settle(shared_binding)
 
 
@@ -139,9 +148,8 @@ def open_jobs(opener: Opener, scheduler: str) -> OpenJobs:
 def open_executor(opener: Opener, binding: str) -> Open:
     """Open executors of one's own, of any kind."""
 
-    def open_executor(**options: Any) -> SlurmExecutor | LoginExecutor:
-        root = opener.root(binding, **options)
-        return root.login if binding == "login" else root
+    def open_executor(**options: Any) -> SlurmExecutor | LoginExecutor | PilotsExecutor:
+        return bound(opener.root(binding, **options), binding)
 
     return open_executor
 

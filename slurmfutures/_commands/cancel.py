@@ -28,8 +28,8 @@ def add_parser(commands: Any) -> None:
         "cancel",
         help="end the jobs of drivers that have gone",
         description="Cancel what is queued or runs of batches whose driver has gone, and wait until it has left the "
-        "queue. What was done before stays. A driver that is connected has to cancel by itself. Calls of a checkpoint "
-        "run again when they are asked for.",
+        "queue. What was done before stays. A driver that is connected has to cancel by itself. Calls of a checkpoint, "
+        "also those that are in pilots, run again when they are asked for.",
     )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("batch", metavar="BATCH", nargs="*", default=[], help="as status prints it, or a CHECKPOINT")
@@ -58,9 +58,14 @@ def _cancel_checkpoint(
     cancelled: list[dict[str, Any]] = []
 
     def at_place(arguments: argparse.Namespace, agent: Agent) -> int:
-        there = [batch for batch in agent.ask_json("survey")["batches"] if batch["batch"] in alive]
+        batches = agent.ask_json("survey")["batches"]
+        there = [it for it in batches if it["batch"] in alive or checkpoint.has_pilots(scan, it)]
         cancelled.extend(_cancel(there, agent))
-        for batch in there:  # what has ended is for the next driver: its results are there to be fetched
+        # What has ended is for the next driver: its results are there to be fetched.
+        _keep_finished(journal.contents.batches, alive, agent, scan)
+        for batch in there:
+            if batch["batch"] not in alive:
+                continue
             kept = {
                 task
                 for state in ("done", "ended")
@@ -82,6 +87,17 @@ def _cancel_checkpoint(
     else:
         show_lines([f"{count(calls, 'call')} of {scan.path} cancelled" if calls else "nothing to cancel"])
     return 0
+
+
+def _keep_finished(
+    batches: Mapping[str, _records.Batch], alive: dict[str, set[int]], agent: Agent, scan: _journal.Scan
+) -> None:
+    """Take those calls off `alive` of which pilots that are over have left the results."""
+    pilots = {name: batches[name].words["first"] for name in alive if batches[name].pool}
+    if pilots:
+        finished = set(agent.ask_json("finished", session=scan.id))
+        for name, first in pilots.items():
+            alive[name] = {call for call in alive[name] if first + call not in finished}
 
 
 def _write_down(journal: _journal.Journal, cancelled: Mapping[str, set[int]]) -> None:

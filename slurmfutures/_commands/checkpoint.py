@@ -57,9 +57,15 @@ def document(scan: Scan) -> dict[str, Any]:
             "under_way": len(contents.flying),
             "failed": len(contents.failures),
         },
-        "batches": [_batch_words(batch) for batch in contents.batches.values() if not batch.closed],
+        "batches": [_batch_words(batch) for batch in contents.batches.values() if not (batch.closed or batch.pool)],
+        "pools": _pools(contents),
         "failures": _failures(contents),
     }
+
+
+def has_pilots(scan: Scan, batch: Mapping[str, Any]) -> bool:
+    """Whether a batch, as a survey tells of it, has pilots of this checkpoint."""
+    return bool(batch["pool"]) and batch["session"] == scan.id
 
 
 def holder(scan: Scan) -> str | None:
@@ -83,16 +89,30 @@ def _batch_words(batch: Batch) -> dict[str, Any]:
     }
 
 
+def _pools(contents: Contents) -> list[dict[str, Any]]:
+    """Return what is known of the calls for pilots that are not done with, pool by pool."""
+    found: dict[str, dict[str, Any]] = {}
+    for batch in contents.batches.values():
+        if batch.pool and not batch.closed:
+            words = batch.words
+            fresh = {"pool": batch.pool, "name": words["name"], "options": words["options"], "made": words["time"]}
+            pool = found.setdefault(batch.pool, {**fresh, "calls": 0, "under_way": 0})
+            pool["calls"] += len(batch.keys)
+            pool["under_way"] += len(batch.open)
+    return list(found.values())
+
+
 def _failures(contents: Contents) -> list[dict[str, Any]]:
     found = []
     for failure in contents.failures.values():
         batch = contents.batches.get(failure.batch)
-        known = batch is not None and not batch.closed
+        known = batch is not None and not batch.closed and not batch.pool
         task = bisect.bisect_right(batch.firsts, failure.call) - 1 if batch is not None and known else None
         found.append(
             {
                 "call": f"{failure.batch}:{task}" if known else None,
                 "batch": failure.batch,
+                "pool": (batch.pool or None) if batch is not None else None,
                 "job": failure.words.get("job"),
                 "kind": failure.words.get("kind"),
                 "said": failure.words.get("said"),
@@ -109,28 +129,32 @@ def show(found: Mapping[str, Any]) -> None:
     driver = f"open in {found['driver']}" if found["driver"] else "not open"
     opened = f"last opened {age(now - found['opened'])} ago, for {found['where']}" if found["opened"] else "never used"
     show_lines([f"{found['checkpoint']}: {states}", f"{driver}; {opened}"])
-    if found["batches"]:
-        rows = [
-            (
-                batch["batch"],
-                batch["name"],
-                age(now - batch["made"]),
-                str(batch["calls"]),
-                str(batch["under_way"]),
-                " ".join(batch["jobs"]),
-            )
-            for batch in found["batches"]
-        ]
-        show_table(
-            ("batch", "name", "made", "calls", "under way", "jobs"), rows, numbers=("made", "calls", "under way")
-        )
+    for what in ("batch", "pool"):
+        some = found["batches" if what == "batch" else "pools"]
+        headings = (what, "name", "made", "calls", "under way", *(["jobs"] if what == "batch" else []))
+        if some:
+            show_table(headings, [_row(it, what, now) for it in some], numbers=("made", "calls", "under way"))
     failures = found["failures"]
     if failures:
         show_lines([f"{count(len(failures), 'call')} failed, and run again when they are asked for:"])
         rows_of_failures = [
-            (it["call"] or it["batch"], it["job"] or "", age(now - it["time"]) if it["time"] else "", it["said"] or "")
+            (
+                it["call"] or _pool_words(it["pool"]) or it["batch"],
+                it["job"] or "",
+                age(now - it["time"]) if it["time"] else "",
+                it["said"] or "",
+            )
             for it in failures[:_MOST]
         ]
         show_table(("call", "job", "ago", "said"), rows_of_failures, numbers=("ago",))
         if len(failures) > _MOST:
             show_lines([f"and {len(failures) - _MOST} more: --json has them all"])
+
+
+def _row(found: Mapping[str, Any], what: str, now: float) -> list[str]:
+    row = [found[what], found["name"], age(now - found["made"]), str(found["calls"]), str(found["under_way"])]
+    return [*row, " ".join(found["jobs"])] if "jobs" in found else row
+
+
+def _pool_words(pool: str | None) -> str:
+    return f"pool {pool}" if pool else ""

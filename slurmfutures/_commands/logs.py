@@ -16,7 +16,8 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "logs",
         help="what a call has printed",
-        description="Print what the task of a call has written to its standard output so far.",
+        description="Print what the task of a call has written to its standard output so far. Of a pilot that is "
+        "what its workers have written, one after the other.",
     )
     parser.add_argument("call", metavar="CALL", help='a job, "123" or "123_7", or BATCH:TASK as status prints it')
     parser.add_argument("--checkpoint", metavar="FILE", help="look where the calls of this checkpoint are")
@@ -40,15 +41,27 @@ def run(arguments: argparse.Namespace, agent: Agent) -> int:
         raise SlurmFuturesError(f"job {arguments.call} is an array of {found['size']} tasks: name one, as {example}")
     if not found:
         raise SlurmFuturesError(f"there is no call {arguments.call} in {agent.where}")
+    task = {name: found[name] for name in ("batch", "task", "part")}
+
+    def texts(**worker: str) -> dict[str, str]:
+        streams = (("stdout", "out"), ("stderr", "err"))
+        return {name: _read(agent, stream, **task, **worker).decode(errors="replace") for name, stream in streams}
+
     if arguments.json:
-        texts = {
-            name: agent.ask("log", stream=stream, **found).decode(errors="replace")
-            for name, stream in (("stdout", "out"), ("stderr", "err"))
-        }
-        show_json({"batch": found["batch"], "task": found["task"], **texts})
+        words = {"batch": found["batch"], "task": found["task"], **texts()}
+        if "workers" in found:
+            words["workers"] = [{"worker": name, **texts(worker=name)} for name in found["workers"]]
+        show_json(words)
         return 0
-    data = agent.ask("log", stream="err" if arguments.stderr else "out", **found)
+    stream = "err" if arguments.stderr else "out"
     sys.stdout.flush()
-    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.write(_read(agent, stream, **task))
+    for name in found.get("workers", ()):
+        sys.stdout.buffer.write(b"==> worker %s <==\n" % name.encode())
+        sys.stdout.buffer.write(_read(agent, stream, **task, worker=name))
     sys.stdout.buffer.flush()
     return 0
+
+
+def _read(agent: Agent, stream: str, **where: Any) -> bytes:
+    return agent.ask("log", stream=stream, **where)

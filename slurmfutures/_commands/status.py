@@ -21,7 +21,8 @@ def add_parser(commands: Any) -> None:
         "status",
         help="the calls of a checkpoint, or the batches in a work_dir, and how far they are",
         description="List the batches in a work_dir: how far their tasks are, whether the driver that submitted "
-        "them is connected, and which tasks ended without a result. Or tell what a checkpoint says of its calls; "
+        "them is connected, and which tasks ended without a result. Of pilots each task is one. Or tell what a "
+        "checkpoint says of its calls; "
         "with --live also how far their batches are, where they are.",
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?", help="the file; nobody is asked but it")
@@ -43,7 +44,8 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
 
         def ask(arguments: argparse.Namespace, agent: Agent) -> int:
             survey = agent.ask_json("survey")
-            found["live"] = {**survey, "batches": [it for it in survey["batches"] if it["batch"] in names]}
+            batches = [it for it in survey["batches"] if it["batch"] in names or checkpoint.has_pilots(scan, it)]
+            found["live"] = {**survey, "batches": batches}
             return 0
 
         run_at(place, parser, ask, arguments)
@@ -100,9 +102,11 @@ def counts(batch: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _show_batches(batches: Sequence[Mapping[str, Any]], now: float) -> None:
+    pools = any(batch["pool"] for batch in batches)
     rows = [
         (
             batch["batch"],
+            *([batch["pool"] or ""] if pools else []),
             batch["name"],
             age(now - batch["made"]),
             age(now - batch["active"]),
@@ -113,28 +117,35 @@ def _show_batches(batches: Sequence[Mapping[str, Any]], now: float) -> None:
         )
         for batch in batches
     ]
-    headings = ("batch", "name", "made", "active", "calls", "state", "jobs", "driver")
+    headings = ("batch", *(["pool"] if pools else []), "name", "made", "active", "calls", "state", "jobs", "driver")
     show_table(headings, rows, numbers=("made", "active", "calls"))
 
 
 def _calls(batch: Mapping[str, Any]) -> str:
-    """Return how many calls there are, and in how many tasks where some share one."""
+    """Return how many calls there are, and in how many tasks where some share one; or how many pilots."""
     calls, tasks = batch["calls"], batch["tasks"]
+    if batch["pool"]:
+        return count(tasks, "pilot")
     if calls is None:
         return f"? in {tasks}"
     return str(calls) if calls == tasks else f"{calls} in {tasks}"
 
 
 def _show_failed(batches: Sequence[Mapping[str, Any]]) -> None:
+    _show_deaths([batch for batch in batches if not batch["pool"]], "call", "ended without a result")
+    _show_deaths([batch for batch in batches if batch["pool"]], "pilot", "did not end by itself")
+
+
+def _show_deaths(batches: Sequence[Mapping[str, Any]], what: str, how: str) -> None:
     failed = [(batch["batch"], dead) for batch in batches for dead in batch["failed"]]
     if not failed:
         return
-    show_lines([f"{count(len(failed), 'call')} ended without a result:"])
+    show_lines([f"{count(len(failed), what)} {how}:"])
     rows = [
         (f"{batch}:{dead['task']}", dead["job"] or "", dead["state"] or "", dead["node"], reason(dead))
         for batch, dead in failed[:_MOST]
     ]
-    show_table(("call", "job", "state", "node", "reason"), rows)
+    show_table((what, "job", "state", "node", "reason"), rows)
     if len(failed) > _MOST:
         show_lines([f"and {len(failed) - _MOST} more: --json has them all"])
 

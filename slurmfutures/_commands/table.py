@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 _WIDE = 100_000  # characters of a line where the output is no terminal: nothing is cut or broken there
-_WHOLE = ("batch", "call", "driver")
+_WHOLE = ("batch", "call", "driver", "pilot", "pool")
 _UNITS = (("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
 
 

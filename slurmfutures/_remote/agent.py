@@ -20,7 +20,7 @@ import sys
 import time
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
-from . import batches, clean, files, hub, outbox, pools, runs, ships, spool, survey, transfers, wire
+from . import batches, clean, files, hub, outbox, pool_files, pools, runs, ships, spool, survey, transfers, wire
 from .incoming import Incoming
 from .lane import Lane
 from .local import Local
@@ -58,6 +58,7 @@ class Agent:
         self._code = code
         self._loop = Loop()
         self._reader = wire.Reader(self._place)
+        self._scratch = memoryview(bytearray(_CHUNK))
         self._sync = bytes.fromhex(hello["sync"])
         self._envelope: int = hello["envelope"]  # bytes
         self._outbox = outbox.Outbox()
@@ -303,16 +304,16 @@ class Agent:
 
     def _receive(self) -> None:
         try:
-            data = os.read(self._incoming, _CHUNK)
+            size = os.readv(self._incoming, [self._scratch])
         except BlockingIOError:
             return
         except OSError:
-            data = b""
-        if not data:
+            size = 0
+        if not size:
             self._hang_up()
             return
         self._heard = time.monotonic()
-        for frame in self._reader.feed(data):
+        for frame in self._reader.feed(self._scratch[:size]):
             if frame.kind == wire.CALLS:
                 self._calls(frame.body)
             elif frame.kind == wire.GOT:
@@ -403,11 +404,14 @@ class Agent:
             elif op == "release":
                 self._batches.release(head["batch"], head["remove"], head["logs"], reply)
             elif op == "log":
-                reply({}, self._batches.log(head["batch"], head["task"], head["stream"], head.get("part")))
+                where = head["batch"], head["task"], head["stream"], head.get("part"), head.get("worker", "")
+                reply({}, self._batches.log(*where))
             elif op == "survey":
                 self._survey(lambda: survey.survey(self._work_dir, self._scheduler, self._session), reply)
             elif op == "find":
                 self._survey(lambda: survey.find(self._work_dir, head["call"]), reply)
+            elif op == "finished":
+                self._survey(lambda: pool_files.finished(self._work_dir, head["session"]), reply)
             elif op == "clean":
                 self._clean(head["age"], head["dry"], reply)
             elif op == "run":
@@ -425,6 +429,7 @@ class Agent:
         """Unpack a version of the driver's own code, or, by a request without it, see whether it is there."""
         name, files = head["ship"], head["files"]
         self._hub.shipping(name)
+        self._pools.shipping(name)
         folder = ships.folder_of(self._work_dir, name)
 
         def work() -> bool:

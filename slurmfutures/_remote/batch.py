@@ -58,6 +58,7 @@ class Part:
         self.watch: Optional[watch.Watch] = None
         self.unwanted: Set[int] = set()  # array indices to be cancelled
         self.over: Set[int] = set()  # array indices whose end the client knows, or that are a later part's by now
+        self.ends: Dict[int, float] = {}  # when the time of pilots is over, by array index, in seconds since the epoch
         self.passed_on: Set[int] = set()  # the latter: results of them that show after all are still results
         self.unread: Set[int] = set()  # array indices of which the last look has left results for the next one
         self.sending: List[int] = []  # array indices of large results on their way, each as often as it has some
@@ -87,6 +88,9 @@ class Batch:
         self.id: str = spec["batch"]
         self.spec = spec
         self.folder = folder
+        # Of pilots: where they and their agents meet, work_dir/pilots/<session>/<pool>.
+        self.meeting: str = spec["pilot"]["folder"] if "pilot" in spec else ""
+        self.pool = os.path.basename(self.meeting)
         words = spec.get("script") or {}
         # Of a user's own array: task t is its t-th index.
         self.array = arrays.parse(words["indices"]) if words.get("array") else None

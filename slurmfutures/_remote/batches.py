@@ -98,7 +98,7 @@ class Batches:
         self._queue_interval = self._pace.queue_first
         self._queue_asked = 0.0
         self._queue_busy = False
-        self._reasons: Dict[str, str] = {}  # of the jobs that waited then
+        self._held_up: Dict[str, List[Row]] = {}  # rows of jobs that waited then and say why
         self._alive: Set[str] = set()  # jobs of this user that the queue had when it was last seen
         self._why_at: Optional[float] = None
         self._why_interval = watch.WHY_FIRST
@@ -287,23 +287,28 @@ class Batches:
         if self._queue_at is not None:
             self._queue_at = min(self._queue_at, soon)
 
-    def reason(self, batch_id: str) -> str:
-        """Return why some job of a batch waits in the queue, as the queue says it, or why none is in there; else ""."""
+    def reason(self, batch_id: str, task: int) -> str:
+        """Return why a task waits in the queue, as the queue says it, or that it is not in there; else ""."""
         batch = self._batches.get(batch_id)
-        for part in batch.parts if batch is not None else ():
-            if part.job in self._reasons:
-                return "job %s waits in the queue: %s" % (part.job, self._reasons[part.job])
-        return "" if batch is None or batch.parts else "it is not submitted yet"
+        for part in reversed(batch.parts) if batch is not None else ():
+            if task in part.tasks:
+                index = next(index for index in part.indices if part.at[index] == task)
+                rows = [row for row in self._held_up.get(part.job or "", ()) if _covers(row, index)]
+                return "job %s waits in the queue: %s" % (part.job, rows[0].reason) if rows else ""
+        return "" if batch is None else "it is not submitted yet"
 
-    def log(self, batch_id: str, task: int, stream: str, number: Optional[int] = None) -> bytes:
-        """Return a task's "out" or "err" as far as it is written, of its last submission or of part `number`."""
+    def log(self, batch_id: str, task: int, stream: str, number: Optional[int] = None, worker: str = "") -> bytes:
+        """Return a task's "out" or "err" as far as it is written, of its last submission or of part `number`.
+
+        Of a pilot it may be that of one of its workers.
+        """
         batch = self._batches.get(batch_id) or Batch.found(spool.Batch(self._place.work_dir, batch_id), set())
         for part in reversed(batch.parts) if batch else ():
             if number is not None and part.number != number:
                 continue
             if part.tasks[0] <= task <= part.tasks[-1] and task in part.tasks:
                 index = next(index for index in part.indices if part.at[index] == task)
-                return spool.read_tail(part.folder.log(index, stream), 1 << 30)
+                return spool.read_tail(part.folder.log(index, stream, worker), 1 << 30)
         return b""
 
     def stop(self) -> None:
@@ -726,10 +731,12 @@ class Batches:
 
     def _queue_seen(self, rows: Sequence[Row], asked: float, now: float) -> bool:
         self._alive = {row.job_id for row in rows if row.state not in TERMINAL}
-        self._reasons = {row.job_id: row.reason for row in rows if row.state == JobState.PENDING and row.reason}
         by_job: Dict[str, List[Row]] = {}
+        self._held_up = {}
         for row in rows:
             by_job.setdefault(row.job_id, []).append(row)
+            if row.state == JobState.PENDING and row.reason:
+                self._held_up.setdefault(row.job_id, []).append(row)
         changed = False
         for batch, part, watch_ in self._watched():
             own = by_job.get(watch_.job_id, [])
@@ -737,6 +744,8 @@ class Batches:
             if changes:
                 changed = True
                 self._tell_states(batch, [(part.at[index], state) for index, state in changes])
+            if "pilot" in batch.spec:
+                self._tell_ends(batch, part, own)
             for row in own:
                 if watch.is_stuck(row):
                     self._notice(batch, "stuck", "job %s waits in the queue: %s" % (row.job_id, row.reason))
@@ -744,6 +753,18 @@ class Batches:
                 changed = True
                 self._why_soon(now)
         return changed
+
+    def _tell_ends(self, batch: Batch, part: Part, rows: Sequence[Row]) -> None:
+        """Tell when the time of running pilots is over, where that is news."""
+        ends: Dict[int, float] = {}
+        for row in rows:
+            if row.ends is not None and row.state == JobState.RUNNING:  # for others it is a guess, or past
+                shown = [index for index in part.indices if _covers(row, index) and part.ends.get(index) != row.ends]
+                ends.update(dict.fromkeys(shown, row.ends))
+        if ends:
+            part.ends.update(ends)
+            told = [[part.at[index], at] for index, at in sorted(ends.items())]
+            self._send({"op": "ends", "batch": batch.id, "ends": told})
 
     def _why_soon(self, now: float) -> None:
         """Something new was seen of a death: ask soon, also where older ones are asked for at leisure by now."""
@@ -870,6 +891,10 @@ def _is_earlier(batch: Batch, part: Part, verdict: watch.Verdict) -> bool:
         return time.mktime(time.strptime(verdict.ending.end, "%Y-%m-%dT%H:%M:%S")) <= batch.epoch
     except ValueError:
         return True
+
+
+def _covers(row: Row, index: int) -> bool:
+    return row.tasks is None or any(first <= index <= last for first, last in row.tasks)
 
 
 def _results(batch: Batch, part: Part, done: List[int], earlier: Sequence[int] = ()) -> Dict[str, Any]:

@@ -10,12 +10,13 @@ import shutil
 import time
 from typing import Any, Dict, Iterator, List, Set, Tuple
 
-from . import spool, succession, survey
+from . import pool_files, spool, succession, survey
 from .scheduler import Scheduler
 
 _CODE = re.compile(rb"/code/([0-9a-f]+)")
 _CODE_NAME = re.compile(r"[0-9a-f]{20}(\.\d+)?")
 _SHIP = re.compile(rb"/ship/([0-9a-f]{20})")
+_SESSION_NAME = re.compile(r"[0-9a-f]{12}")
 _SHIP_NAME = re.compile(r"[0-9a-f]{20}(\..+)?")
 
 
@@ -38,15 +39,18 @@ class Clean:
         """Clear away; return what has gone, what has stayed and why, in words for JSON."""
         seen, unreadable, asked = survey.look(self._work_dir, self._scheduler, self._own)
         left: Set[str] = set(unreadable)  # names of batches
-        sessions: Set[str] = set()  # that batches refer to
+        sessions: Set[str] = set()  # that what stays refers to
+        meetings: Set[str] = set()  # folders of pools that have jobs
         for one in seen:
             if not self._batch(one, asked):
                 left.add(one.batch.id)
                 sessions.add(one.session)
+                meetings.add(one.batch.meeting)
         live = self._live()
         for name in unreadable:
             if self._torn(name, live):
                 left.discard(name)
+        sessions |= self._pilots(meetings, left)
         self._sessions(sessions)
         self._sources(left, live)
         self._ships(left, live)
@@ -65,6 +69,8 @@ class Clean:
     def _batch(self, seen: survey.Seen, asked: Any) -> bool:
         """Remove a batch if it may go; return whether it has gone, or would have."""
         used = max(seen.active, succession.last_seen(self._work_dir, seen.session) if seen.session else 0.0)
+        if os.path.isdir(seen.batch.meeting):
+            used = max(used, _newest(seen.batch.meeting))
         why = ""
         if seen.live:
             why = "its driver is connected"
@@ -88,6 +94,31 @@ class Clean:
         if not why and not self._is_old(used):
             why = "it is not whole, but was used lately"
         return self._remove("batch", name, [path], used, why)
+
+    def _pilots(self, meetings: Set[str], left: Set[str]) -> Set[str]:
+        """Remove what pools of drivers that have gone have left, but not while a job of them may need it.
+
+        Returns the sessions whose pools stay.
+        """
+        kept: Set[str] = set()
+        sessions = survey.Sessions(self._work_dir, self._own)
+        for session in self._list(pool_files.POOLS):
+            path = os.path.join(self._work_dir, pool_files.POOLS, session)
+            if not (_SESSION_NAME.fullmatch(session) and os.path.isdir(path)):
+                continue
+            used = max(_newest(path), succession.last_seen(self._work_dir, session))
+            pools = [os.path.join(path, name) for name in self._list(os.path.join(pool_files.POOLS, session))]
+            live = sessions.is_live(session)
+            why = ""
+            if live is not False:
+                why = "its driver is connected" if live else "nobody can say whether its driver is connected"
+            elif any(pool in meetings or not left.isdisjoint(pool_files.PoolFiles(pool).batches()) for pool in pools):
+                why = "its jobs stay"
+            elif not self._is_old(used):
+                why = "it was used lately"
+            if not self._remove("pilots", session, [path], used, why):
+                kept.add(session)
+        return kept
 
     def _live(self) -> Dict[str, Any]:
         """Return the sessions, not this one, that are connected or may be, with what their agents say of themselves."""

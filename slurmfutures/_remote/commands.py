@@ -90,7 +90,7 @@ def _pattern(path: str, size: int) -> str:
 
 def queue_argv() -> List[str]:
     """Return the one query that lists this user's jobs: the only filter that slurmctld itself applies is the user."""
-    fields = _FIELD.join(("%F", "%K", "%T", "%r", "%j", "%k"))
+    fields = _FIELD.join(("%F", "%K", "%T", "%e", "%r", "%j", "%k"))
     return ["squeue", "--me", "--noheader", "--states=all", "--format=" + fields + _RECORD]
 
 
@@ -307,13 +307,15 @@ def parse_ranges(text: str) -> Ranges:
     return tuple(ranges)
 
 
-_ROW = re.compile(r"^(\d+)\x1f([^\x1f\n]*)\x1f([^\x1f\n]*)\x1f([^\x1f]*)\x1f(.*?)\x1e$", re.MULTILINE | re.DOTALL)
+_ROW = re.compile(
+    r"^(\d+)\x1f([^\x1f\n]*)\x1f([^\x1f\n]*)\x1f([^\x1f\n]*)\x1f([^\x1f]*)\x1f(.*?)\x1e$", re.MULTILINE | re.DOTALL
+)
 
 
 def parse_queue(stdout: str) -> List[Row]:
     """Return the rows of squeue's answer; ValueError where a record of it cannot be read."""
     rows = []
-    for job_id, tasks, state, reason, rest in _ROW.findall(stdout):
+    for job_id, tasks, state, end, reason, rest in _ROW.findall(stdout):
         name, separator, comment = rest.partition(_FIELD)
         if not separator or _FIELD in comment:
             name = comment = ""  # not one of ours, and no telling where the one ends
@@ -325,6 +327,7 @@ def parse_queue(stdout: str) -> List[Row]:
                 _given(reason),
                 name,
                 _given(comment),
+                _seconds(end),
             )
         )
     if stdout.count(_RECORD + "\n") > len(rows):

@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 import time
-from typing import Any, Callable, List, Mapping, NamedTuple, Optional, Union
+from typing import Any, Callable, List, Mapping, NamedTuple, Optional, Set, Union
 
 from . import box, meeting, seal, wire
 from .guest import Guest
@@ -19,6 +19,7 @@ CONNECT = 2.0  # seconds for each place
 HANDSHAKE = 10.0  # seconds
 ALL_PLACES = 15.0  # seconds after which no further place is tried
 BY_FILES = 20.0, 120.0  # seconds in which an agent takes a box: at first, and at most, twice as long each time
+ENDING = 2.0  # seconds in which a search that is given up may end
 _AGAIN = 0.2, 2.0  # seconds until the agent's file is read again: at first, and at most
 _MARK = 1.0  # seconds between two looks whether another agent is there
 _RECEIVED = 1 << 16
@@ -59,6 +60,7 @@ class Home:
         self._log = log
         self._scratch = memoryview(bytearray(CHUNK))
         self._seeker: Optional[Seeker] = None
+        self._thread: Optional[threading.Thread] = None
         self._guest: Optional[Guest] = None
         self._box: Optional[box.Box] = None
         self._mark = ""
@@ -73,7 +75,8 @@ class Home:
                 found=lambda found: self._post(functools.partial(self._found, seeker, found)),
                 log=lambda text: self._post(functools.partial(self._log, text)),
             )
-            threading.Thread(target=seeker.run, name="home", daemon=True).start()
+            self._thread = threading.Thread(target=seeker.run, name="home", daemon=True)
+            self._thread.start()
 
     def tick(self, now: float) -> Optional[float]:
         """Do what is due; return when this wants to be called again, None where that is not needed."""
@@ -91,6 +94,8 @@ class Home:
         if self._seeker is not None:
             self._seeker.stop()
             self._seeker = None
+            assert self._thread is not None
+            self._thread.join(ENDING)  # it takes its box away
         if self._guest is not None:
             self._guest.close()
 
@@ -140,7 +145,7 @@ class Seeker:
         self._found = found
         self._log = log
         self._stop = threading.Event()
-        self._said = ""
+        self._said: Set[str] = set()
         self._by_files = BY_FILES[0]
         self._mark = ""
 
@@ -174,8 +179,9 @@ class Seeker:
         return self._by_tcp(key, there) or self._by_box(key, there)
 
     def _say(self, text: str) -> None:
-        if text != self._said:
-            self._said = text
+        """Log something once, however often it is tried in vain."""
+        if text not in self._said:
+            self._said.add(text)
             self._log(text)
 
     # ---- by TCP
@@ -227,7 +233,7 @@ class Seeker:
     def _by_box(self, key: bytes, there: meeting.Whereabouts) -> Optional[Found]:
         """Offer a box until the agent takes it, another one is there, or it takes too long."""
         side = seal.Caller(key, self._words)
-        name = "%s.%s" % (there.mark, os.urandom(6).hex())
+        name = ".".join(filter(None, (there.mark, os.urandom(6).hex())))
         try:
             one = box.make(os.path.join(self._folder, meeting.BOXES), name, lambda: None)
         except OSError as error:

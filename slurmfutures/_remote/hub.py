@@ -11,7 +11,7 @@ import socket
 import subprocess
 import time
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Set
+from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Set, Tuple
 
 from . import payload, spool, wire
 
@@ -30,12 +30,13 @@ class Child:
     """One worker process and what it has been handed, oldest first: the first one is the call it runs."""
 
     def __init__(
-        self, process: "subprocess.Popen[bytes]", connection: socket.socket, log: str, ship: str, slot: int
+        self, process: "subprocess.Popen[bytes]", connection: socket.socket, log: str, ship: str, slot: int, number: int
     ) -> None:
         self.process = process
         self.slot = slot
+        self.number = number  # in the order of their start, from 1 on
         self.connection = connection
-        self.log = log
+        self.log = log  # what it writes to its stderr
         self.ship = ship
         self.reader = wire.Reader()
         self.out: Deque[memoryview] = deque()
@@ -59,16 +60,16 @@ class Hub:
 
     `register(socket, callback, writing)` and `unregister(socket)` tie it to the loop. `results(calls, records)` gets
     the packed results of calls, `tell(head, body)` the other events. `command` starts a worker; a descriptor number is
-    appended. `logs` is the folder for what they print, behind `prefix`. `shipped(name)` is the folder with a version of
-    the client's own code, None until it is there.
+    appended. `logs` is the folder for what they print, `<prefix>-1.out` and `<prefix>-1.err` for the first one.
+    `shipped(name)` is the folder with a version of the client's own code, None until it is there.
 
-    `initializer` is called by each worker before its first call. A worker is replaced after `most_calls` calls, and let
-    go after `idle_after` seconds without one. `own(slot)` is what a worker's environment has that those of the others
-    do not; slots count from 0. By `give_back(calls)` calls go back that have waited for `BEGAN_AFTER` seconds without
-    any worker becoming free; where it is None they wait on.
+    `initializer` is called by each worker before its first call; one in which it fails gets none. A worker is replaced
+    after `most_calls` calls, and let go after `idle_after` seconds without one. `own(slot)` is what a worker's
+    environment has that those of the others do not; slots count from 0. By `give_back(calls)` calls go back that have
+    waited for `BEGAN_AFTER` seconds without any worker becoming free, or ready; where it is None they wait on.
 
-    A worker has one version of that code. Calls of another one wait until it is there, and workers make way for them as
-    soon as they have nothing to do.
+    A worker has one version of that code; those that are started before there are calls have `ship`. Calls of another
+    one wait until it is there, and workers make way for them as soon as they have nothing to do.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Hub:
         idle_after: float = IDLE_AFTER,
         own: Callable[[int], Dict[str, str]] = _nothing_of_its_own,
         give_back: Optional[Callable[[List[payload.Call]], None]] = None,
+        ship: str = "",
     ) -> None:
         self._most = most
         self._command = list(command)
@@ -112,10 +114,12 @@ class Hub:
         self._uses: Dict[int, int] = {}
         self._dropped: Set[int] = set()
         self._waiting: Deque[payload.Call] = deque()
+        self._scratch = memoryview(bytearray(_CHUNK))
         self._children: List[Child] = []
         self._stillborn = 0
         self._started = 0
-        self._last = "", ""  # version of the client's code, and its folder, of the worker that was started last
+        # Version of the client's code, and its folder, of the worker that was started last, or for the first one.
+        self._last = ship, (shipped(ship) if ship else "") or ""
         self._unwanted: Set[int] = set()  # what was cancelled last
 
     # ---- what the client says
@@ -190,9 +194,21 @@ class Hub:
         """Whether no call is here."""
         return not self._waiting and not any(child.handed for child in self._children)
 
+    def ready(self) -> int:
+        """Return how many workers can take calls, busy or not."""
+        return sum(child.ready for child in self._children)
+
     def running(self) -> List[int]:
         """Return the calls that workers have begun, or are about to: the first one of each."""
         return [child.handed[0].call for child in self._children if child.handed]
+
+    def told(self) -> List[Tuple[int, int]]:
+        """Return the calls that were reported as running and still are, each with the number of its worker."""
+        return [
+            (child.told, child.number)
+            for child in self._children
+            if child.told is not None and child.handed and child.handed[0].call == child.told
+        ]
 
     def recall(self) -> List[payload.Call]:
         """Take back all calls that no worker has begun."""
@@ -250,7 +266,7 @@ class Hub:
             wanted = at if wanted is None else min(wanted, at)
         if self._give_back is not None and self._waiting:
             at = self._moved + BEGAN_AFTER
-            if now >= at and all(child.ready for child in self._children):
+            if now >= at:
                 self._give_back(self.recall())
             else:
                 at = max(at, now + BEGAN_AFTER / 2)
@@ -262,7 +278,7 @@ class Hub:
         first = child.handed[0].call
         if child.told != first:
             child.told = first
-            self._tell({"op": "began", "calls": [first]})
+            self._tell({"op": "began", "calls": [first], "worker": child.number})
         if child.process.poll() is not None:
             # Its connection is still open: a child that it forked holds it.
             self._event(child, True, False)
@@ -356,19 +372,19 @@ class Hub:
         ours.setblocking(False)
         self._started += 1
         slot = min(set(range(len(self._children) + 1)).difference(child.slot for child in self._children))
-        log = os.path.join(self._logs, "%s-%d.log" % (self._prefix, self._started))
-        with open(log, "wb") as output:
+        log = os.path.join(self._logs, "%s-%d" % (self._prefix, self._started))
+        with open(log + ".out", "wb") as out, open(log + ".err", "wb") as err:
             process = subprocess.Popen(
                 [*self._command, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
+                stdout=out,
+                stderr=err,
                 env=dict(self._environment, SLURMFUTURES_SHIP=folder, **self._own(slot)),
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
         theirs.close()
-        child = Child(process, ours, log, ship, slot)
+        child = Child(process, ours, log + ".err", ship, slot, self._started)
         child.quota = 1 if self._most else 0
         self._children.append(child)
         self._register(ours, lambda readable, writable: self._event(child, readable, writable), False)
@@ -405,18 +421,18 @@ class Hub:
         if not readable:
             return
         try:
-            data = child.connection.recv(_CHUNK)
+            size = child.connection.recv_into(self._scratch)
         except BlockingIOError:
             return
         except OSError:
-            data = b""
-        if not data:
+            size = 0
+        if not size:
             self._died(child)
             return
         now = time.monotonic()
         answers: List[wire.Buffer] = []
         numbers: List[int] = []
-        for frame in child.reader.feed(data):
+        for frame in child.reader.feed(self._scratch[:size]):
             if frame.kind == wire.RESULTS:
                 for record in payload.records(frame.body):
                     if child.handed and child.handed[0].call == record.call:  # else it was cancelled meanwhile
@@ -424,10 +440,10 @@ class Hub:
                         numbers.append(record.call)
                         self._done(child.handed.popleft())
             elif frame.head["op"] == ("initialized" if self._initializer else "ready"):
-                child.ready = True
+                child.ready = frame.head.get("status", payload.OK) == payload.OK
                 child.since = now
                 self._stillborn = 0
-                if frame.head.get("status", payload.OK) != payload.OK:
+                if not child.ready:
                     self._tell({"op": "uninitialized", "status": frame.head["status"]}, frame.body)
         if numbers:
             each = (now - child.since) / len(numbers)

@@ -1,12 +1,12 @@
 """The one loop of an agent, or of a pilot: sockets and pipes that are ready, and what threads have to say."""
 
 import collections
-import math
 import selectors
 import socket
 import time
 from typing import Callable, Deque, Optional, Union
 
+LONGEST = 3600.0  # seconds of a turn in which nothing happens: the system takes no time without end
 Callback = Callable[[bool, bool], None]  # readable, writable
 Source = Union[int, socket.socket]
 
@@ -46,7 +46,7 @@ class Loop:
 
     def turn(self, until: Optional[float]) -> None:
         """Wait until something happens, or until then on the monotonic clock, and do all that it takes."""
-        wait = None if until is None or until == math.inf else max(0.0, until - time.monotonic())
+        wait = None if until is None else min(max(0.0, until - time.monotonic()), LONGEST)
         for key, events in self._selector.select(wait):
             key.data(bool(events & selectors.EVENT_READ), bool(events & selectors.EVENT_WRITE))
 

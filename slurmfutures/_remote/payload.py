@@ -68,7 +68,7 @@ def _behind(head: bytes, payload: Buffer) -> List[Buffer]:
     return [head + payload] if len(payload) <= _SMALL else [head, payload]
 
 
-def _slice(view: memoryview, at: int, length: int) -> Buffer:
+def _slice(view: Buffer, at: int, length: int) -> Buffer:
     """Return a part of `view`, copied unless it is large: then it keeps all of it alive."""
     part = view[at : at + length]
     return bytes(part) if length <= _SMALL else part
@@ -76,10 +76,11 @@ def _slice(view: memoryview, at: int, length: int) -> Buffer:
 
 def records(data: Buffer) -> Iterator[Record]:
     """Yield the records in `data`."""
-    view, at = memoryview(data), 0
-    while at < len(view):
-        call, status, length = _RECORD.unpack_from(view, at)
-        at += _RECORD.size
+    view = data if len(data) <= _SMALL and isinstance(data, bytes) else memoryview(data)
+    at, size, unpack, head = 0, len(view), _RECORD.unpack_from, _RECORD.size
+    while at < size:
+        call, status, length = unpack(view, at)
+        at += head
         yield Record(call, status, _slice(view, at, length))
         at += length
 
@@ -97,10 +98,11 @@ def pack_call(call: int, function: int, payload: Buffer) -> List[Buffer]:
 
 def calls(data: Buffer) -> Iterator[Call]:
     """Yield the calls in `data`."""
-    view, at = memoryview(data), 0
-    while at < len(view):
-        call, function, length = _CALL.unpack_from(view, at)
-        at += _CALL.size
+    view = data if len(data) <= _SMALL and isinstance(data, bytes) else memoryview(data)
+    at, size, unpack, head = 0, len(view), _CALL.unpack_from, _CALL.size
+    while at < size:
+        call, function, length = unpack(view, at)
+        at += head
         yield Call(call, function, _slice(view, at, length))
         at += length
 

@@ -4,6 +4,7 @@ The loop's thread does all of it; the connection is looked for in a thread of `h
 exactly, and survives the agent: a result is kept until the client has it, a call that killed its worker until the
 client knows, and what nobody has begun is given back. The job ends when it has had nothing to do for its idle time,
 when the agent says so, or at SIGTERM; what could not be handed over by then is left in a file beside the others.
+With that file it says too that nobody has begun what else it was handed.
 """
 
 import json
@@ -12,15 +13,16 @@ import signal
 import struct
 import sys
 import time
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from . import hub, job, memory, payload, publish, shares, ships, wire
+from . import hub, job, memory, payload, publish, shares, ships, spool, wire
 from .door import Guest
 from .home import Home
 from .loop import Loop
 from .pool_files import PoolFiles, pilot_name
 
 TERM_GRACE = 3.0  # seconds from SIGTERM in which running calls may end; Slurm kills after KillWait, 30 by default
+TOGETHER = 1.0  # seconds in which what ends all processes of the job ends this one too
 HANDING_OVER = 10.0  # seconds in which a pilot that leaves may be told that all it has is known
 TELL_EVERY = 1.0  # seconds between two words on the workers' state
 RUN_DRY = 86  # exit code of a pilot whose workers do not start
@@ -40,6 +42,7 @@ class Pilot:
         self._files = PoolFiles(words["folder"])
         self._part = part
         self._index = index
+        self._run = run
         self._name = pilot_name(spec["batch"], job.share(index, mapping, part)[0], run)
         self._workers: int = words["workers"]
         self._idle_after: float = words["idle"]
@@ -50,15 +53,18 @@ class Pilot:
         self._kept: Dict[int, wire.Buffer] = {}  # records that the client has not acknowledged
         self._guest: Optional[Guest] = None
         self._used = time.monotonic()  # when there was last something to do
+        self._ready: Optional[int] = None  # how many workers the agent was told can take calls
+        self._uninitialized: Optional[Dict[str, Any]] = None  # how the initializer failed, and
+        self._why: wire.Buffer = b""  # what it raised
         self._state: Any = None  # what the agent was told of the workers last
         self._state_at = 0.0
         self._leaving: Optional[float] = None  # since when
         self._may_go = False  # the agent will send no more calls
-        self._killed = False  # calls were cut off by the job's end
         self._term_at: Optional[float] = None  # when running calls are ended
+        self._doubtful: List[Tuple[float, Dict[str, Any]]] = []  # ends of workers that may be the job's, and until when
         self._hopeless: Optional[Dict[str, Any]] = None  # why workers do not start
         self._kills = memory.kills()
-        logs = os.path.join(part, "w")
+        logs = spool.Part(part).workers
         os.makedirs(logs, 0o700, exist_ok=True)
         program = "import sys; sys.path.insert(1, %r); from %s.worker import main; main()" % (sys.path[1], __package__)
         self._hub = hub.Hub(
@@ -77,6 +83,7 @@ class Pilot:
             idle_after=float("inf"),
             own=lambda slot: shares.share(slot, self._workers),
             give_back=self._give_back,
+            ship=words["ship"],
         )
         self._home = Home(
             folder=words["folder"],
@@ -106,13 +113,18 @@ class Pilot:
         """There is an agent, the first one or the next: it is told what is here."""
         self._guest = guest
         guest.attach(self._frame, self._gone)
-        held = self._hub.held()
+        held = self._hub.held() + [call for _, head in self._doubtful for call in head["calls"]]
         left = None if self._ends is None else max(0.0, self._ends - time.time())
         words = {"job_id": self._job, "node": self._node, "host": os.uname().nodename, "pid": os.getpid()}
-        words = {"held": held, "kept": list(self._kept), "workers": self._workers, "left": left, **words}
+        self._ready = self._hub.ready()
+        words = {"held": held, "kept": list(self._kept), "workers": self._ready, "left": left, **words}
         self._send({"op": "here", **words})
+        if self._uninitialized is not None:
+            self._send(self._uninitialized, self._why)
         if self._kept:
             guest.send(wire.packed(wire.RESULTS, list(self._kept.values())))
+        for call, worker in self._hub.told():
+            self._began([call], worker)
         self._state = None
         if self._leaving is not None:
             self._send({"op": "leaving"})
@@ -150,6 +162,7 @@ class Pilot:
             if head.get("now"):
                 self._hub.close()
                 self._kept.clear()
+                self._doubtful.clear()
 
     # ---- the workers' side
 
@@ -161,23 +174,37 @@ class Pilot:
 
     def _tell(self, head: Dict[str, Any], body: wire.Buffer = b"") -> None:
         if head["op"] == "began":
-            self._send(dict(head, job_id=self._job))
+            self._began(head["calls"], head["worker"])
         elif head["op"] == "uninitialized":
+            self._uninitialized, self._why = head, body
             self._send(head, body)
         elif head.get("start"):
             self._hopeless = head
+            self._send({"op": "back", "calls": head["calls"]})
             self._leave()
         else:
             self._crashed(head)
 
+    def _began(self, calls: Sequence[int], worker: int) -> None:
+        name = spool.worker_name(self._run, worker)
+        self._send({"op": "began", "calls": calls, "job_id": self._job, "worker": name})
+
     def _crashed(self, head: Dict[str, Any]) -> None:
         """A worker has died in a call."""
-        if self._term_at is not None and head["signal"] == signal.SIGTERM:
-            self._cut_off(head["calls"])  # sent to all processes of the job
-            return
-        kills = memory.kills()
-        out_of_memory = head["signal"] == signal.SIGKILL and kills is not None and kills > (self._kills or 0)
-        self._kills = kills
+        kills = memory.kills() if head["signal"] == signal.SIGKILL else None
+        if kills is not None and kills > (self._kills or 0):
+            self._kills = kills
+            self._failed(head, out_of_memory=True)
+        elif head["signal"] not in (signal.SIGTERM, signal.SIGKILL):
+            self._failed(head)
+        elif self._term_at is not None:
+            self._cut_off(head["calls"])
+        else:
+            self._doubtful.append((time.monotonic() + TOGETHER, head))
+
+    def _failed(self, head: Dict[str, Any], *, out_of_memory: bool = False) -> None:
+        """A call has ended with its worker, and not with the job."""
+        left = head["exit_code"] == 0
         words = {
             "state": "OUT_OF_MEMORY" if out_of_memory else "FAILED",
             "exit_code": head["exit_code"],
@@ -185,13 +212,12 @@ class Pilot:
             "stderr": head["stderr"],
             "job_id": self._job,
             "node": self._node,
-            "reason": "in the worker that ran the call",
+            "reason": "its worker left by os._exit(0), or as if by it" if left else "in the worker that ran the call",
         }
         self._record(head["calls"], json.dumps(words).encode())
 
     def _cut_off(self, calls: Sequence[int]) -> None:
         """Calls end with their job: what that was, is for the agent to find out."""
-        self._killed = self._killed or bool(calls)
         self._record(calls, b"")
 
     def _record(self, calls: Sequence[int], words: bytes) -> None:
@@ -212,6 +238,8 @@ class Pilot:
             self._cut_off(self._hub.running())
             self._hub.close()
             self._term_at = float("inf")
+        while self._doubtful and now >= self._doubtful[0][0]:
+            self._failed(self._doubtful.pop(0)[1])
         if self._leaving is None:
             if self._hub.is_idle():
                 if now >= self._used + self._idle_after:
@@ -219,12 +247,16 @@ class Pilot:
             else:
                 self._used = now
             self._hub.fill()
+        ready = self._hub.ready()
+        if ready != self._ready:
+            self._ready = ready
+            self._send({"op": "ready", "workers": ready})
         if now >= self._state_at + TELL_EVERY and self._guest is not None:
             state = self._hub.state()
             if state != self._state:
                 self._state, self._state_at = state, now
                 self._send({"op": "workers", "workers": state})
-        return now + (0.1 if self._leaving is not None else TELL_EVERY)
+        return now + (0.1 if self._leaving is not None or self._doubtful else TELL_EVERY)
 
     def _leave(self) -> None:
         """Take no more calls; end when those that run are done."""
@@ -238,10 +270,16 @@ class Pilot:
         """SIGTERM: the time limit, a preemption or a cancellation."""
         if self._term_at is None:
             self._term_at = time.monotonic() + TERM_GRACE
+            doubtful, self._doubtful = self._doubtful, []
+            for until, head in doubtful:
+                if head["signal"] == signal.SIGTERM:
+                    self._cut_off(head["calls"])
+                else:
+                    self._doubtful.append((until, head))
             self._leave()
 
     def _is_over(self) -> bool:
-        if self._leaving is None or self._hub.running():
+        if self._leaving is None or self._doubtful or self._hub.running():
             return False
         if self._hopeless is not None or (self._may_go and not self._kept):
             return True
@@ -249,13 +287,13 @@ class Pilot:
         return time.monotonic() >= max(self._leaving, self._used) + patience
 
     def _end(self) -> int:
-        if self._kept:
+        if self._kept or self._term_at is not None or self._hopeless is not None:
             self._files.leave(self._name, list(self._kept.values()))
         self._hub.close()
         if self._hopeless is not None:
             sys.stderr.write("slurmfutures: workers do not start\n%s\n" % self._hopeless["stderr"])
             code = RUN_DRY
-        elif self._killed:
+        elif self._term_at is not None:  # Slurm may begin this job once more: then it is not done
             code = 128 + signal.SIGTERM
         else:
             publish.publish(os.path.join(self._part, "r"), publish.final_name(self._index), payload.pack_results([]))

@@ -4,8 +4,11 @@ key        the secret of its pilots and agents, see `seal`
 agent      where the present agent listens, see `door`
 box/       frames of pilots that cannot reach it, see `box`
 ledger     a line of JSON for each batch of jobs, before it is submitted, and for each pilot that has come
-handed     the highest number of a call that was ever handed out
+handed     a number that no call that was ever handed out exceeds, and the boot of the machine that wrote it
 last/      what a pilot could not hand over before its job's end, by its name
+
+The next agent of the session takes all of it up. When the client closes the pool it is removed, with the last of its
+jobs; what a client has left that does not come again is for `clean`.
 """
 
 import contextlib
@@ -13,12 +16,41 @@ import json
 import os
 import shutil
 import struct
-from typing import Any, Iterator, Optional, Sequence
+from typing import Any, Iterator, List, Optional, Sequence, Set
 
 from . import payload, publish
 from .wire import Buffer
 
+BEHIND = 1 << 30  # calls, at most, by which what a machine that went down has left on disk may be behind
+POOLS = "pilots"  # the folder in work_dir
 _NUMBER = struct.Struct(">Q")
+
+
+def name_of(pool: int) -> str:
+    return "%06x" % pool
+
+
+def folder(work_dir: str, session: str, pool: int) -> str:
+    return os.path.join(work_dir, POOLS, session, name_of(pool))
+
+
+def finished(work_dir: str, session: str) -> List[int]:
+    """Return the numbers of the calls whose results pilots of a session have left, sorted."""
+    found: Set[int] = set()
+    path = os.path.join(work_dir, POOLS, session)
+    for pool in _names(path):
+        files = PoolFiles(os.path.join(path, pool))
+        for pilot in files.pilots():
+            records = payload.records(files.left(pilot) or b"")
+            found.update(record.call for record in records if record.status != payload.CRASHED)
+    return sorted(found)
+
+
+def _names(path: str) -> List[str]:
+    try:
+        return sorted(name for name in os.listdir(path) if not name.startswith("."))
+    except OSError:
+        return []
 
 
 def pilot_name(batch: str, task: int, run: int) -> str:
@@ -37,11 +69,19 @@ class PoolFiles:
         """Make the folder, or take over what is there. Raises OSError."""
         os.makedirs(self._last, 0o700, exist_ok=True)
         self._handle = os.open(os.path.join(self.path, "handed"), os.O_RDWR | os.O_CREAT, 0o600)
-        data = os.pread(self._handle, _NUMBER.size, 0)
-        self._handed = _NUMBER.unpack(data)[0] if len(data) == _NUMBER.size else 0
+        data = os.pread(self._handle, 100, 0)
+        boot = _boot()
+        if len(data) >= _NUMBER.size:
+            self._handed = _NUMBER.unpack_from(data)[0]
+            if not data[_NUMBER.size :] == boot != b"":
+                self._handed += BEHIND
+        os.pwrite(self._handle, _NUMBER.pack(self._handed) + boot, 0)
 
     def remove(self) -> None:
+        """Remove the folder, and that of its session if there is nothing else in it."""
         shutil.rmtree(self.path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            os.rmdir(os.path.dirname(self.path))
 
     def close(self) -> None:
         if self._handle is not None:
@@ -55,7 +95,7 @@ class PoolFiles:
         return self._handed
 
     def hand(self, call: int) -> None:
-        """Note that this call is about to be handed out. Not fsynced: it is for an agent that is killed."""
+        """Note that this call is about to be handed out. Not fsynced: it is seen by the next agent of this boot."""
         if call > self._handed and self._handle is not None:
             self._handed = call
             with contextlib.suppress(OSError):
@@ -80,11 +120,32 @@ class PoolFiles:
                 with contextlib.suppress(ValueError):
                     yield json.loads(line.decode())
 
+    def batches(self) -> Set[str]:
+        """Return the batches whose jobs may not be over."""
+        found: Set[str] = set()
+        for entry in self.entries():
+            if "batch" in entry:
+                found.add(entry["batch"])
+            elif "over" in entry:
+                found.discard(entry["over"])
+        return found
+
     # ---- last words
 
     def leave(self, pilot: str, records: Sequence[Buffer]) -> None:
         """Write down the records that a pilot has left. Raises OSError."""
         publish.publish(self._last, pilot, payload.pack_results(records))
+
+    def pilots(self) -> List[str]:
+        """Return the names of the pilots that have left something."""
+        return _names(self._last)
+
+    def clear(self, batch: str) -> None:
+        """Remove what pilots of a batch have left: the client has all of it."""
+        for pilot in self.pilots():
+            if pilot.partition(".")[0] == batch:
+                with contextlib.suppress(OSError):
+                    os.unlink(os.path.join(self._last, pilot))
 
     def left(self, pilot: str) -> Optional[Buffer]:
         """Return the records that a pilot has left, None where there are none."""
@@ -93,3 +154,12 @@ class PoolFiles:
                 return payload.unpack_results(file.read())
         except OSError:
             return None
+
+
+def _boot() -> bytes:
+    """Return what names this machine since it was started; nothing where nobody knows."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            return file.read().strip()
+    except OSError:
+        return b""

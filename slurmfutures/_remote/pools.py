@@ -14,7 +14,7 @@ import os
 import struct
 import time
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set
+from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from . import door, payload, pool_files, wire
 from .batches import Batches
@@ -25,7 +25,8 @@ from .times import parse_time
 AHEAD = 0.02  # seconds of work, of all its workers together, that a pilot may hold beside the calls they run
 MOST_AHEAD = 128  # calls for each of its workers
 GATHER = 0.01  # seconds in which calls come in before jobs are asked for
-GIVE_UP = 3  # jobs that end one after the other without having become pilots
+GIVE_UP = 3  # jobs that end one after the other without having been of use
+AGAIN_FIRST, AGAIN_CEILING = 0.4, 300.0  # seconds after one that was of no use until the next is asked for
 LOOK_FIRST = 0.05  # seconds until it is looked for what became of a pilot whose connection is lost
 LOOK_CEILING = 5.0
 LOOK_AFTER = 1.0  # seconds, at most, between two looks at all jobs
@@ -33,13 +34,24 @@ REASON_EVERY = 5.0  # seconds between two looks at why nothing moves
 MARGIN = 2.0  # seconds before its end in which a job is given no call
 SLOW_DOWN = 0.99  # by which the longest call is forgotten with each that was shorter
 POOL_BITS = 40  # a call's number is its pool's, above this many bits, and its own
+NEVER_DUE = float("inf")
 CLOSING = 2.0  # seconds in which pilots may leave by themselves when their pool is closed
 # Queue reasons that do not pass by themselves. From squeue(1), JOB REASON CODES.
 NEVER = frozenset(
     "AccountNotAllowed BadConstraints DependencyNeverSatisfied InvalidAccount InvalidQOS JobHeldAdmin JobHeldUser "
     "PartitionNodeLimit PartitionTimeLimit QOSNotAllowed ReservationDeleted".split()
 )
+HELD = "in held state", "requeued held"  # how the words end for a job that was put back, and not let go
 _TOLD = "state exit_code signal node reason stderr job_id cancelled_by started unseen".split()  # of how a job ended
+# slurmstepd's last words in a job that is put back into the queue, and the state that this would be otherwise.
+_PUT_BACK = (
+    ("DUE TO PREEMPTION", "PREEMPTED"),
+    ("DUE TO JOB REQUEUE", "REQUEUED"),
+    ("DUE TO NODE FAILURE", "NODE_FAIL"),
+)
+_ITS_OWN = (None, "FAILED", "OUT_OF_MEMORY")  # ends of a pilot that are nobody else's doing
+_QUEUED_AGAIN = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
+_TAIL = 4000  # bytes of a job's stderr that are told
 _NUMBER = struct.Struct(">Q")
 
 
@@ -70,6 +82,8 @@ class Job:
         self.state = "PENDING"
         self.over = False
         self.came = False  # it has become a pilot, for this agent
+        self.ready = False  # it has told by its connection what it has, and the next agent will know of it
+        self.noted = False  # the ledger says so, and not that the client knows what became of all that it had
         self.awaited = False  # it had become one for an earlier agent, and has not told this one what it has
         self.leaving = False  # it takes no more calls
         self.let_go = False  # it has been told that it may end
@@ -77,7 +91,8 @@ class Job:
         self.guest: Optional[door.Guest] = None
         self.lost = 0.0  # when the connection was lost
         self.look_at = 0.0  # when to look for what became of it
-        self.workers = 1
+        self.began_at = 0.0  # when it came
+        self.workers = 0  # that can take calls
         self.ends: Optional[float] = None  # when its time is over, on the monotonic clock
         self.quota = 1
         self.done = 0  # calls
@@ -86,13 +101,13 @@ class Job:
         self.handed: Dict[
             int, Optional[payload.Call]
         ] = {}  # None: of an earlier agent, and the client has not named it
-        self.cut: List[int] = []  # of these, those that were running when the job was ended
+        self.cut: Set[int] = set()  # of these, those that were running when the job was ended
         self.kept: Set[int] = set()  # of these, those whose results are about to come
-        self.began: Dict[int, float] = {}
+        self.began: Dict[int, Tuple[float, str]] = {}  # of these, since when they run, and the worker that does it
         self.state_of_workers: List[List[Any]] = []
 
     def load(self) -> float:
-        """Return how many calls it holds for each of its workers."""
+        """Return how many calls it holds for each of its workers, of which there are some."""
         return len(self.handed) / self.workers
 
 
@@ -105,7 +120,7 @@ class Pool:
         self._around = around
         self._words = words
         self._initializer = bytes(initializer)
-        path = os.path.join(around.work_dir, "pilots", around.session, "%06x" % self.id)
+        path = pool_files.folder(around.work_dir, around.session, self.id)
         self._files = pool_files.PoolFiles(path)
         self._files.create()
         self._key = door.make_key(path)
@@ -119,18 +134,21 @@ class Pool:
         self._waiting: Deque[payload.Call] = deque()
         self._unsure: Dict[int, payload.Call] = {}  # calls that an earlier agent may have handed to somebody
         self._sent_again = not words["again"]  # the client has said all that it still wants
-        self._gone_silent: Optional[Dict[str, Any]] = None  # how a job ended that has not told what it had
+        self._may_be_out = self._files.handed  # the highest call that an earlier agent may have handed out
+        self._keep: Set[int] = set()  # calls that the client may want later
+        self._silent: List[Tuple[Job, Dict[str, Any]]] = []  # jobs that have not told what they had, and how they ended
         self._owner: Dict[int, Job] = {}  # of calls, until they are acknowledged
         self._longest = 0.0  # seconds, of a call, as far as it was seen
         self._due = 0.0  # when to look after the jobs
         self._ask_at: Optional[float] = None  # when jobs may be asked for
-        self._strikes = 0  # jobs that have ended without having become pilots, one after the other
+        self._strikes = 0  # jobs that have ended without having been of use, one after the other
         self._refused_until = 0.0
         self._used = time.monotonic()  # when there was last a call
         self._waits_since: Optional[float] = None  # for a first worker
         self._reason_at = 0.0
         self._reason = ""
-        self._broken = False
+        self._broken: Dict[str, Any] = {}  # what the client was told, once nothing will come of calls any more
+        self._stopped = False
         self._closing: Optional[float] = None  # when what is left is cancelled
         self._close_replies: List[Callable[..., None]] = []
         limit = [word[len("--time=") :] for word in words["spec"]["options"] if word.startswith("--time=")]
@@ -155,6 +173,8 @@ class Pool:
             if isinstance(found, Exception):
                 self._note("door", "nobody can say which addresses compute nodes reach: %s" % found)
                 found = []
+            if self._stopped:
+                return
             mark = os.urandom(8).hex()
             self._door = door.Door(
                 folder=self._files.path,
@@ -180,19 +200,24 @@ class Pool:
     def _restore(self) -> None:
         """Take up the jobs that earlier agents have asked for."""
         came: Dict[str, Dict[int, int]] = {}
+        settled: Set[Tuple[str, int, int]] = set()
         batches: Dict[str, int] = {}
         for entry in self._files.entries():
             if "batch" in entry:
                 batches[entry["batch"]] = entry["tasks"]
             elif "came" in entry:
                 came.setdefault(entry["came"], {})[entry["task"]] = entry["run"]
+            elif "settled" in entry:
+                settled.add((entry["settled"], entry["task"], entry["run"]))
             elif "over" in entry:
                 batches.pop(entry["over"], None)
         for batch, tasks in batches.items():
             jobs = self._enter(batch, tasks)
             for task, run in came.get(batch, {}).items():
-                jobs[task].awaited, jobs[task].run = True, run
-            words = self._around.batches.attach(batch, [(0, tasks)])
+                job = jobs[task]
+                job.run, job.lost = run, time.monotonic()
+                job.noted = job.awaited = (batch, task, run) not in settled
+            words = self._around.batches.attach(batch, [(0, tasks)], self._words["epoch"])
             if "error" in words:  # its files are gone, and it with them
                 for job in list(jobs.values()):
                     self._over(job, None)
@@ -201,13 +226,12 @@ class Pool:
 
     @property
     def handed(self) -> int:
+        """Return the highest number of a call that a pilot may have."""
         return self._files.handed
 
     def function(self, number: int, source: wire.Body, ship: str) -> None:
         self._functions[number] = source
         self._ships[number] = ship
-        if ship:
-            self._unshipped.pop(ship, None)
 
     def drop(self, number: int) -> None:
         """The client has no more calls of a function."""
@@ -219,30 +243,34 @@ class Pool:
                     job.guest.send(wire.message({"op": "drop", "function": number}))
 
     def calls(self, data: wire.Body) -> None:
+        if self._broken:
+            return  # they were under way when that was told
         sure = not self._unsure_until_told()
         for call in payload.calls(data):
             job = self._owner.get(call.call)
             if job is not None:  # a pilot has told of it
                 if job.handed.get(call.call, call) is None:
                     job.handed[call.call] = call
-            elif sure or call.call > self._files.handed:
+                if call.call in job.began:
+                    self._tell_began(job, [call.call], job.began[call.call][1])
+            elif sure or call.call > self._may_be_out:
                 self._waiting.append(call)
             else:
                 self._unsure[call.call] = call
         self._used = time.monotonic()
         self.hand_out()
 
-    def sent_again(self, keep: bool) -> None:
-        """The client has sent all calls that it still wants, `keep` if others may be wanted later."""
+    def sent_again(self, keep: Sequence[Sequence[int]]) -> None:
+        """The client has sent all calls that it still wants; those of the ranges `keep` may be wanted later."""
         self._sent_again = True
-        self._keep = keep
-        if not keep:
-            for job in self._all:
-                self._cancel_unwanted(job)
+        self._keep = {call for first, end in keep for call in range(first, min(end, self._may_be_out + 1))}
+        for job in self._all:
+            self._cancel_unwanted(job)
         self._resolve_unsure()
 
     def _cancel_unwanted(self, job: Job) -> None:
-        unwanted = [call for call, known in job.handed.items() if known is None and call not in job.kept]
+        unclaimed = [call for call, known in job.handed.items() if known is None]
+        unwanted = [call for call in unclaimed if call not in job.kept and call not in self._keep]
         if unwanted and job.guest is not None:
             job.guest.send(wire.message({"op": "cancel", "calls": unwanted}))
         for call in unwanted:
@@ -250,6 +278,7 @@ class Pool:
 
     def cancel(self, calls: Sequence[int]) -> None:
         unwanted = set(calls)
+        self._keep -= unwanted
         if any(call not in self._owner for call in calls):
             self._waiting = deque(call for call in self._waiting if call.call not in unwanted)
         by_job: Dict[Job, List[int]] = {}
@@ -276,6 +305,7 @@ class Pool:
                 job.guest.send(wire.message({"op": "ack"}, b"".join(numbers)))
                 self._let_go(job)
             elif job.over:
+                self._account_for(job)
                 self._release(job.batch)
 
     def state(self) -> Dict[str, Any]:
@@ -317,6 +347,7 @@ class Pool:
 
     def stop(self, *, for_good: bool) -> None:
         """Let go of everything; `for_good` of the folder too."""
+        self._stopped = True
         if self._door is not None:
             self._door.close()
         self._files.close()
@@ -332,20 +363,22 @@ class Pool:
             guest.attach(lambda frame: None, lambda why: None)
             guest.send(wire.message({"op": "leave", "now": True}))
             return
-        if int(run) > job.run:
-            self._requeued(job)
-            job.run = int(run)
         if job.guest is not None:
             job.guest.close()
+            job.guest = None
+        if int(run) > job.run:
+            job = self._requeued(job)
+            job.run = int(run)
         job.guest = guest
         job.known.clear()
-        job.let_go = False
+        job.ready = job.let_go = False  # what was sent to it before it has told what it has may count as not received
         guest.attach(lambda frame: self._frame(job, frame), lambda why: self._gone(job, guest, why))
 
     def _gone(self, job: Job, guest: door.Guest, why: str) -> None:
         """A connection is lost: the pilot comes again, or its job is over."""
         if job.guest is guest:
             job.guest = None
+            job.ready = False
             job.lost = time.monotonic()
             job.look_at = job.lost + LOOK_FIRST
             self._due = min(self._due, job.look_at)
@@ -359,12 +392,15 @@ class Pool:
             self._here(job, frame.head)
         elif op == "began":
             now = time.monotonic()
+            self._strikes = 0
             for call in frame.head["calls"]:
                 if call in job.handed:
-                    job.began[call] = now
-            self._around.send({**frame.head, "pool": self.id})
+                    job.began[call] = now, frame.head["worker"]
+            self._tell_began(job, frame.head["calls"], frame.head["worker"])
         elif op == "back":
             self._back(job, frame.head["calls"])
+        elif op == "ready":
+            self._ready(job, frame.head["workers"])
         elif op == "leaving":
             job.leaving = True
             self._let_go(job)
@@ -372,15 +408,19 @@ class Pool:
         elif op == "workers":
             job.state_of_workers = frame.head["workers"]
         elif op == "uninitialized":
-            self._around.send({"op": "pool_uninitialized", "pool": self.id, "job_id": job.id, **frame.head}, frame.body)
+            words = dict(frame.head, op="pool_uninitialized", pool=self.id, job_id=job.id)
+            self._around.send(words, frame.body)
+
+    def _tell_began(self, job: Job, calls: Sequence[int], worker: str) -> None:
+        words = {"batch": job.batch, "task": job.task, "job_id": job.id, "worker": worker}
+        self._around.send({"op": "began", "pool": self.id, "calls": calls, **words})
 
     def _here(self, job: Job, words: Mapping[str, Any]) -> None:
         """A pilot tells what it has: all else that it was handed has not been begun and never will be."""
         now = time.monotonic()
         job.id, job.node, job.host = words["job_id"], words["node"], words["host"]
-        job.workers = words["workers"]
-        job.ends = None if words["left"] is None else now + words["left"]
-        job.quota = max(job.quota, job.workers)
+        if job.ends is None and words["left"] is not None:  # else the queue has told
+            job.ends = now + words["left"]
         held, job.kept = set(words["held"]), set(words["kept"])
         missing = [call for call in job.handed if call not in held and call not in job.kept]
         self._back(job, missing)
@@ -390,33 +430,41 @@ class Pool:
                 self._owner[call] = job
         if not job.came:
             job.came = True
-            self._strikes = 0
-            try:
-                self._files.record({"came": job.batch, "task": job.task, "run": job.run})
-            except OSError as error:
-                self._note("stuck", "the ledger of the pool cannot be written: %s" % error)
+            job.began_at = now
+        self._make_ready(job)
         job.since = now
         job.state = "RUNNING"
         self._due = 0.0
         self._told(job)
-        if self._sent_again and not self._words["keep"]:
+        if self._sent_again:
             self._cancel_unwanted(job)
-        if self._reason:
-            self._reason = ""
-        self._waits_since = None
+        self._ready(job, words["workers"])
+
+    def _ready(self, job: Job, workers: int) -> None:
+        """So many workers of a pilot can take calls now."""
+        job.workers = workers
+        job.quota = max(job.quota, workers)
         self.hand_out()
+
+    def _make_ready(self, job: Job) -> None:
+        """Let a pilot be given calls once it is written down that the next agent has to wait for it."""
+        if not job.noted:
+            try:
+                self._files.record({"came": job.batch, "task": job.task, "run": job.run}, sync=True)
+            except OSError as error:  # tried again with the next look at the jobs
+                self._note("stuck", "the ledger of the pool cannot be written: %s" % error)
+                return
+            job.noted = True
+        job.ready = True
 
     def _results(self, job: Job, body: wire.Body) -> None:
         now = time.monotonic()
         count = 0
-        whole = True
-        passed: List[wire.Buffer] = []
+        cut: Set[int] = set()  # calls that have ended with their job: how that has ended is not known yet
         for record in payload.records(body):
             call = record.call
-            if record.status == payload.CRASHED and not record.payload:  # until it is known how the job ended
-                whole = False
-                if call in job.handed:
-                    job.cut.append(call)
+            if record.status == payload.CRASHED and not record.payload:
+                cut.add(call)
                 continue
             if call in job.handed:
                 del job.handed[call]
@@ -424,13 +472,15 @@ class Pool:
                 count += 1
                 began = job.began.pop(call, None)
                 if began is not None:
-                    self._longest = max(now - began, self._longest * SLOW_DOWN)
+                    self._longest = max(now - began[0], self._longest * SLOW_DOWN)
             self._owner.setdefault(call, job)
-            passed += payload.pack_record(call, record.status, record.payload) if not whole else ()
-        if whole and body:
-            self._around.transmit(wire.packed(wire.RESULTS, [body]))
-        elif passed:
-            self._around.transmit(wire.packed(wire.RESULTS, passed))
+        job.cut |= cut
+        told: List[wire.Buffer] = [body] if body and not cut else []
+        for record in payload.records(body) if cut else ():
+            if record.call not in cut:
+                told += payload.pack_record(record.call, record.status, record.payload)
+        if told:
+            self._around.transmit(wire.packed(wire.RESULTS, told))
         if count:
             each = (now - job.since) / count
             ahead = int(AHEAD / each) if each > 0 else MOST_AHEAD * job.workers
@@ -438,6 +488,7 @@ class Pool:
             job.since = now
             job.done += count
             self._used = now
+            self._strikes = 0
         self._let_go(job)
         self.hand_out()
 
@@ -453,7 +504,9 @@ class Pool:
         self._waiting.extendleft(sorted(back, key=lambda call: call.call, reverse=True))
         job.quota = job.workers
         self._let_go(job)
-        if back:
+        if back and self._broken:
+            self._fail_waiting()
+        elif back:
             self.hand_out()
 
     def _forget(self, job: Job, call: int) -> None:
@@ -478,6 +531,10 @@ class Pool:
     def _drop_batch(self, batch: str) -> None:
         self._jobs.pop(batch, None)
         self._all = [job for job in self._all if job.batch != batch]
+
+    def shipping(self, ship: str) -> None:
+        """A version of the client's code is looked for, or on its way."""
+        self._unshipped.pop(ship, None)
 
     def shipping_changed(self, ship: str = "", why: str = "") -> None:
         """A version of the client's code is there, or, by `why`, cannot be."""
@@ -511,7 +568,7 @@ class Pool:
     def _with_room(self, now: float) -> Optional[Job]:
         best: Optional[Job] = None
         for job in self._all:
-            if job.guest is None or job.leaving or not job.came or len(job.handed) >= job.quota:
+            if not job.ready or job.leaving or not job.workers or len(job.handed) >= job.quota:
                 continue
             if not self._has_time(job, now):
                 self._retire(job)
@@ -520,11 +577,12 @@ class Pool:
         return best
 
     def _has_time(self, job: Job, now: float) -> bool:
-        """Whether a call that begins now will end before the job; one that has done none yet is given it anyway."""
-        if job.ends is None or not (job.done or job.handed):
+        """Whether a call that begins now will end before the job; one that fits into no job is given to a new one."""
+        if job.ends is None:
             return True
         longest = self._words["call_time"]
-        return now + MARGIN + (self._longest if longest is None else longest) < job.ends
+        need = MARGIN + (self._longest if longest is None else longest)
+        return now + need < job.ends or (not job.done and job.began_at + need >= job.ends)
 
     def _retire(self, job: Job) -> None:
         if not job.leaving:
@@ -578,13 +636,16 @@ class Pool:
         per_job: int = self._words["per_job"]
         wanted = min(self._words["max_jobs"], -(-self._demand() // per_job))
         present = sum(not job.over and not job.leaving for job in self._all)
+        if present > self._words["max_jobs"]:  # one that was replaced has been put back into the queue
+            self._cancel_jobs(self._unused(self._all)[self._words["max_jobs"] - present :])
         if wanted <= present or self._broken or self._closing is not None:
             return
+        ship = self._ships.get(self._waiting[0].function, "") if self._waiting else ""
+        if ship and self._around.shipped(ship) is None:
+            return  # `hand_out` is called when it is there: workers that need it for the initializer are to have it
         if now < self._refused_until:
             self._ask_at = self._refused_until
             return
-        if self._waits_since is None and not present:
-            self._waits_since = now
         number = wanted - present
         batch = os.urandom(6).hex()
         pilot = {
@@ -594,6 +655,7 @@ class Pool:
             "idle": self._words["idle"],
             "most_calls": self._words["most_calls"],
             "time": self._time,
+            "ship": ship,
         }
         spec = dict(self._words["spec"], batch=batch, tasks=number, skip=[], ship="", script=None, pilot=pilot)
         try:
@@ -606,6 +668,10 @@ class Pool:
             self._refused_until = now + LOOK_CEILING
             self._ask_at = self._refused_until
             self._note("stuck", "a batch of pilots cannot be written: %s" % error)
+
+    def _unused(self, jobs: Sequence[Job]) -> List[Job]:
+        """Return those that wait in the queue, as far as is known."""
+        return [it for it in jobs if it.state == "PENDING" and not (it.came or it.awaited or it.over or it.leaving)]
 
     def owns(self, batch: str) -> bool:
         return batch in self._jobs
@@ -623,6 +689,10 @@ class Pool:
         elif op == "part":
             for task in [task for first, end in head["tasks"] for task in range(first, end)]:
                 jobs[task].id = jobs[task].id or head["job"]
+        elif op == "ends":
+            for task, at in head["ends"]:
+                jobs[task].ends = time.monotonic() + at - time.time()
+            self._due = 0.0
         elif op == "results":
             for task in head["done"]:
                 self._over(jobs[task], None)
@@ -637,19 +707,26 @@ class Pool:
     def _state(self, job: Job, state: str) -> None:
         job.state = state
         self._due = 0.0
-        if state in ("PENDING", "REQUEUED") and job.guest is None and (job.came or job.awaited):
+        if state in _QUEUED_AGAIN and job.guest is None and (job.came or job.awaited):
             self._requeued(job)
 
-    def _requeued(self, job: Job) -> None:
-        """The job is in the queue again, and what ran in it is not."""
-        state = "PREEMPTED" if job.leaving else "NODE_FAIL"
-        words = {"state": state, "exit_code": None, "signal": None, "stderr": "", "node": job.node}
-        self._settle(job, dict(words, job_id=job.id, reason="and put back into the queue"))
-        job.came = job.leaving = job.let_go = False
-        job.known.clear()
-        job.workers, job.ends = 1, None
+    def _requeued(self, job: Job) -> Job:
+        """The job is in the queue again, and what ran in it is not: return what it is from now on."""
+        again = Job(job.batch, job.task)
+        again.id, again.run, again.state = job.id, job.run, job.state
+        self._jobs[job.batch][job.task] = again
+        self._all[self._all.index(job)] = again
+        job.over = True
+        if job.guest is not None:
+            job.guest.close()
+            job.guest, job.ready = None, False
+        said = self._around.batches.log(job.batch, job.task, "err")[-_TAIL:].decode("utf-8", "replace")
+        state = next((state for words, state in _PUT_BACK if words in said), "REQUEUED" if job.leaving else "NODE_FAIL")
+        words = {"state": state, "exit_code": None, "signal": None, "stderr": said, "node": job.node}
+        self._settle(job, dict(words, job_id=job.id, reason=""))
         self._told(job)
         self._ask_soon()
+        return again
 
     def _over(self, job: Job, record: Optional[Mapping[str, Any]]) -> None:
         """A job is over, by itself or as `record` tells."""
@@ -658,19 +735,23 @@ class Pool:
         job.over = True
         if job.guest is not None:
             job.guest.close()
-            job.guest = None
+            job.guest, job.ready = None, False
         words = None if record is None else {name: record[name] for name in _TOLD}
-        self._settle(job, words)
-        if record is not None and not job.came and not job.awaited and self._closing is None:
-            self._struck(words or {})
+        lost = self._settle(job, words, earlier=record is not None and record["earlier"])
+        if words is not None and _is_useless(job, words, lost):
+            self._struck(job, words)
         self._told(job)
         self._release(job.batch)
         if not self._closed_if_over():
             self.hand_out()
             self._ask_soon()
 
-    def _settle(self, job: Job, words: Optional[Mapping[str, Any]]) -> None:
-        """Take in what a job has left, and tell the end of the calls that it has taken along."""
+    def _settle(self, job: Job, words: Optional[Mapping[str, Any]], *, earlier: bool = False) -> bool:
+        """Take in what a job has left, and tell the end of the calls that it takes along; return if there are any.
+
+        Those of one that was over before this driver began, `earlier`, run again if they are asked for: nobody was told
+        of their end.
+        """
         left = self._files.left(pool_files.pilot_name(job.batch, job.task, job.run))
         if left is not None:
             for record in payload.records(left):
@@ -679,16 +760,30 @@ class Pool:
                     self._owner[record.call] = job
             self._results(job, bytes(left))
             self._back(job, [call for call in job.handed if call not in job.cut])
-        elif words is None:
+        elif words is not None and job.awaited and not earlier:  # it has told nobody what it had
+            self._silent.append((job, dict(words)))
+        if earlier or (left is None and words is None):
             self._back(job, list(job.handed))
-        elif job.awaited:  # it has told nobody what it had
-            self._gone_silent = dict(words)
         lost = list(job.handed)
         job.handed.clear()
         job.cut.clear()
         job.began.clear()
         if lost:
             self._crash(lost, words or {"state": None, "job_id": job.id, "node": job.node})
+        self._account_for(job)
+        return bool(lost)
+
+    def _account_for(self, job: Job) -> None:
+        """Write down that the client knows what became of all that a job had, which is over, once that is so."""
+        if not job.noted or self._closing is not None or any(owner is job for owner in self._owner.values()):
+            return
+        if any(silent is job for silent, _ in self._silent):
+            return
+        job.noted = False
+        try:
+            self._files.record({"settled": job.batch, "task": job.task, "run": job.run})
+        except OSError as error:
+            self._note("stuck", "the ledger of the pool cannot be written: %s" % error)
 
     def _crash(self, calls: Sequence[int], words: Mapping[str, Any]) -> None:
         """Tell the client that calls have ended with their job."""
@@ -707,23 +802,36 @@ class Pool:
 
     def _resolve_unsure(self) -> None:
         """Once everybody has told: what nobody has was not handed out, or was lost with who fell silent."""
-        if self._unsure_until_told() or not self._unsure:
+        if self._unsure_until_told():
             return
         unsure, self._unsure = self._unsure, {}
-        if self._gone_silent is not None:
-            words, self._gone_silent = self._gone_silent, None
-            self._crash(sorted(unsure), words)
+        silent, self._silent = self._silent, []
+        numbers = sorted(unsure)
+        if silent and unsure:
+            job, words = silent[-1]  # which of them had it nobody knows
+            self._owner.update(dict.fromkeys(numbers, job))
+            self._crash(numbers, words)
         else:
-            self._waiting.extendleft(unsure[number] for number in sorted(unsure, reverse=True))
-        self.hand_out()
+            self._waiting.extendleft(unsure[number] for number in reversed(numbers))
+        for job, _ in silent:
+            self._account_for(job)
+            self._release(job.batch)
+        if unsure:
+            self.hand_out()
 
-    def _struck(self, words: Mapping[str, Any]) -> None:
-        """A job has ended before it was of any use."""
+    def _struck(self, job: Job, words: Mapping[str, Any]) -> None:
+        """A job has ended before it was of any use. Whoever is still to come may fare better."""
+        if self._broken or self._closing is not None:
+            return
         self._strikes += 1
-        self._refused_until = time.monotonic() + min(LOOK_CEILING, 0.2 * 2.0**self._strikes)
-        useful = any(job.guest is not None for job in self._all)
-        if self._strikes >= GIVE_UP and not useful:
-            self._break("%d jobs have ended one after the other before they could take a call" % self._strikes, words)
+        pause = min(AGAIN_CEILING, AGAIN_FIRST * 2.0 ** (self._strikes - 1))
+        self._refused_until = time.monotonic() + pause
+        if self._strikes >= GIVE_UP and all(it.over or it.leaving for it in self._all):
+            self._break("%d jobs have ended one after the other before they could run a call" % self._strikes, words)
+            return
+        how = " ".join(str(words[name]) for name in ("state", "exit_code") if words[name])
+        where = " on node %s" % words["node"] if words["node"] else ""
+        self._note("info", "job %s ended%s before it could run a call: %s" % (words["job_id"], where, how or "?"))
 
     def _refused(self, head: Mapping[str, Any], jobs: Mapping[int, Job]) -> None:
         for first, end in head["tasks"]:
@@ -737,23 +845,28 @@ class Pool:
         self._closed_if_over()
 
     def _break(self, message: str, words: Mapping[str, Any]) -> None:
-        """Nothing will come of the calls that wait."""
-        self._broken = True
+        """Nothing will come of the calls that wait; those that are with a pilot go on."""
+        self._broken = {"op": "pool_broken", "pool": self.id, "message": message, "record": words}
+        self._fail_waiting()
+        self._cancel_jobs([job for job in self._all if not job.handed])
+
+    def _fail_waiting(self) -> None:
         self._waiting.clear()
         self._unsure.clear()
-        self._around.send({"op": "pool_broken", "pool": self.id, "message": message, "record": words})
-        self._cancel_jobs(self._all)
+        self._around.send({**self._broken, "spared": [call for job in self._all for call in job.handed]})
 
     def _release(self, batch: str) -> None:
         """Have a batch's files cleared away when its jobs are over and nobody may ask for what they had again."""
         jobs = self._jobs.get(batch, {})
         if not jobs or any(not job.over for job in jobs.values()):
             return
-        if any(job.batch == batch for job in self._owner.values()):
+        unacknowledged = [*self._owner.values(), *(job for job, _ in self._silent)]
+        if any(job.batch == batch for job in unacknowledged):
             return
         if self._closing is None:
             try:
                 self._files.record({"over": batch})
+                self._files.clear(batch)
             except OSError:
                 return  # the next agent finds out for itself
         self._drop_batch(batch)
@@ -763,6 +876,7 @@ class Pool:
         by_batch: Dict[str, List[int]] = {}
         for job in jobs:
             if not job.over:
+                job.leaving = True  # it may come yet
                 by_batch.setdefault(job.batch, []).append(job.task)
         for batch, tasks in by_batch.items():
             self._around.batches.cancel(batch, tasks, functools.partial(self._cancelled, batch, tasks))
@@ -790,7 +904,7 @@ class Pool:
             self._door.expect_boxes(any(job.guest is None and job.state == "RUNNING" for job in jobs))
         if self._closing is not None:
             if now >= self._closing:
-                self._closing = float("inf")
+                self._closing = NEVER_DUE
                 self._cancel_jobs(jobs)
             wanted.append(self._closing)
         if self._ask_at is not None and now >= self._ask_at:
@@ -798,29 +912,37 @@ class Pool:
             self._ask(now)
         wanted.append(self._ask_at)
         for job in jobs:
-            if job.guest is None and job.came:
+            if job.guest is None and (job.came or job.awaited):
                 if now >= job.look_at:
                     self._around.batches.look_soon(job.batch)
                     job.look_at = now + min(LOOK_CEILING, max(LOOK_FIRST, now - job.lost))
                 wanted.append(job.look_at)
             elif job.guest is not None and not job.leaving and not self._has_time(job, now):
                 self._retire(job)
+            elif job.guest is not None and job.came and not job.ready and not job.noted:
+                self._make_ready(job)
+                self.hand_out()
         wanted.append(self._see_reasons(now, jobs))
         wanted.append(self._see_idle(now, jobs))
-        return min((at for at in wanted if at is not None), default=float("inf"))
+        return min((at for at in wanted if at is not None), default=NEVER_DUE)
 
     def _see_reasons(self, now: float, jobs: Sequence[Job]) -> Optional[float]:
         """While calls wait for a first worker: tell why that takes long, and give up where it will not come."""
-        if self._waits_since is None or not self._waiting or self._broken:
+        served = any(it.guest is not None or it.came or it.awaited for it in jobs if not it.leaving)
+        if served or not self._waiting or self._broken or self._closing is not None:
+            self._waits_since, self._reason = None, ""
             return None
+        if self._waits_since is None:
+            self._waits_since = self._reason_at = now
         patience: Optional[float] = self._words["start_timeout"]
         if now >= self._reason_at:
             self._reason_at = now + REASON_EVERY
-            reason = next(filter(None, (self._around.batches.reason(job.batch) for job in jobs)), "")
+            reasons = [self._around.batches.reason(job.batch, job.task) for job in jobs]
+            reason = next(filter(None, reasons), "")
             if reason and reason != self._reason:
                 self._reason = reason
                 self._note("info", "%d calls wait for a worker: %s" % (len(self._waiting), reason))
-            if reason.rpartition(": ")[2].strip("()").partition(",")[0] in NEVER:
+            if reasons and all(map(_is_final, reasons)):
                 self._break("no worker will come: %s" % reason, {})
         if patience is not None and now >= self._waits_since + patience and not self._broken:
             self._break("no worker has come within %g s: %s" % (patience, self._reason or "the jobs wait"), {})
@@ -832,7 +954,7 @@ class Pool:
         """Take jobs out of the queue that nobody has anything to do for any more."""
         if self._waiting or self._unsure or self._closing is not None or any(job.handed for job in jobs):
             return None
-        pending = [job for job in jobs if not job.came and not job.awaited and job.state == "PENDING"]
+        pending = self._unused(jobs)
         if not pending:
             return None
         at: float = self._used + self._words["idle"]
@@ -900,18 +1022,36 @@ class Pools:
         """Return the pool whose jobs a batch has."""
         return next((pool for pool in self._pools.values() if pool.owns(batch)), None)
 
+    def shipping(self, ship: str) -> None:
+        for pool in self._pools.values():
+            pool.shipping(ship)
+
     def shipping_changed(self, ship: str = "", why: str = "") -> None:
         for pool in list(self._pools.values()):
             pool.shipping_changed(ship, why)
 
     def tick(self, now: float) -> Optional[float]:
-        return min((pool.tick(now) for pool in list(self._pools.values())), default=None)
+        at = min((pool.tick(now) for pool in list(self._pools.values())), default=NEVER_DUE)
+        return None if at == NEVER_DUE else at
 
     def stop(self) -> None:
         """Let go of all pools, whose pilots look for another agent."""
         pools, self._pools = list(self._pools.values()), {}
         for pool in pools:
             pool.stop(for_good=False)
+
+
+def _is_useless(job: Job, words: Mapping[str, Any], lost: bool) -> bool:
+    """Whether a job has ended, as `words` tell, without having done anything, and not because of others."""
+    if job.came:
+        return words["state"] in _ITS_OWN and not (job.done or lost)
+    return not (job.awaited or job.leaving)
+
+
+def _is_final(reason: str) -> bool:
+    """Whether a job that waits for this reason, as `batches` says it, will wait for ever."""
+    word = reason.rpartition(": ")[2].strip("()")
+    return word.partition(",")[0] in NEVER or word.endswith(HELD)
 
 
 def is_pools(data: wire.Body) -> bool:

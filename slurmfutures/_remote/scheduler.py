@@ -86,6 +86,7 @@ class Row(NamedTuple):
     reason: str
     name: str
     comment: str
+    ends: Optional[float] = None  # when its time is over, in seconds since the epoch; None where nobody says
 
 
 class Ending(NamedTuple):

@@ -9,6 +9,8 @@
     batches/<batch>/parts.jsonl  what was submitted: an intent before each submission, the job id after it
     batches/<batch>/<part>/r/    what the array tasks of a part publish, by array index
     batches/<batch>/<part>/l/    their stdout and stderr, by array index
+    batches/<batch>/<part>/w/    the same of the workers of pilots
+    pilots/<session>/<pool>/     what pilots and agents of a pool have to do with each other, see `pool_files`
     sessions/<session>           which agent serves a driver, see `succession`
     id                           a name that was made up for this work_dir
 
@@ -21,6 +23,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import time
 import zlib
@@ -34,6 +37,7 @@ from .wire import Buffer
 _REMOVALS = 25  # tries
 CLAIM = "c"
 END = "x"
+_WORKER_LOG = re.compile(r"(\d+)-(\d+)-(\d+)\.out", re.ASCII)
 
 
 def identify(work_dir: str) -> str:
@@ -79,6 +83,11 @@ def parse_name(text: str) -> Optional[Name]:
     except ValueError:
         pass
     return None
+
+
+def worker_name(run: int, number: int) -> str:
+    """Return the name of a pilot's worker: the run of its job, and its number there."""
+    return "%d-%d" % (run, number)
 
 
 def end_name(task: int, run: int) -> str:
@@ -171,6 +180,7 @@ class Part:
         self.path = path
         self.results = os.path.join(path, "r")
         self.logs = os.path.join(path, "l")
+        self.workers = os.path.join(path, "w")
 
     def create(self) -> None:
         os.makedirs(self.results, 0o700, exist_ok=True)
@@ -214,9 +224,20 @@ class Part:
         """Return a large result file as the body of a frame; `then` is told whether it was whole."""
         return ResultSource(os.path.join(self.results, name), then)
 
-    def log(self, task: int, stream: str) -> str:
-        """Return the path of a task's "out" or "err"."""
+    def log(self, task: int, stream: str, worker: str = "") -> str:
+        """Return the path of a task's "out" or "err", or that of one of its workers, if it is a pilot."""
+        if worker:
+            return os.path.join(self.workers, "%d-%s.%s" % (task, worker, stream))
         return os.path.join(self.logs, "%d.%s" % (task, stream))
+
+    def workers_of(self, task: int) -> List[str]:
+        """Return the names of a pilot's workers, oldest first; nothing where it is none."""
+        try:
+            names = os.listdir(self.workers)
+        except OSError:
+            return []
+        found = [match for match in map(_WORKER_LOG.fullmatch, names) if match is not None and int(match[1]) == task]
+        return [worker_name(*place) for place in sorted((int(match[2]), int(match[3])) for match in found)]
 
 
 class ResultSource:

@@ -133,7 +133,8 @@ def read(work_dir: str, name: str) -> Optional[Batch]:
 def find(work_dir: str, call: str) -> Dict[str, Any]:
     """Return where a call's task is: "123", "123_7" or "BATCH:TASK"; nothing where it is not.
 
-    For the id of an array, "123", it is the number of its tasks, as "size", and its "first" index.
+    For the id of an array, "123", it is the number of its tasks, as "size", and its "first" index. Of a pilot it has
+    the names of its "workers" too.
     """
     name, colon, number = call.rpartition(":")
     if colon:
@@ -145,13 +146,17 @@ def find(work_dir: str, call: str) -> Dict[str, Any]:
             batch = read(work_dir, name)
         except (OSError, ValueError, KeyError, TypeError):
             continue
-        for part in batch.parts if batch is not None else ():
+        if batch is None:
+            continue
+        for part in batch.parts:
             if part.job != job or (index and not (_is_number(index) and int(index) in part.indices)):
                 continue
             if not index and part.array:
                 found.append((part.time, {"size": len(part.tasks), "first": min(part.indices)}))
             else:
-                found.append((part.time, {"batch": name, "task": part.at[int(index or 0)], "part": part.number}))
+                place = int(index or 0)
+                words = {"batch": name, "task": part.at[place], "part": part.number}
+                found.append((part.time, dict(words, **_workers(batch, part, place))))
     # Slurm begins its ids anew one day: the last of that id is meant.
     return max(found, key=lambda one: one[0])[1] if found else {}
 
@@ -160,12 +165,22 @@ def _find_task(work_dir: str, name: str, number: str) -> Dict[str, Any]:
     if name not in names(work_dir) or not _is_number(number):
         return {}
     try:
-        spec = spool.Batch(work_dir, name).spec()
-    except (OSError, ValueError):
+        batch = read(work_dir, name)
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
-    if spec is None or int(number) >= spec["tasks"]:
+    if batch is None or int(number) >= batch.spec["tasks"]:
         return {}
-    return {"batch": name, "task": int(number), "part": None}
+    task = int(number)
+    words = {"batch": name, "task": task, "part": None}
+    for part in reversed(batch.parts):
+        for place in part.indices:
+            if part.at[place] == task:
+                return dict(words, **_workers(batch, part, place))
+    return words
+
+
+def _workers(batch: Batch, part: Part, place: int) -> Dict[str, Any]:
+    return {"workers": part.folder.workers_of(place)} if batch.pool else {}
 
 
 def _is_number(text: str) -> bool:
@@ -365,7 +380,7 @@ def _explained(scheduler: Scheduler, seen: Sequence[Seen]) -> Records:
 
 
 def _words(seen: Seen, records: Records) -> Dict[str, Any]:
-    spec = seen.batch.spec
+    spec, pilot = seen.batch.spec, seen.batch.spec.get("pilot")
     by_state: Dict[str, List[int]] = {state: [] for state in STATES}
     for task in sorted(seen.states):
         by_state[seen.states[task]].append(task)
@@ -384,6 +399,8 @@ def _words(seen: Seen, records: Records) -> Dict[str, Any]:
         "active": seen.active,
         "tasks": len(seen.states),
         "calls": calls,
+        "pool": seen.batch.pool or None,
+        "workers": pilot["workers"] if pilot is not None else None,
         "jobs": [part.job for part in seen.batch.parts if part.job is not None],
         "states": {state: ranges(tasks) for state, tasks in by_state.items()},
         "failed": [_death_words(dead, records) for dead in seen.deaths],

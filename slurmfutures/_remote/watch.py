@@ -66,7 +66,9 @@ def is_stuck(row: Row) -> bool:
     """Whether a queue row tells of a job that may never start."""
     reason = row.reason.strip("()")
     first = reason.replace(",", " ").partition(" ")[0]
-    return row.state == JobState.PENDING and (first in STUCK_REASONS or reason.endswith("in held state"))
+    return row.state == JobState.PENDING and (
+        first in STUCK_REASONS or reason.endswith(("in held state", "requeued held"))
+    )
 
 
 class Watch:

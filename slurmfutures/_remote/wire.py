@@ -154,10 +154,13 @@ class Reader:
         self._lanes: Dict[int, _Growing] = {}
 
     def feed(self, data: Buffer) -> Iterator[Frame]:
-        """Yield the frames that `data` completes. Raises WireError on what cannot be a frame."""
+        """Yield the frames that `data` completes. Raises WireError on what cannot be a frame.
+
+        What `data` holds may be another thing as soon as the first of them is there.
+        """
         if self._growing is not None:
             view = memoryview(data)
-            data = view[self._growing.fill(view) :]
+            data = bytes(view[self._growing.fill(view) :])  # whoever is given a frame may use his buffer again
             frame = self._growing.frame()
             if frame is None:
                 return

@@ -22,6 +22,7 @@ class Worker:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._reader = wire.Reader()
+        self._scratch = memoryview(bytearray(_CHUNK))  # to make room for each small frame would cost more than it does
         self._calls: Deque[payload.Call] = deque()
         self._functions: Dict[int, Tuple[Optional[Callable[..., Any]], bytes]] = {}
         self._sources: Dict[int, wire.Body] = {}
@@ -45,12 +46,12 @@ class Worker:
     def _receive(self, *, wait: bool) -> bool:
         """Take in what has arrived; False once the connection is closed."""
         try:
-            data = self._connection.recv(_CHUNK, 0 if wait else socket.MSG_DONTWAIT)
+            size = self._connection.recv_into(self._scratch, 0, 0 if wait else socket.MSG_DONTWAIT)
         except BlockingIOError:
             return True
-        if not data:
+        if not size:
             return False
-        for frame in self._reader.feed(data):
+        for frame in self._reader.feed(self._scratch[:size]):
             if frame.kind == wire.CALLS:
                 self._calls.extend(payload.calls(frame.body))
             else:

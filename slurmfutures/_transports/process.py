@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from .base import LAST_WORDS
 
+_LARGEST_READ = 1 << 18  # bytes
 _PIPE_SIZE = 1 << 20  # bytes; as much as Linux lets everybody have
 _PATIENCE = 0.2  # seconds in which a process that has closed its stdout ends
 
@@ -36,6 +37,7 @@ class ProcessStream:
         for pipe in (self._in, self._out):
             with contextlib.suppress(AttributeError, OSError):  # not Linux, or over what the user may have
                 fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+        self._scratch = memoryview(bytearray(_LARGEST_READ))  # room that is made for each read costs more than a copy
         os.set_blocking(self._in, False)
         os.set_blocking(self._out, False)
 
@@ -46,7 +48,7 @@ class ProcessStream:
         return self._in
 
     def read(self, limit: int) -> bytes:
-        return os.read(self._out, limit)
+        return bytes(self._scratch[: os.readv(self._out, [self._scratch[:limit]])])
 
     def write(self, data: memoryview) -> int:
         return os.write(self._in, data)

@@ -211,6 +211,7 @@ def test_arrays(executor: AnyExecutor) -> None:
 MAIN = """
 import json, sys
 from slurmfutures import SlurmExecutor
+from tests.bindings import bound
 
 OFFSET = 100
 
@@ -232,7 +233,7 @@ def helper(value):
 if __name__ == "__main__":
     binding, options = sys.argv[1:]
     with SlurmExecutor(**json.loads(options)) as root:
-        executor = root.login if binding == "login" else root
+        executor = bound(root, binding)
         result = executor.submit(shifted, Number(1)).result()
         assert type(result) is Number, type(result)
         assert type(executor.submit(shifted, Number(-1)).exception()) is Refused

@@ -11,7 +11,7 @@ from shlex import quote
 
 import pytest
 
-from slurmfutures import JobFailed, PythonMismatch, RemoteTraceback, SlurmExecutor
+from slurmfutures import JobFailed, PilotsExecutor, PythonMismatch, RemoteTraceback, SlurmExecutor
 from tests import calls
 from tests.fix_executors import Opener
 from tests.pythons import find
@@ -30,6 +30,11 @@ def executor(module_opener: Opener, python: str) -> SlurmExecutor:
     return module_opener.root("local", python=quote(python))
 
 
+@pytest.fixture(scope="module")
+def pilots(executor: SlurmExecutor) -> PilotsExecutor:
+    return executor.pilots(1)
+
+
 @pytest.fixture
 def other(executor: SlurmExecutor) -> SlurmExecutor:
     """An executor whose Python is not ours."""
@@ -38,8 +43,8 @@ def other(executor: SlurmExecutor) -> SlurmExecutor:
     return executor
 
 
-def test_calls_run_under_it_as_jobs_and_on_the_login_node(executor: SlurmExecutor, python: str) -> None:
-    for view in (executor, executor.login):
+def test_calls_run_under_it_wherever_they_do(executor: SlurmExecutor, pilots: PilotsExecutor, python: str) -> None:
+    for view in (executor, executor.login, pilots):
         assert view.submit(math.sqrt, 2.25).result(DEADLINE) == 1.5
         version = view.submit(platform.python_version).result(DEADLINE)
         assert list(map(int, version.split("."))) == executor._connection.greeting["python"]
@@ -48,13 +53,13 @@ def test_calls_run_under_it_as_jobs_and_on_the_login_node(executor: SlurmExecuto
     assert os.path.realpath(executor._connection.greeting["executable"]) == os.path.realpath(python)
 
 
-def test_functions_of_importable_modules_run_under_it(executor: SlurmExecutor) -> None:
-    for view in (executor, executor.login):
+def test_functions_of_importable_modules_run_under_it(executor: SlurmExecutor, pilots: PilotsExecutor) -> None:
+    for view in (executor, executor.login, pilots):
         assert view.submit(calls.told, 1, two=[2]).result(DEADLINE) == ((1,), {"two": [2]})
 
 
-def test_exceptions_come_back_from_it(executor: SlurmExecutor) -> None:
-    for view in (executor, executor.login):
+def test_exceptions_come_back_from_it(executor: SlurmExecutor, pilots: PilotsExecutor) -> None:
+    for view in (executor, executor.login, pilots):
         with pytest.raises(ValueError, match="invalid literal for int") as caught:
             view.submit(int, "x").result(DEADLINE)
         assert isinstance(caught.value.__cause__, RemoteTraceback)
@@ -67,25 +72,26 @@ def test_output_comes_back_from_it(executor: SlurmExecutor) -> None:
     assert future.stdout() == "hellö\n"
 
 
-def test_jobs_under_it_die_with_a_reason(executor: SlurmExecutor) -> None:
-    for view in (executor, executor.login):
+def test_jobs_under_it_die_with_a_reason(executor: SlurmExecutor, pilots: PilotsExecutor) -> None:
+    for view in (executor, executor.login, pilots):
         error = view.submit(os._exit, 3).exception(DEADLINE)
         assert isinstance(error, JobFailed)
         assert error.exit_code == 3
 
 
-def test_what_cannot_be_pickled_under_it_is_told(executor: SlurmExecutor) -> None:
-    for view in (executor, executor.login):
+def test_what_cannot_be_pickled_under_it_is_told(executor: SlurmExecutor, pilots: PilotsExecutor) -> None:
+    for view in (executor, executor.login, pilots):
         with pytest.raises(Exception, match="the result of the call cannot be pickled"):
             view.submit(calls.lock).result(DEADLINE)
 
 
-def test_calls_under_it_can_be_cancelled(executor: SlurmExecutor, tmp_path: Path) -> None:
-    for view in (executor, executor.login):
+def test_calls_under_it_can_be_cancelled(executor: SlurmExecutor, pilots: PilotsExecutor, tmp_path: Path) -> None:
+    for view in (executor, executor.login, pilots):
         future = view.submit(calls.wait_for, str(tmp_path / "never"))
         until(future.running)
         assert future.cancel()
-    assert executor.login.submit(math.sqrt, 4).result(DEADLINE) == 2
+    for view in (executor.login, pilots):
+        assert view.submit(math.sqrt, 4).result(DEADLINE) == 2
 
 
 def test_commands_run_beside_it(executor: SlurmExecutor) -> None:
@@ -94,7 +100,8 @@ def test_commands_run_beside_it(executor: SlurmExecutor) -> None:
 
 def test_initializers_run_under_it(module_opener: Opener, python: str, tmp_path: Path) -> None:
     executor = module_opener.root("local", python=quote(python), initializer=os.chdir, initargs=(str(tmp_path),))
-    assert executor.submit(os.getcwd).result(DEADLINE) == str(tmp_path)
+    for view in (executor, executor.pilots(1)):
+        assert view.submit(os.getcwd).result(DEADLINE) == str(tmp_path)
 
 
 def test_a_function_that_travels_as_bytecode_is_refused_before_anything_is_submitted(
@@ -102,7 +109,7 @@ def test_a_function_that_travels_as_bytecode_is_refused_before_anything_is_submi
 ) -> None:
     offset = 1
     executor = opener.root("local", python=quote(python), work_dir=tmp_path / "work")
-    for view in (executor, executor.login):
+    for view in (executor, executor.login, executor.pilots(1)):
         futures = [
             view.submit(lambda: offset),
             view.submit(functools.partial(lambda x: x, 2)),
@@ -120,6 +127,8 @@ def test_a_function_that_travels_as_bytecode_is_refused_before_anything_is_submi
         with pytest.raises(PythonMismatch):
             list(view.map(builtins.map, [lambda x: x], [[1]]))
     assert not list((tmp_path / "work").glob("batches/*"))
+    with pytest.raises(PythonMismatch, match="the initializer"):
+        executor.pilots(initializer=lambda: None)
     with pytest.raises(PythonMismatch, match="the initializer"):
         opener.root("local", python=quote(python), initializer=lambda: None)
 

@@ -20,7 +20,7 @@ import pytest
 import tests
 from slurmfutures import InitializerError, JobFailed, SlurmExecutor, SubmitError
 from tests import calls
-from tests.fix_executors import HERE, Opener, OpenJobs
+from tests.fix_executors import HERE, AnyExecutor, Opener, OpenJobs
 from tests.fix_gate import Gate
 from tests.processes import run_script
 from tests.pythons import find
@@ -87,10 +87,10 @@ def ship_of(executor: SlurmExecutor) -> Path:
     return Path(executor._connection.greeting["work_dir"]) / "ship"
 
 
-def test_shipped_code_is_found_ahead_of_all_else_in_jobs_and_on_the_login_node(open_jobs: OpenJobs, tree: Tree) -> None:
+def test_shipped_code_is_found_ahead_of_all_else_wherever_calls_run(open_jobs: OpenJobs, tree: Tree) -> None:
     executor = open_jobs(ship="shipped_of_tests")
     told = tree.load().told
-    for view in (executor, executor.login):
+    for view in (executor, executor.login, executor.pilots(1)):
         number, file = view.submit(told, 1).result(DEADLINE)
         assert number == 2
         assert file.startswith(f"{ship_of(executor)}/")
@@ -103,26 +103,26 @@ def test_shipped_code_is_found_ahead_of_all_else_in_jobs_and_on_the_login_node(o
 
 
 def test_edits_are_sent_with_the_next_call_and_not_to_those_before(open_jobs: OpenJobs, tree: Tree, gate: Gate) -> None:
-    executor = open_jobs(ship=tree.package, login_workers=1)
+    executor = open_jobs(ship=tree.package, login_workers=1, max_workers=3)
     module = tree.load()
-    before = executor.submit(module.passed, gate.folder, 1)
-    here = executor.login.submit(module.passed, gate.folder, 1)
-    gate.wait(2)
+    stay = [executor.login, executor.pilots(1)]
+    before = [view.submit(module.passed, gate.folder, 1) for view in (executor, *stay)]
+    gate.wait(3)
     tree.edit(10)
-    after, there = executor.submit(module.told, 1), executor.login.submit(module.told, 1)
+    after, *there = [view.submit(module.told, 1) for view in (executor, *stay)]
     assert after.result(DEADLINE)[0] == 11
     gate.open()
-    assert (before.result(DEADLINE), here.result(DEADLINE)) == (2, 2)
-    assert there.result(DEADLINE)[0] == 11
+    assert [future.result(DEADLINE) for future in before] == [2, 2, 2]
+    assert [future.result(DEADLINE)[0] for future in there] == [11, 11]
     tree.edit(1)
-    assert [view.submit(module.told, 1).result(DEADLINE)[0] for view in (executor, executor.login)] == [2, 2]
+    assert [view.submit(module.told, 1).result(DEADLINE)[0] for view in (executor, *stay)] == [2, 2, 2]
 
 
 def test_large_data_of_a_package_goes_along(opener: Opener, tree: Tree) -> None:
     data = random.Random(1).randbytes(5 << 20)
     (tree.package / "data.bin").write_bytes(data)
     executor = opener.root("local", ship=tree.package)
-    for view in (executor, executor.login):
+    for view in (executor, executor.login, executor.pilots(1)):
         assert view.submit(tree.load().digest).result(DEADLINE) == hashlib.sha256(data).hexdigest()
 
 
@@ -172,7 +172,7 @@ def test_what_was_cleared_away_is_sent_again_after_a_lost_connection(
     agent = executor._connection.greeting["pid"]
     os.kill(agent, signal.SIGKILL)
     until(lambda: executor._connection.greeting["pid"] != agent)
-    for view in (executor, executor.login):
+    for view in (executor, executor.login, executor.pilots(1)):
         assert view.submit(told, 1).result(DEADLINE)[0] == 2
 
 
@@ -192,6 +192,7 @@ def both(number):
 
 with SlurmExecutor(**json.loads(sys.argv[1]), ship=shipped_of_tests, initializer=begin, initargs=(7,)) as executor:
     print(*executor.submit(both, 1).result(), executor.login.submit(shipped_of_tests.told, 2).result()[0])
+    print(*executor.pilots(1).submit(both, 1).result())
 """
 
 
@@ -201,7 +202,7 @@ def test_a_driver_ships_what_only_it_can_import_and_the_initializer_has_it(
     tree = Tree(tmp_path / "code")
     words = json.dumps(opener.options(scheduler))
     done = run_script(tmp_path / "driver.py", DRIVER, words, tree.folder)
-    assert (done.returncode, done.stderr, done.stdout) == (0, "", "2 7 3\n")
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "2 7 3\n2 7\n")
 
 
 def test_modules_and_folders_are_shipped_to_an_old_python(
@@ -222,7 +223,7 @@ def test_modules_and_folders_are_shipped_to_an_old_python(
     executor = opener.root("local", ship=[tmp_path / "alone_of_tests.py", f"{folder}/"], python=quote(find("3.8")))
     monkeypatch.syspath_prepend(tmp_path)
     module = importlib.import_module("alone_of_tests")
-    for view in (executor, executor.login):
+    for view in (executor, executor.login, executor.pilots(1)):
         assert view.submit(module.f).result(DEADLINE) == (5, "it runs\n")
 
 
@@ -266,10 +267,12 @@ def test_what_cannot_be_written_there_fails_the_calls(opener: Opener, tree: Tree
     told = tree.load().told
     with pytest.raises(SubmitError, match="the code of ship= could not be written to"):
         executor.submit(told, 1).result(DEADLINE)
-    with pytest.raises(JobFailed, match="the code of ship= could not be written to"):
-        executor.login.submit(told, 1).result(DEADLINE)
+    stay = [executor.login, executor.pilots(1)]
+    for view in stay:
+        with pytest.raises(JobFailed, match="the code of ship= could not be written to"):
+            view.submit(told, 1).result(DEADLINE)
     (work_dir / "ship").unlink()
-    for view in (executor, executor.login):
+    for view in (*reversed(stay), executor):
         assert view.submit(told, 1).result(DEADLINE)[0] == 2
 
 
@@ -311,17 +314,24 @@ def import_it() -> None:
     import unshipped_of_tests  # type: ignore[import-not-found] # noqa: F401
 
 
+@pytest.fixture
+def views(jobs: SlurmExecutor) -> Iterator[list[tuple[AnyExecutor, str]]]:
+    """Executors of all kinds, and where their calls run."""
+    with jobs.pilots(1) as pilots:
+        yield [(jobs, "on node"), (jobs.login, "on the login node"), (pilots, "on node")]
+
+
 def test_a_module_that_is_missing_in_a_call_is_told_of_beside_its_own_error(
-    jobs: SlurmExecutor, unshipped: ModuleType
+    views: list[tuple[AnyExecutor, str]], unshipped: ModuleType
 ) -> None:
-    for view, where in ((jobs, "not on node"), (jobs.login, "not on the login node")):
+    for view, where in views:
         with pytest.raises(ModuleNotFoundError) as caught:
             view.submit(import_it).result(DEADLINE)
         assert type(caught.value) is ModuleNotFoundError
         notes = getattr(caught.value, "__notes__", None) or str(caught.value.__cause__).splitlines()
         (note,) = [line for line in notes if "ship=" in line]
         assert note.startswith("unshipped_of_tests can be imported here, but ")
-        assert where in note
+        assert f"not {where}" in note
         assert "ship='unshipped_of_tests' or cloudpickle.register_pickle_by_value(unshipped_of_tests)" in note
 
 
@@ -330,14 +340,15 @@ def test_a_module_that_is_missing_for_the_initializer_is_told_of(
 ) -> None:
     executor = opener.root("local", initializer=import_it)
     request.getfixturevalue("unshipped")
-    with pytest.raises(InitializerError, match=r"ship='unshipped_of_tests' or cloudpickle\.register_pickle_by_value"):
-        executor.submit(calls.square, 2).result(DEADLINE)
+    for view in (executor.pilots(1), executor):
+        with pytest.raises(InitializerError, match=r"ship='unshipped_of_tests' or cloudpickle\.register_pickle_by_v"):
+            view.submit(calls.square, 2).result(DEADLINE)
 
 
 def test_a_module_that_is_missing_for_a_call_is_named_with_what_to_do(
-    jobs: SlurmExecutor, unshipped: ModuleType
+    views: list[tuple[AnyExecutor, str]], unshipped: ModuleType
 ) -> None:
-    for view, where in ((jobs, "on node"), (jobs.login, "on the login node")):
+    for view, where in views:
         with pytest.raises(ImportError) as caught:
             view.submit(unshipped.f).result(DEADLINE)
         (line,) = str(caught.value).splitlines()

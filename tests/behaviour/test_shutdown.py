@@ -118,9 +118,10 @@ def test_a_view_that_is_shut_down_waits_for_its_own_calls_and_leaves_the_executo
         lambda executor: executor.login.submit(calls.square, 1),
         lambda executor: executor.with_options(time=10).submit(calls.square, 1),
         lambda executor: executor.login.map(calls.square, [1]),
+        lambda executor: executor.pilots(),
         lambda executor: executor.run("true"),
     ],
-    ids=["login", "with_options", "login map", "run"],
+    ids=["login", "with_options", "login map", "pilots", "run"],
 )
 @pytest.mark.parametrize("wait", [True, False])
 def test_nothing_can_be_done_through_a_view_of_a_closed_executor(
@@ -132,7 +133,7 @@ def test_nothing_can_be_done_through_a_view_of_a_closed_executor(
 
 
 def test_a_view_made_before_is_closed_with_its_executor(local: SlurmExecutor) -> None:
-    views: list[AnyExecutor] = [local.login, local.with_options(time=10)]
+    views: list[AnyExecutor] = [local.login, local.with_options(time=10), local.pilots()]
     local.shutdown()
     for view in views:
         with pytest.raises(RuntimeError, match=AFTER):
@@ -141,8 +142,9 @@ def test_a_view_made_before_is_closed_with_its_executor(local: SlurmExecutor) ->
 
 def test_shutdown_waits_for_the_calls_of_all_views(local: SlurmExecutor) -> None:
     with local:
-        futures = [local.login.submit(calls.square, 2), local.with_options(time=10).submit(calls.square, 3)]
-    assert [future.result(0) for future in futures] == [4, 9]
+        views: list[AnyExecutor] = [local.login, local.with_options(time=10), local.pilots(1)]
+        futures = [view.submit(calls.square, number) for number, view in enumerate(views)]
+    assert [future.result(0) for future in futures] == [0, 1, 4]
 
 
 def test_a_callback_may_shut_the_executor_down(local: SlurmExecutor, gate: Gate) -> None:
@@ -186,10 +188,11 @@ EXIT = """
 import json, sys
 from slurmfutures import SlurmExecutor
 from tests import calls
+from tests.bindings import bound
 
 binding, options, folder = sys.argv[1:]
 root = SlurmExecutor(**json.loads(options))
-executor = root.login if binding == "login" else root
+executor = bound(root, binding)
 
 class Sum:
     def __init__(self, value):

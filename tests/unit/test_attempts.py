@@ -37,6 +37,14 @@ def test_what_may_fail_by_itself_is_tried_again_as_often_as_is_said() -> None:
     assert not attempts.again(lost, "n3")
 
 
+def test_a_task_is_blamed_for_its_own_ends_alone() -> None:
+    failed, lost = died(JobState.FAILED, 1, exit_code=7), died(JobState.NODE_FAIL, 1)
+    attempts = Attempts(9, whatever=2)
+    assert [attempts.again(error, "n1") for error in (lost, lost, failed, lost)] == [True] * 4
+    assert attempts.blames(failed)
+    assert not attempts.again(failed, "n1")
+
+
 @pytest.mark.parametrize("state", sorted(TERMINAL))
 def test_what_the_job_did_itself_is_final(state: JobState) -> None:
     by_others = {JobState.NODE_FAIL, JobState.BOOT_FAIL, JobState.PREEMPTED}

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 import random
+import resource
 import shutil
 import socket
 import struct
@@ -347,6 +348,15 @@ def test_a_box_that_nobody_takes_is_given_up_for_another_try_by_tcp(
     assert list((world.folder / "box").iterdir()) == []
 
 
+def test_a_search_that_is_given_up_leaves_no_box(world: World) -> None:
+    agent, pilot = world.agent(addresses=(), boxes=False), world.pilot()
+    folder = world.folder / "box"
+    world.loop.until(lambda: folder.exists() and any(folder.glob("*/knock")))
+    pilot.close()
+    assert list(folder.iterdir()) == []
+    assert agent.guests == []
+
+
 def test_a_pilot_by_files_sees_that_another_agent_is_there_and_tries_tcp_first(world: World) -> None:
     agent, pilot = world.agent("m1", addresses=(), boxes=True), world.pilot()
     world.loop.until(lambda: pilot.agents)
@@ -368,6 +378,11 @@ def test_an_agent_takes_no_box_of_another_one(world: World) -> None:
     world.loop.until(lambda: pilot.agents)
     assert (world.folder / "box" / "m2.x" / "knock").exists()
     assert agent.log == []
+
+
+def test_an_agent_without_a_mark_is_found_by_files_too(world: World) -> None:
+    agent, _ = world.connect(mark="", addresses=(), boxes=True)
+    assert agent.guest.via == "files"
 
 
 def test_boxes_of_nobody_are_cleared_away_when_they_are_old(world: World) -> None:
@@ -408,6 +423,47 @@ def test_without_room_what_is_sent_by_files_comes_later_and_is_said(small_disk: 
     world.loop.until(lambda: len(agent.heard) == 2)
     assert agent.heard == ["one", "two"]
     world.close()
+
+
+# ---- what may be in the way
+
+
+def test_a_machine_that_is_gone_is_noticed_within_45_seconds_by_both(
+    world: World, agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: list[socket.socket] = []
+    register = world.loop.register
+
+    def noting(connection: socket.socket, callback: Callable[[bool, bool], None], writing: bool) -> None:
+        ends.append(connection)
+        register(connection, callback, writing)
+
+    monkeypatch.setattr(world.loop, "register", noting)
+    agent.door._register = noting
+    pilot = world.pilot()
+    world.loop.until(lambda: agent.guests and pilot.agents)
+    assert len(ends) == 2
+    names = ["TCP_NODELAY", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT"]
+    for end in ends:
+        values = [end.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in names]
+        assert values == [1, 15, 5, 6, 45_000]
+        assert end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+
+
+def test_without_descriptors_pilots_wait_for_those_that_are_closed(
+    world: World, agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "_DEAF", 0.05)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    connection = call(world, agent)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (connection.fileno() + 1, before[1]))
+    try:
+        world.loop.until(lambda: len(agent.log) > 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert "no connection can be taken: Too many open files" in agent.log[0]
+    assert read(world, connection, len(seal.MAGIC)) == seal.MAGIC
+    connection.close()
 
 
 # ---- strangers

@@ -2,6 +2,7 @@ import datetime as dt
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -327,22 +328,30 @@ def record(*fields: str) -> str:
 
 def test_the_queue_is_read_with_odd_names_and_comments() -> None:
     name = 'we\'ird "näme", x|y %j %a.sf-ab12'
+    at = time.mktime((2025, 11, 28, 9, 30, 0, 0, 0, -1))
     stdout = (
-        record("10", "2-90%2", "PENDING", "JobArrayTaskLimit", name, "c|o 'm sf:ab12")
-        + record("10", "0", "RUNNING", "None", name, "c|o 'm sf:ab12")
-        + record("11", "N/A", "FAILED", "NonZeroExitCode", "plain", "(null)")
-        + record("12", "N/A", "NEW_WORD", "None", "plain", "")
+        record("10", "2-90%2", "PENDING", "N/A", "JobArrayTaskLimit", name, "c|o 'm sf:ab12")
+        + record("10", "0", "RUNNING", "2025-11-28T09:30:00", "None", name, "c|o 'm sf:ab12")
+        + record("11", "N/A", "FAILED", "2025-11-28T09:30:01", "NonZeroExitCode", "plain", "(null)")
+        + record("12", "N/A", "NEW_WORD", "NONE", "None", "plain", "")
     )
     assert commands.parse_queue(stdout) == [
         Row("10", ((2, 90),), JobState.PENDING, "JobArrayTaskLimit", name, "c|o 'm sf:ab12"),
-        Row("10", ((0, 0),), JobState.RUNNING, "", name, "c|o 'm sf:ab12"),
-        Row("11", None, JobState.FAILED, "NonZeroExitCode", "plain", ""),
+        Row("10", ((0, 0),), JobState.RUNNING, "", name, "c|o 'm sf:ab12", at),
+        Row("11", None, JobState.FAILED, "NonZeroExitCode", "plain", "", at + 1),
         Row("12", None, None, "", "plain", ""),
     ]
 
 
+@pytest.mark.parametrize("text", ["N/A", "NONE", "Unknown", "", "Tomorr 09:30", "1764322200", "2025-13-01T00:00:00"])
+def test_a_time_that_slurm_does_not_know_or_a_site_writes_in_its_own_way_is_none(text: str) -> None:
+    (row,) = commands.parse_queue(record("1", "N/A", "RUNNING", text, "None", "n", "c"))
+    assert row == Row("1", None, JobState.RUNNING, "", "n", "c", None)
+
+
 def test_names_that_look_like_our_own_marks_cost_only_themselves() -> None:
-    stdout = record("1", "N/A", "RUNNING", "None", "a\x1fb", "c") + record("2", "N/A", "RUNNING", "None", "x\ny", "z\n")
+    stdout = record("1", "N/A", "RUNNING", "N/A", "None", "a\x1fb", "c")
+    stdout += record("2", "N/A", "RUNNING", "N/A", "None", "x\ny", "z\n")
     assert commands.parse_queue(stdout) == [
         Row("1", None, JobState.RUNNING, "", "", ""),
         Row("2", None, JobState.RUNNING, "", "x\ny", "z\n"),
@@ -350,7 +359,7 @@ def test_names_that_look_like_our_own_marks_cost_only_themselves() -> None:
 
 
 def test_a_site_s_words_before_the_queue_are_skipped() -> None:
-    stdout = "Maintenance on 24 December\n\n" + record("1", "N/A", "RUNNING", "None", "n", "c") + "bye\n"
+    stdout = "Maintenance on 24 December\n\n" + record("1", "N/A", "RUNNING", "N/A", "None", "n", "c") + "bye\n"
     assert [row.job_id for row in commands.parse_queue(stdout)] == ["1"]
 
 
@@ -358,7 +367,9 @@ def test_an_empty_queue_is_an_answer() -> None:
     assert commands.parse_queue("") == []
 
 
-@pytest.mark.parametrize("stdout", [record("1", "N/A", "RUNNING"), record("1", "zz", "RUNNING", "None", "n", "c")])
+@pytest.mark.parametrize(
+    "stdout", [record("1", "N/A", "RUNNING"), record("1", "zz", "RUNNING", "N/A", "None", "n", "c")]
+)
 def test_a_record_that_cannot_be_read_makes_the_whole_answer_none(stdout: str) -> None:
     with pytest.raises(ValueError, match=r"record|indices"):
         commands.parse_queue(stdout)
@@ -651,9 +662,8 @@ def test_a_job_is_submitted_without_slurm_s_variables_and_ours(site: Site, tmp_p
 
 def test_a_job_is_found_in_the_queue_by_its_whole_name(site: Site) -> None:
     install, slurm = site
-    install(
-        "squeue", r"printf '7\0371\037RUNNING\037None\037a.sf-1\037c\036\n8\037N/A\037RUNNING\037None\037a\037c\036\n'"
-    )
+    rows = r"7\0371\037RUNNING\037N/A\037None\037a.sf-1\037c\036\n8\037N/A\037RUNNING\037N/A\037None\037a\037c\036\n"
+    install("squeue", f"printf '{rows}'")
     assert slurm.find("a.sf-1") == ["7"]
 
 

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from slurmfutures._remote import clean, payload, publish, spool, succession, survey
+from slurmfutures._remote import clean, payload, pool_files, publish, spool, succession, survey
+from slurmfutures._remote.pool_files import PoolFiles
 from slurmfutures._remote.scheduler import Ending, Row
 from slurmfutures._remote.states import JobState
 from slurmfutures._remote.succession import Succession
 
 OWN = "own"
+SESSION = "0123456789ab"
 OLD = 1000.0  # seconds
 R = JobState.RUNNING
 P = JobState.PENDING
@@ -55,6 +57,23 @@ class WorkDir:
         code = f"{self.path}/code/{'c' * 20}"
         batch.create({**spec, "session": session, "scheduler": scheduler}, f"{code}'", b"".join(calls))
         return batch
+
+    def pilots(self, name: str = "b", tasks: int = 4, *, pool: int = 0xABC, session: str = SESSION) -> spool.Batch:
+        """Make a batch of pilots, of a pool that has a ledger and something that a pilot has left."""
+        files = self.pool(pool, session)
+        files.record({"batch": name, "tasks": tasks})
+        files.leave(f"{name}.0.0", [])
+        spec = {"batch": name, "name": "pilots", "tasks": tasks, "skip": [], "options": [], "scheduler": "slurm"}
+        batch = spool.Batch(str(self.path), name)
+        calls = b"".join(payload.pack_batch(b"", [], [], [0] * tasks))
+        batch.create({**spec, "session": session, "pilot": {"folder": files.path, "workers": 2}}, "", calls)
+        return batch
+
+    def pool(self, pool: int = 0xABC, session: str = SESSION) -> PoolFiles:
+        files = PoolFiles(pool_files.folder(str(self.path), session, pool))
+        files.create()
+        files.close()
+        return files
 
     def part(
         self, batch: spool.Batch, first: int = 0, end: int = 4, *, job: str | None = "7", number: int = 0
@@ -227,6 +246,108 @@ def test_tasks_of_a_user_s_own_array_have_its_indices(work: WorkDir) -> None:
     assert survey.find(str(work.path), "7_20") == {"batch": "b", "task": 2, "part": 0}
     assert survey.find(str(work.path), "7_4") == {}
     assert survey.find(str(work.path), "7") == {"size": 5, "first": 3}
+
+
+# ---- pilots
+
+
+def test_a_batch_of_pilots_says_which_pool_they_are_of(work: WorkDir) -> None:
+    part = work.part(work.pilots(tasks=3), 0, 3)
+    publish.publish(part.results, "0.r", [b""])
+    queue = Scheduler([row(R, (1, 1)), row(P, (2, 2))])
+    (told,) = work.look(queue)["batches"]
+    assert (told["pool"], told["workers"], told["tasks"], told["calls"]) == ("000abc", 2, 3, 0)
+    assert work.states(queue) == {"done": [0], "running": [1], "pending": [2]}
+
+
+def test_a_pilot_is_found_with_its_workers_in_their_order(work: WorkDir) -> None:
+    batch = work.pilots(tasks=2)
+    part = work.part(batch, 0, 2)
+    assert survey.find(str(work.path), "7_0") == {"batch": "b", "task": 0, "part": 0, "workers": []}
+    os.mkdir(part.workers)
+    for name in ("0-0-2", "0-0-10", "0-1-1", "1-0-1", "10-0-3", "x"):
+        Path(part.workers, f"{name}.out").write_text(name)
+        Path(part.workers, f"{name}.err").write_text("")
+    assert survey.find(str(work.path), "7_0")["workers"] == ["0-2", "0-10", "1-1"]
+    assert survey.find(str(work.path), "b:1") == {"batch": "b", "task": 1, "part": None, "workers": ["0-1"]}
+    assert Path(part.log(0, "out", "0-10")).read_text() == "0-0-10"
+
+
+def test_calls_whose_results_pilots_have_left_are_told(work: WorkDir) -> None:
+    def record(call: int, status: int, data: bytes = b"") -> list[Any]:
+        return payload.pack_record(call, status, data)
+
+    first, second = work.pool(1), work.pool(2)
+    first.leave("b.0.0", [*record(7, payload.OK, b"x"), *record(8, payload.CRASHED), *record(9, payload.RAISED, b"y")])
+    second.leave("c.0.1", record(3, payload.OK, b"z"))
+    Path(second.path, "last", "c.1.0").write_bytes(b"torn")
+    assert pool_files.finished(str(work.path), SESSION) == [3, 7, 9]
+    assert pool_files.finished(str(work.path), "none") == []
+
+
+def test_what_a_pilot_has_left_goes_when_nobody_needs_it_and_a_session_with_its_last_pool(work: WorkDir) -> None:
+    one, other = work.pool(1), work.pool(2)
+    for pilot in ("b.0.0", "b.1.2", "c.0.0"):
+        one.leave(pilot, [])
+    one.clear("b")
+    assert one.pilots() == ["c.0.0"]
+    one.remove()
+    assert os.path.isdir(other.path)
+    other.remove()
+    assert os.listdir(work.path / "pilots") == []
+
+
+@pytest.mark.parametrize("rows", [[row(P, (0, 3))], [row(R, job="99")]])
+def test_pools_with_a_job_in_the_queue_stay_and_go_with_their_batches(work: WorkDir, rows: list[Row]) -> None:
+    work.part(work.pilots())
+    driver = Succession(str(work.path), SESSION, "mark")
+    driver.claim()
+    driver.leave(for_good=False)
+    work.make_old()
+    done = work.clean(Scheduler(rows))
+    assert done["removed"] == []
+    assert [(it["kind"], it["why"]) for it in done["kept"]] == [
+        ("batch", "it has jobs in the queue"),
+        ("pilots", "its jobs stay"),
+    ]
+    assert [it["why"] for it in work.clean(Scheduler(None))["kept"]] == ["the queue cannot be asked", "its jobs stay"]
+    done = work.clean(Scheduler())
+    assert [(it["kind"], it["name"]) for it in done["removed"]] == [
+        ("batch", "b"),
+        ("pilots", SESSION),
+        ("session", SESSION),
+    ]
+    assert not (work.path / "pilots" / SESSION).exists()
+
+
+def test_a_pool_that_was_used_lately_keeps_its_batches(work: WorkDir) -> None:
+    work.part(work.pilots())
+    work.make_old("last")
+    assert [it["why"] for it in work.clean(Scheduler())["kept"]] == ["it was used lately", "its jobs stay"]
+
+
+def test_pools_of_a_connected_driver_and_of_unreadable_batches_stay(work: WorkDir) -> None:
+    driver = Succession(str(work.path), SESSION, "mark")
+    driver.claim()
+    batch = work.pilots()
+    work.make_old()
+    assert [it["why"] for it in work.clean(Scheduler())["kept"]] == ["its driver is connected"] * 2
+    driver.leave(for_good=False)
+    Path(batch.path, "batch.json").write_text("{")  # changed just now
+    work.make_old("batch.json")
+    assert [(it["kind"], it["why"]) for it in work.clean(Scheduler())["kept"]] == [
+        ("batch", "it is not whole, but was used lately"),
+        ("pilots", "its jobs stay"),
+    ]
+
+
+def test_pools_whose_batches_are_gone_are_removed_when_old(work: WorkDir) -> None:
+    work.pool()
+    (work.path / "pilots" / "mine").mkdir()
+    assert [it["why"] for it in work.clean(Scheduler())["kept"]] == ["it was used lately"]
+    work.make_old()
+    assert names(work.clean(Scheduler())["removed"]) == [SESSION]
+    assert [path.name for path in (work.path / "pilots").iterdir()] == ["mine"]
 
 
 # ---- whether a driver is there

@@ -253,6 +253,7 @@ def test_resolved_tasks_are_done_with() -> None:
         (JobState.PENDING, "(PartitionTimeLimit)", True),
         (JobState.PENDING, "ReqNodeNotAvail, UnavailableNodes:n1", True),
         (JobState.PENDING, "job requeued in held state", True),
+        (JobState.PENDING, "launch failed requeued held", True),
         (JobState.PENDING, "Resources", False),
         (JobState.PENDING, "Priority", False),
         (JobState.PENDING, "", False),

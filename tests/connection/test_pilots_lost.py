@@ -1,0 +1,145 @@
+"""Link, agent or driver of pilots is lost: they finish what they run, keep the results, and find the next agent."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from slurmfutures import JobError, PilotsExecutor, SlurmExecutor, _poller
+from tests import calls
+from tests.cluster import Cluster
+from tests.connection.lines import Line, agent_of, until_connected_again
+from tests.fix_gate import Gate
+from tests.processes import lives
+from tests.waiting import DEADLINE, until
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(150)]
+HERE = pytest.mark.parametrize("line", ["here"], indirect=True)
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def jobs_of(pilots: PilotsExecutor, workers: int) -> set[str]:
+    """Return the jobs of all workers, once there are so many of these."""
+    return until(lambda: len(found := pilots.workers) == workers and {worker.job_id for worker in found}) or set()
+
+
+# ---- an agent, or the way to it
+
+
+def test_results_that_came_meanwhile_arrive_after(executor: SlurmExecutor, line: Line, gate: Gate) -> None:
+    with executor.pilots(workers=2) as pilots:
+        futures = [pilots.submit(calls.pass_gate, gate.folder, number) for number in range(2)]
+        gate.wait(2)
+        jobs = jobs_of(pilots, 2)
+        line.down()
+        gate.open()
+        late = pilots.submit(calls.square, 7)
+        line.up()
+        assert [future.result(DEADLINE) for future in futures] == [0, 1]
+        assert late.result(DEADLINE) == 49
+        assert jobs_of(pilots, 2) == jobs
+    assert len(gate.entered()) == 2
+
+
+def test_calls_run_once_however_often_it_breaks(
+    executor: SlurmExecutor, line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_poller, "MOST_WAIT", 0.5)  # what keeps breaking is waited for, up to a minute
+    path = tmp_path / "written"
+    with executor.pilots(workers=4, workers_per_job=2) as pilots:
+        pilots.submit(calls.square, 1).result(DEADLINE)
+        futures = []
+        for number in range(600):
+            futures.append(pilots.submit(calls.append_and_square, str(path), number))
+            if number % 200 == 199:
+                agent = agent_of(executor)
+                line.cut()
+                until_connected_again(executor, agent)
+        assert [future.result(DEADLINE) for future in futures] == [number**2 for number in range(600)]
+    assert sorted(map(int, lines(path))) == list(range(600))
+
+
+def test_what_is_cancelled_meanwhile_is_ended_or_never_runs(
+    executor: SlurmExecutor, line: Line, gate: Gate, tmp_path: Path
+) -> None:
+    with executor.pilots(workers=1) as pilots:
+        running = pilots.submit(calls.pass_gate_with_a_child, gate.folder)
+        (child,) = gate.wait()
+        waiting = pilots.submit(calls.append_and_square, str(tmp_path / "written"), 3)
+        line.down()
+        assert running.cancel()
+        assert waiting.cancel()
+        line.up()
+        assert pilots.submit(calls.square, 3).result(DEADLINE) == 9
+        until(lambda: not lives(int(child)), DEADLINE / 3)  # before it ends by itself
+    assert not (tmp_path / "written").exists()
+
+
+@HERE
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_pilot_that_is_killed_meanwhile_takes_its_call_along_and_no_other(
+    executor: SlurmExecutor, line: Line, gate: Gate, retries: int
+) -> None:
+    with executor.pilots(workers=2, retries=retries) as pilots:
+        futures = [pilots.submit(calls.pass_gate_in, gate.folder, number) for number in range(2)]
+        processes = {number: int(process) for number, process in map(str.split, gate.wait(2))}
+        line.down()
+        kill_pilot_of(processes["0"])
+        gate.open()
+        line.up()
+        assert futures[1].result(DEADLINE) == 1
+        error = futures[0].exception(DEADLINE)
+        if retries:
+            assert error is None
+        else:
+            assert isinstance(error, JobError)
+            assert error.job_id
+        assert pilots.submit(calls.square, 3).result(DEADLINE) == 9
+    assert len(gate.entered()) == 2 + retries
+
+
+def kill_pilot_of(worker: int) -> None:
+    """Kill the process that has started a worker, and wait until that is gone too."""
+    parent = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(parent, signal.SIGKILL)
+    until(lambda: not lives(worker))
+
+
+@HERE
+def test_a_pilot_that_is_cancelled_meanwhile_leaves_what_it_had(
+    executor: SlurmExecutor, line: Line, gate: Gate, cluster: Cluster, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "written")
+    with executor.pilots(workers=1, workers_per_job=1) as pilots:
+        (job,) = [pilots.submit(calls.square, 3).result(DEADLINE) and jobs_of(pilots, 1).pop()]
+        done = pilots.submit(calls.pass_gate_and_append, gate.folder, path, 1)
+        gate.wait()
+        line.down()
+        gate.open()
+        until(lambda: lines(Path(path)))
+        cluster.run("scancel", job)
+        until(lambda: job not in cluster.run("squeue", "--noheader", "--array", "--format=%i"))
+        line.up()
+        assert done.result(DEADLINE) == 1
+        assert pilots.submit(calls.square, 3).result(DEADLINE) == 9
+    assert lines(Path(path)) == ["1"]
+
+
+@HERE
+def test_a_pool_that_is_closed_meanwhile_leaves_no_job(
+    line: Line, gate: Gate, cluster: Cluster, tmp_path: Path
+) -> None:
+    executor = line.open(work_dir=tmp_path / "work")
+    pilots = executor.pilots(workers=2)
+    future = pilots.submit(calls.pass_gate, gate.folder)
+    gate.wait()
+    line.down()
+    future.cancel()
+    pilots.shutdown(wait=False)
+    line.up()
+    until(lambda: str(tmp_path) not in cluster.run("squeue", "--noheader", "--format=%Z %o"))
+    until(lambda: list((tmp_path / "work/pilots").glob("*/*")) == [])
