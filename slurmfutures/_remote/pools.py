@@ -130,6 +130,7 @@ class Pool:
         self._key = door.make_key(path)
         self._door: Optional[door.Door] = None
         self._door_lane = Lane("door", around.post)
+        self._by_files = False  # a pilot has come that way, and that was told
         self._jobs: Dict[str, Dict[int, Job]] = {}  # by batch
         self._all: List[Job] = []  # the same, in a row
         self._functions: Dict[int, wire.Body] = {}
@@ -434,6 +435,7 @@ class Pool:
         if not job.came:
             job.came = True
             job.began_at = now
+            self._tell_way(job)
         self._make_ready(job)
         job.since = now
         job.state = "RUNNING"
@@ -442,6 +444,13 @@ class Pool:
         if self._sent_again:
             self._cancel_unwanted(job)
         self._ready(job, words["workers"])
+
+    def _tell_way(self, job: Job) -> None:
+        """Say once that pilots do not reach this machine by the network."""
+        if job.guest is not None and job.guest.via == "files" and not self._by_files:
+            self._by_files = True
+            said = "job %s on node %s has no way by TCP, and goes by files" % (job.id, job.node)
+            self._note("info", "%s; `slurmfutures logs %s --stderr` says why" % (said, job.id))
 
     def _ready(self, job: Job, workers: int) -> None:
         """So many workers of a pilot can take calls now."""
