@@ -130,6 +130,7 @@ class Pool:
         self._key = door.make_key(path)
         self._door: Optional[door.Door] = None
         self._door_lane = Lane("door", around.post)
+        self._by_files = False  # a pilot has come that way, and that was told
         self._jobs: Dict[str, Dict[int, Job]] = {}  # by batch
         self._all: List[Job] = []  # the same, in a row
         self._functions: Dict[int, wire.Body] = {}
@@ -147,7 +148,7 @@ class Pool:
         self._ask_at: Optional[float] = None  # when jobs may be asked for
         self._strikes = 0  # jobs that have ended without having been of use, one after the other
         self._refused_until = 0.0
-        self._used = time.monotonic()  # when there was last a call
+        self._wanted = time.monotonic()  # when a call last waited for a worker
         self._waits_since: Optional[float] = None  # for a first worker
         self._reason_at = 0.0
         self._reason = ""
@@ -215,6 +216,7 @@ class Pool:
                 settled.add((entry["settled"], entry["task"], entry["run"]))
             elif "over" in entry:
                 batches.pop(entry["over"], None)
+                self._around.batches.release(entry["over"], True, False, lambda words: None)  # it may be there in part
         for batch, tasks in batches.items():
             jobs = self._enter(batch, tasks)
             for task, run in came.get(batch, {}).items():
@@ -261,7 +263,6 @@ class Pool:
                 self._waiting.append(call)
             else:
                 self._unsure[call.call] = call
-        self._used = time.monotonic()
         self.hand_out()
 
     def sent_again(self, keep: Sequence[Sequence[int]]) -> None:
@@ -345,8 +346,8 @@ class Pool:
         replies, self._close_replies = self._close_replies, []
         for batch in list(self._jobs):
             self._around.batches.release(batch, True, False, lambda words: None)
-        for reply in replies:
-            reply({})
+        for reply in replies:  # not before: the next agent would know nothing of them
+            self._around.batches.after_removals(functools.partial(reply, {}))
         return True
 
     def stop(self, *, for_good: bool) -> None:
@@ -434,6 +435,7 @@ class Pool:
         if not job.came:
             job.came = True
             job.began_at = now
+            self._tell_way(job)
         self._make_ready(job)
         job.since = now
         job.state = "RUNNING"
@@ -442,6 +444,13 @@ class Pool:
         if self._sent_again:
             self._cancel_unwanted(job)
         self._ready(job, words["workers"])
+
+    def _tell_way(self, job: Job) -> None:
+        """Say once that pilots do not reach this machine by the network."""
+        if job.guest is not None and job.guest.via == "files" and not self._by_files:
+            self._by_files = True
+            said = "job %s on node %s has no way by TCP, and goes by files" % (job.id, job.node)
+            self._note("info", "%s; `slurmfutures logs %s --stderr` says why" % (said, job.id))
 
     def _ready(self, job: Job, workers: int) -> None:
         """So many workers of a pilot can take calls now."""
@@ -493,7 +502,7 @@ class Pool:
             job.quota = max(job.workers, min(MOST_AHEAD * job.workers, 2 * job.quota, ahead))
             job.since = now
             job.done += count
-            self._used = now
+            self._strikes = 0
         self._let_go(job)
         self.hand_out()
 
@@ -550,6 +559,8 @@ class Pool:
     def hand_out(self) -> None:
         """Give waiting calls to pilots that have room; ask for jobs where there are not enough."""
         now = time.monotonic()
+        if self._closing is not None:
+            self._waiting.clear()
         while self._waiting:
             ship = self._ships.get(self._waiting[0].function, "")
             if ship and self._around.shipped(ship) is None:
@@ -562,6 +573,7 @@ class Pool:
                 break
             self._feed(job, now)
         if self._waiting:
+            self._wanted = now
             self._ask_soon()
 
     def _fail_unshipped(self, ship: str) -> None:
@@ -949,7 +961,9 @@ class Pool:
             reason = next(filter(None, reasons), "")
             if reason and reason != self._reason:
                 self._reason = reason
-                self._note("info", "%d calls wait for a worker: %s" % (len(self._waiting), reason))
+                waiting = len(self._waiting)
+                calls = "a call waits" if waiting == 1 else "%d calls wait" % waiting
+                self._note("info", "%s for a worker: %s" % (calls, reason))
             if reasons and all(map(_is_final, reasons)):
                 self._break("no worker will come: %s" % reason, {})
         if patience is not None and now >= self._waits_since + patience and not self._broken:
@@ -960,12 +974,12 @@ class Pool:
 
     def _see_idle(self, now: float, jobs: Sequence[Job]) -> Optional[float]:
         """Take jobs out of the queue that nobody has anything to do for any more."""
-        if self._waiting or self._unsure or self._closing is not None or any(job.handed for job in jobs):
-            return None
+        if self._waiting or self._unsure:
+            self._wanted = now
         pending = self._unused(jobs)
-        if not pending:
+        if not pending or self._closing is not None:
             return None
-        at: float = self._used + self._words["idle"]
+        at: float = self._wanted + self._words["idle"]
         if now < at:
             return at
         self._cancel_jobs(pending)
