@@ -5,6 +5,7 @@ run side by side.
 """
 
 import logging
+import os
 import re
 import signal
 import time
@@ -35,7 +36,7 @@ from tests.cluster import cgroups
 from tests.fix_gate import Gate
 from tests.slurm import work
 from tests.slurm.conftest import OpenSlurm
-from tests.slurm.queue import Queue
+from tests.slurm.queue import Queue, submitted
 from tests.waiting import until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
@@ -243,6 +244,21 @@ def test_a_pilot_whose_job_somebody_cancels_gives_back_what_it_has_not_begun(
     assert log.lines() == [*map(str, range(10, 20)), "victim"]
 
 
+def test_a_pilot_that_is_warned_of_its_end_takes_no_more_calls(
+    open_pilots: OpenPilots, log: Log, queue: Queue, gate: Gate
+) -> None:
+    pilots = open_pilots()
+    running = log.submit(pilots, "running", calls.pass_gate, gate.folder, "done")
+    gate.wait()
+    job_id = submitted(running)
+    queue.run("scancel", "--batch", "--signal=USR1", job_id)  # as by --signal=B:USR1@60
+    assert job_of(pilots) != job_id
+    assert not running.done()
+    gate.open()
+    assert running.result(60) == "done"
+    assert log.lines() == ["running"]
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "state"),
     [("SIGTERM", JobFailed, JobState.FAILED), ("SIGKILL", JobCancelled, JobState.CANCELLED)],
@@ -292,6 +308,19 @@ def test_jobs_that_die_at_once_again_and_again_are_given_up(open_slurm: OpenSlur
     assert str(error).endswith("no licence")
     assert type(error.__cause__) is JobFailed
     assert error.__cause__.exit_code == 9
+
+
+def test_where_jobs_die_on_one_node_others_go_elsewhere(
+    open_slurm: OpenSlurm, open_pilots: OpenPilots, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad"
+    setup = f"[ -e '{bad}' ] || echo $SLURMD_NODENAME >'{bad}'; [ $SLURMD_NODENAME != $(cat '{bad}') ] || exit 9"
+    pilots = open_pilots(open_slurm(setup=f"[ -z $SLURM_JOB_ID ] || {{ {setup}; }}"))
+    assert pilots.submit(_node).result(60) != bad.read_text().strip()
+
+
+def _node() -> str:
+    return os.environ["SLURMD_NODENAME"]
 
 
 def test_jobs_whose_workers_do_not_start_are_given_up(open_pilots: OpenPilots, log: Log) -> None:
