@@ -195,8 +195,9 @@ class Checkpoint:
         """Raise SlurmFuturesError where calls are under way in another work_dir, or with another scheduler."""
         for batch in self.unfinished():
             if batch.open and (batch.words["spool"], batch.words["scheduler"]) != place_of(greeting):
+                what = f"pool {batch.pool}" if batch.pool else f"batch {batch.id}"
                 raise SlurmFuturesError(
-                    f"the checkpoint {self.path} has calls under way in {batch.words['where']} (batch {batch.id}), "
+                    f"the checkpoint {self.path} has calls under way in {batch.words['where']} ({what}), "
                     f"which is not what is found in {where_of(greeting, where)}: start there again, or, where they "
                     f"are gone for good, have them forgotten: slurmfutures cancel {self.path}"
                 )

@@ -1,5 +1,6 @@
 """`SlurmExecutor` and its views: what users hold in their hands."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -62,6 +63,7 @@ class _Cluster(NamedTuple):
 class _Jobs(View):
     """A view whose calls are jobs, and remembered where there is a checkpoint."""
 
+    _root: "SlurmExecutor"
     _spec: Spec
     _sbatch: Mapping[str, Any]
 
@@ -171,6 +173,72 @@ class _Jobs(View):
 
     def _submit_array(self, spec: Spec, text: str) -> SlurmFuture[JobInfo]:
         return submit_array(spec, text, self._checkpoint, self._take_up, self._send)
+
+    def pilots(
+        self,
+        workers: int | None = None,
+        *,
+        workers_per_job: int = 1,
+        max_jobs: int | None = None,
+        idle_timeout: float = 120.0,
+        call_time: float | None = None,
+        max_calls_per_worker: int | None = None,
+        retries: int | None = None,
+        start_timeout: float | None = None,
+        address: str | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        **sbatch: Any,
+    ) -> PilotsExecutor:
+        """Return an Executor whose calls run in worker processes that stay, in jobs: for many short calls.
+
+        :param workers: how many workers there may be at once; None is as many as fill `max_workers` jobs, or this
+            machine's number of cores.
+        :param workers_per_job: how many of them share a job; the GPUs of a job are divided among its workers.
+        :param max_jobs: how many jobs there may be at once; None is as many as the workers need.
+        :param idle_timeout: seconds without a call after which a job leaves; also after the driver has gone.
+        :param call_time: seconds that a call may take: a job with less time left is given none, and is replaced. None
+            is as long as the longest of the past calls, forgotten by and by.
+        :param max_calls_per_worker: after so many calls a worker is replaced.
+        :param retries: how often a call is run again whose worker or job ended in it, whatever the reason; one that
+            has ended three workers by itself is not run again. None is this executor's `retries`.
+        :param start_timeout: seconds in which the first worker must have come while calls wait; None is no limit.
+        :param address: a name or address of the login node at which compute nodes reach it; None finds it out. Where
+            there is none, calls and results travel through files in `work_dir`.
+        :param initializer: called with `initargs` by each worker before its first call; None is this executor's.
+        :param sbatch: options of the jobs, over those of this executor; None takes one away.
+
+        With a checkpoint the next start finds the pilots of the n-th call of this method again, and what they have.
+        Raises TypeError for an option that sbatch does not have, ValueError for what cannot be.
+        """
+        self._check_open()
+        root = self._root
+        root._check_open()
+        if initializer is not None and not callable(initializer):
+            raise TypeError(f"initializer must be a callable, not {initializer!r}")
+        options = {**self._sbatch, **sbatch}
+        initial = root._initializer if initializer is None else pickle_initializer(initializer, initargs)
+        self._connection.check_code(initial, "the initializer")
+        spec = _make_spec(options, initial)
+        settings = settings_of(
+            workers=workers,
+            max_workers=self._connection.max_workers,
+            workers_per_job=workers_per_job,
+            max_jobs=max_jobs,
+            idle_timeout=idle_timeout,
+            call_time=call_time,
+            max_calls_per_worker=max_calls_per_worker,
+            start_timeout=start_timeout,
+            address=address,
+            retries=self._connection.retries if retries is None else retries,
+            options=spec.options,
+            name=spec.name or "pilots",
+            comment=spec.comment,
+            initializer=initial,
+        )
+        remembered = self._checkpoint is not None
+        number = pool_number(os.urandom, next(root._pools), initial, remembered=remembered)
+        return PilotsExecutor(root, self._connection, self._connection.poller.open_pool(number, settings))
 
 
 class SlurmExecutor(_Jobs):
@@ -328,8 +396,8 @@ class SlurmExecutor(_Jobs):
         except (PythonMismatch, ValueError):
             self._connection.poller.stop()
             raise
-        self._root: SlurmExecutor = self
-        self._pools = 0  # of pilots, so far
+        self._root = self
+        self._pools = itertools.count(1)  # of pilots
         self._host = None if host is None else Host.parse(host).address
         # Not joined: what is pending is still done. The poller holds no reference to the executor.
         weakref.finalize(self, self._connection.poller.stop).atexit = False
@@ -360,68 +428,6 @@ class SlurmExecutor(_Jobs):
     def with_options(self, **changes: Any) -> "SlurmView":
         """Return an Executor with other sbatch options on the same connection; None takes an option away."""
         return SlurmView(self, {**self._sbatch, **changes})
-
-    def pilots(
-        self,
-        workers: int | None = None,
-        *,
-        workers_per_job: int = 1,
-        max_jobs: int | None = None,
-        idle_timeout: float = 120.0,
-        call_time: float | None = None,
-        max_calls_per_worker: int | None = None,
-        retries: int | None = None,
-        start_timeout: float | None = None,
-        address: str | None = None,
-        initializer: Callable[..., object] | None = None,
-        initargs: tuple[Any, ...] = (),
-        **sbatch: Any,
-    ) -> PilotsExecutor:
-        """Return an Executor whose calls run in worker processes that stay, in jobs: for many short calls.
-
-        :param workers: how many workers there may be at once; None is this executor's `max_workers`, or the number of
-            cores of this machine.
-        :param workers_per_job: how many of them share a job; the GPUs of a job are divided among its workers.
-        :param max_jobs: how many jobs there may be at once; None is as many as the workers need.
-        :param idle_timeout: seconds without a call after which a job leaves; also after the driver has gone.
-        :param call_time: seconds that a call may take: a job with less time left is given none, and is replaced. None
-            is as long as the longest of the past calls, forgotten by and by.
-        :param max_calls_per_worker: after so many calls a worker is replaced.
-        :param retries: how often a call is run again whose worker or job ended in it, whatever the reason; one that
-            has ended three workers by itself is not run again. None is this executor's `retries`.
-        :param start_timeout: seconds in which the first worker must have come while calls wait; None is no limit.
-        :param address: a name or address of the login node at which compute nodes reach it; None finds it out. Where
-            there is none, calls and results travel through files in `work_dir`.
-        :param initializer: called with `initargs` by each worker before its first call; None is this executor's.
-        :param sbatch: options of the jobs, over those of this executor; None takes one away.
-
-        With a checkpoint the next start finds the pilots of the n-th call of this method again, and what they have.
-        Raises TypeError for an option that sbatch does not have, ValueError for what cannot be.
-        """
-        self._check_open()
-        options = {**self._sbatch, **sbatch}
-        initial = self._initializer if initializer is None else pickle_initializer(initializer, initargs)
-        self._connection.check_code(initial, "the initializer")
-        spec = _make_spec(options, initial)
-        settings = settings_of(
-            workers=workers or self._connection.max_workers or os.cpu_count() or 1,
-            workers_per_job=workers_per_job,
-            max_jobs=max_jobs,
-            idle_timeout=idle_timeout,
-            call_time=call_time,
-            max_calls_per_worker=max_calls_per_worker,
-            start_timeout=start_timeout,
-            address=address,
-            retries=self._connection.retries if retries is None else retries,
-            options=spec.options,
-            name=spec.name or "pilots",
-            comment=spec.comment,
-            initializer=initial,
-        )
-        self._pools += 1
-        remembered = self._checkpoint is not None
-        number = pool_number(os.urandom, self._pools, initial, remembered=remembered)
-        return PilotsExecutor(self, self._connection, self._connection.poller.open_pool(number, settings))
 
     @property
     def host(self) -> str | None:

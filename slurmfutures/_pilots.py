@@ -1,18 +1,24 @@
 """`PilotsExecutor`: calls in workers that stay."""
 
 import hashlib
+import logging
+import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import TimeoutError as FuturesTimeout
 from numbers import Real
 from typing import Any, NamedTuple
 
 from ._checkpoint import Checkpoint, Found
 from ._connection import Connection
+from ._errors import SlurmFuturesError
 from ._future import SlurmFuture
 from ._pool import Pool, Settings
 from ._remote.times import parse_time
 from ._ship import Shipment
 from ._views import View
+
+logger = logging.getLogger("slurmfutures.pilots")
 
 REPLY_TIMEOUT = 60.0  # seconds
 
@@ -88,18 +94,18 @@ class PilotsExecutor(View):
     @property
     def workers(self) -> list[PilotWorker]:
         """The workers that are there now, as they were within the last second or two. Asks the agent."""
-        return [PilotWorker(*words) for words in self._state()["workers"]]
+        return [PilotWorker(*words) for words in self._state().get("workers", ())]
 
     @property
     def counts(self) -> PilotCounts:
         """How many calls wait, are with a worker, and are done. Asks the agent."""
         state = self._state()
-        return PilotCounts(state["waiting"], state["running"], self._pool.done)
+        return PilotCounts(state.get("waiting", 0), state.get("running", 0), self._pool.done)
 
-    def _state(self) -> Any:
-        self._root._check_open()
-        if self._pool.closed or self._pool.broken is not None:
-            return {"workers": [], "waiting": 0, "running": 0}
+    def _state(self) -> Mapping[str, Any]:
+        if self._pool.is_over():
+            return {}
+        self._connection.poller.check()
         return self._connection.poller.reply_to(self._pool.state_of_agent(), REPLY_TIMEOUT).head
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -108,11 +114,17 @@ class PilotsExecutor(View):
         With `wait` this returns when the calls are done and no job is left in the queue. With `cancel_futures` calls
         that have not begun are cancelled.
         """
+        self._pool.close()  # before it is seen which calls are pending
         super().shutdown(wait=wait, cancel_futures=cancel_futures)
+        if not wait:
+            return
         poller = self._connection.poller
-        self._pool.close()
-        if wait:
+        try:
             poller.reply_to(poller.close_pool(self._pool), REPLY_TIMEOUT)
+        except SlurmFuturesError:
+            pass  # the executor has ended before, or its connection
+        except FuturesTimeout:
+            logger.warning("%s: after %g s there still are jobs in the queue", self, REPLY_TIMEOUT)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self._pool)} calls pending"
@@ -122,28 +134,40 @@ class PilotsExecutor(View):
 def settings_of(
     *,
     workers: Any,
+    max_workers: int | None,
     workers_per_job: Any,
     max_jobs: Any,
     idle_timeout: Any,
     call_time: Any,
     max_calls_per_worker: Any,
     start_timeout: Any,
-    address: str | None,
+    address: Any,
     retries: Any,
     options: tuple[str, ...],
     name: str,
     comment: str,
     initializer: bytes,
 ) -> Settings:
-    """Check what `ex.pilots` is told. Raises ValueError."""
+    """Check what `ex.pilots` is told; `max_workers` is the executor's. Raises ValueError."""
     for what, number in (
         ("workers", workers),
         ("workers_per_job", workers_per_job),
         ("max_jobs", max_jobs),
         ("max_calls_per_worker", max_calls_per_worker),
     ):
-        if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
+        if number is None and what != "workers_per_job":
+            continue
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
             raise ValueError(f"{what} must be an integer of 1 or more, not {number!r}")
+    if workers is None:
+        workers = max_workers * workers_per_job if max_workers else os.cpu_count() or 1
+        workers += -workers % workers_per_job
+    if workers % workers_per_job:
+        less = workers - workers % workers_per_job
+        remedy = f"{f'{less} or ' if less else ''}{less + workers_per_job}"
+        raise ValueError(f"workers={workers} do not fill jobs of workers_per_job={workers_per_job}: ask for {remedy}")
+    if address is not None and not isinstance(address, str):
+        raise ValueError(f"address must be the login node's name or address, as a string, not {address!r}")
     if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
         raise ValueError(f"retries must be an integer of 0 or more, not {retries!r}")
     for what, seconds in (("idle_timeout", idle_timeout), ("call_time", call_time), ("start_timeout", start_timeout)):
@@ -153,12 +177,10 @@ def settings_of(
             raise ValueError(f"{what} must be a number of seconds greater than 0, not {seconds!r}")
     for word in options:
         option, _, value = word.partition("=")
-        if option in ("--array", "-a"):
-            raise ValueError(f"array={value!r}: pilots are job arrays of their own; say workers= and max_jobs=")
         limit = parse_time(value) if option == "--time" else None
         if limit is not None and call_time is not None and float(call_time) >= limit:
             raise ValueError(f"call_time={call_time!r} s does not fit into jobs of time={value!r}: ask for more time=")
-    most = -(-workers // workers_per_job)
+    most = workers // workers_per_job
     return Settings(
         workers=workers,
         per_job=workers_per_job,

@@ -252,7 +252,10 @@ class Poller:
         return reply
 
     def close_pool(self, pool: Pool) -> "Future[Reply]":
-        """End a pool's jobs; the reply comes when none is left. The calls that it has are over, or cancelled."""
+        """End a pool's jobs; the reply comes when none is left.
+
+        The calls that it has are over, or cancelled; what somebody adds at this very moment fails.
+        """
         with self._lock:
             self.pools.pop(pool.id, None)
             known = self._ending.get(pool.id)
@@ -261,6 +264,7 @@ class Poller:
                 known = self._ending[pool.id] = pool, reply
                 reply.add_done_callback(lambda _: self._ending.pop(pool.id, None))
         pool.close()
+        pool.abandon(RuntimeError(_AFTER_SHUTDOWN))
         return known[1]
 
     def submit(
@@ -531,7 +535,7 @@ class Poller:
             at = pool.ack_at()
             if at is not None and now >= at:
                 pool.flush_acks()
-            if (pool.closed or pool.broken is not None) and not len(pool):
+            if pool.is_over():
                 self.close_pool(pool)
 
     def _exchange(self, timeout: float | None) -> None:

@@ -154,6 +154,7 @@ class Pool:
         self._functions: OrderedDict[int, _Function] = OrderedDict()  # the one used last at the end
         self._sent: set[int] = set()  # functions that the agent knows
         self._cancels: list[int] = []  # calls that the agent has still to be told of
+        self._cancelled: list[tuple[int, _Entry]] = []  # the same for the checkpoint
         self._restored = {handful.id: handful for handful in earlier}  # what earlier drivers have sent
         self._epoch = epoch
         self._unwritten: list[_Entry] = []  # calls that the checkpoint does not know yet, and so are not sent
@@ -300,6 +301,7 @@ class Pool:
                     del self._functions[number]
                     if number in self._sent:
                         self._sent.discard(number)
+                        self._send_cancels()  # else calls that still wait there would miss it
                         self._send({"op": "drop", "function": number})
 
     def _send(self, words: Mapping[str, Any], body: wire.Buffer = b"") -> None:
@@ -313,6 +315,11 @@ class Pool:
         """Take no more calls; the jobs end when the last one is done. Any thread, also from a finalizer."""
         self._closed = True
         self._wake()
+
+    def is_over(self) -> bool:
+        """Whether there are no calls, and none will come."""
+        with self.lock:
+            return (self._closed or self.broken is not None) and not len(self)
 
     @property
     def closed(self) -> bool:
@@ -354,8 +361,13 @@ class Pool:
         if checkpoint is None or not self._unwritten:
             return
         with self.lock:
-            self._unwritten = [entry for entry in self._unwritten if not entry.future.cancelled()]
-            entries, numbers = list(self._unwritten), self._number_unwritten()
+            wanted: list[_Entry] = []
+            unwanted: list[_Entry] = []
+            for entry in self._unwritten:
+                (unwanted if entry.future.cancelled() else wanted).append(entry)
+            self._forget(unwanted)
+            entries, self._unwritten = list(wanted), wanted
+            numbers = self._number_unwritten()
             handful = Handful(uuid.uuid4().hex[:12], numbers.start, [entry.key for entry in entries], self.settings)
             for entry in entries if handful.open else ():
                 entry.handful = handful
@@ -366,7 +378,15 @@ class Pool:
                 self._fail_unwritten(numbers, checkpoint.path, error)
                 return
         with self.lock:
-            self._send_calls([number for number in numbers if number in self._entries])
+            self._send_calls(self._still_wanted(numbers))
+
+    def _still_wanted(self, numbers: Sequence[int]) -> list[int]:
+        """Return the numbers whose calls were not cancelled, also before they had them. Holds the lock."""
+        for number in numbers:
+            entry = self._entries.get(number)
+            if entry is not None and entry.future.cancelled():
+                self._cancel(number)
+        return [number for number in numbers if number in self._entries]
 
     def _fail_unwritten(self, numbers: Sequence[int], path: str, error: OSError) -> None:
         with self.lock:
@@ -472,7 +492,7 @@ class Pool:
         with self.lock:
             self._unwritten.append(entry)
             if self._checkpoint is None:
-                self._send_unwritten()
+                self._send_calls(self._still_wanted(self._number_unwritten()))
 
     def _acknowledge(self, records: Sequence[payload.Record], size: int) -> None:
         self._acks += [_NUMBER.pack(record.call) for record in records]
@@ -502,11 +522,23 @@ class Pool:
         self._over.clear()
 
     def flush_cancels(self) -> None:
-        """Tell the agent what was cancelled."""
+        """Tell the agent what was cancelled, and the checkpoint."""
+        if not self._cancels and not self._cancelled:
+            return
+        with self.lock:
+            self._send_cancels()
+            cancelled, self._cancelled = self._cancelled, []
+        for call, entry in cancelled:
+            if entry.handful is not None and self._checkpoint is not None:
+                place = call - entry.handful.first
+                self._checkpoint.fail(entry.handful, [place], None)
+                self._landed(entry.handful, place)
+
+    def _send_cancels(self) -> None:
+        """Holds the lock."""
         if self._cancels and self.up:
-            with self.lock:
-                calls, self._cancels = self._cancels, []
-                self._send({"op": "pool_cancel", "calls": calls})
+            calls, self._cancels = self._cancels, []
+            self._send({"op": "pool_cancel", "calls": calls})
 
     def began(self, words: Mapping[str, Any]) -> list[SlurmFuture[Any]]:
         """Note what runs calls; return their futures."""
@@ -588,16 +620,20 @@ class Pool:
 
     def cancel(self, call: int) -> None:
         with self.lock:
-            entry = self._entries.pop(call, None)
-            if entry is None:
-                return  # one that is not written down never will be
-            self._forget([entry])
-            self._cancels.append(call)
+            self._cancel(call)  # one that has no number yet never gets one
+        self._wake()
+
+    def _cancel(self, call: int) -> None:
+        """Holds the lock."""
+        entry = self._entries.pop(call, None)
+        if entry is None:
+            return
+        self._cancels.append(call)
+        if self._checkpoint is not None:
+            self._cancelled.append((call, entry))
+        self._forget([entry])
         if entry.ran is not None:
             entry.future._place = entry.ran, call
-        self._wake()
-        if entry.handful is not None and self._checkpoint is not None:
-            self._checkpoint.fail(entry.handful, [call - entry.handful.first], None)
 
     def hurry(self) -> None:
         pass

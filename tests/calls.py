@@ -158,6 +158,20 @@ def overlap(log: str, seconds: float) -> None:
         file.write("-\n")
 
 
+def whereabouts() -> Tuple[str, int]:
+    """Return the id of the job that this call runs in, and its process."""
+    job = os.environ["SLURM_JOB_ID"]
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = "{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}".format(**os.environ)
+    return job, os.getpid()
+
+
+def whereabouts_at(folder: str) -> Tuple[str, int]:
+    """The same, behind the gate: no two of these calls, as many as there are workers, have the same process."""
+    pass_gate(folder)
+    return whereabouts()
+
+
 # ---- noise
 
 
@@ -323,6 +337,18 @@ def raise_or_return(error: Optional[BaseException]) -> str:
     if error is not None:
         raise error
     return "unpickled"
+
+
+class Marked:
+    """Leaves a mark in a folder each time that it is unpickled; it is large."""
+
+    def __init__(self, folder: str, size: int) -> None:
+        self.folder = folder
+        self.data = noise(size)
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        mark(self.folder)
 
 
 def awkward(**how: Optional[BaseException]) -> Awkward:

@@ -1,5 +1,7 @@
 """`slurmfutures status`, `logs`, `cancel` and `clean` of pilots, and of a checkpoint whose calls are in them."""
 
+import contextlib
+import io
 import os
 import time
 from collections.abc import Iterator
@@ -8,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from slurmfutures import SlurmExecutor
+from slurmfutures import SlurmExecutor, _cli
 from tests import calls
 from tests.cluster import Cluster
 from tests.drivers import Driver
 from tests.fix_executors import HERE, Opener
 from tests.fix_gate import Gate
 from tests.slurm.queue import Queue
-from tests.test_commands import Done, command, promised
+from tests.test_commands import Done, promised
 from tests.waiting import until
 
 # One pilot: a call is done, one has taken its worker along, one runs, and one waits behind it or runs too.
@@ -27,7 +29,7 @@ assert pilots.submit(calls.speak, "to stdout", "to stderr").result() is None
 assert pilots.submit(calls.leave_saying, 3, "last words").exception() is not None
 running = pilots.submit(calls.pass_gate_and_return, folder, 7)
 waiting = pilots.submit(calls.pass_gate, folder + "-second", 8)
-until(running.running)
+until(lambda: running.running() and (workers == 1 or waiting.running()))
 tell(running.job_id)
 tell("ready")
 import time
@@ -36,14 +38,16 @@ time.sleep(600)
 
 
 class Left:
-    """A driver with a checkpoint and a pilot, that can be killed."""
+    """A driver with a pilot, and with a checkpoint or none, that can be killed."""
 
-    def __init__(self, opener: Opener, scheduler: str, gate: Gate, folder: Path, workers: int) -> None:
+    def __init__(
+        self, opener: Opener, scheduler: str, gate: Gate, folder: Path, workers: int = 1, *, checkpoint: bool = True
+    ) -> None:
         self.path = folder / "c"
         self.work_dir = folder / "a b'c"
         self.opener, self.scheduler, self.gate = opener, scheduler, gate
         self.second = Gate(Path(gate.folder + "-second"))
-        options = opener.options(scheduler, work_dir=self.work_dir, checkpoint=self.path)
+        options = opener.options(scheduler, work_dir=self.work_dir, checkpoint=self.path if checkpoint else None)
         self.driver = Driver(folder / "driver.py", DRIVE, options, gate.folder, workers)
         self.driver.wait_for("ready")
         self.job = self.driver.said()[0]
@@ -69,13 +73,22 @@ class Left:
         return self.opener.root(self.scheduler, work_dir=self.work_dir, checkpoint=self.path)
 
 
-@pytest.fixture(params=[1])
+@pytest.fixture(params=[{}])
 def left(request: pytest.FixtureRequest, opener: Opener, scheduler: str, gate: Gate, tmp_path: Path) -> Iterator[Left]:
-    left = Left(opener, scheduler, gate, tmp_path, request.param)
+    left = Left(opener, scheduler, gate, tmp_path, **request.param)
     yield left
     left.second.open()
     left.driver.stop()
     left.run("cancel", "--all")
+
+
+def command(*words: object) -> Done:
+    """Run `slurmfutures`, in this process."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    argv = list(map(str, words))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = _cli.main(argv)
+    return Done(argv, code, *(text.buffer.getvalue().decode() for text in (out, err)))
 
 
 def left_things(done: Done) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
@@ -119,7 +132,7 @@ def test_pilots_of_a_connected_driver_are_told_of_and_left_alone(left: Left, sch
 
 @pytest.mark.slurm
 @pytest.mark.parametrize("scheduler", ["slurm"], indirect=True)
-@pytest.mark.parametrize("left", [2], indirect=True)
+@pytest.mark.parametrize("left", [{"workers": 2}], indirect=True)
 def test_what_pilots_of_a_killed_driver_have_finished_is_fetched_and_what_is_cancelled_runs_again(
     left: Left, cluster: Cluster
 ) -> None:
@@ -168,6 +181,21 @@ def test_a_call_that_a_pilot_runs_for_a_killed_driver_is_the_next_one_s(left: Le
     assert future.job_id == left.job
     assert len(left.gate.entered()) == 1
     left.second.open()
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize("scheduler", ["slurm"], indirect=True)
+@pytest.mark.parametrize("left", [{"checkpoint": False}], indirect=True)
+def test_pilots_of_a_driver_that_is_gone_for_good_are_cancelled_and_cleared_away(left: Left, cluster: Cluster) -> None:
+    left.driver.kill()
+    until(lambda: left.batch()["live"] is False)
+    batch = left.batch()["batch"]
+    assert left.run("cancel", batch).stdout == f"batch {batch}: 1 task cancelled\n"
+    assert left.job not in {job.id for job in Queue(cluster).active()}
+    left.make_old()
+    removed, kept = left_things(left.run("clean", "--json"))
+    assert kept == []
+    assert [kind for kind, _ in removed[:3]] == ["batch", "pilots", "session"]
 
 
 @pytest.mark.parametrize("scheduler", ["local"], indirect=True)

@@ -125,6 +125,7 @@ class Hub:
     # ---- what the client says
 
     def function(self, number: int, source: wire.Body, ship: str) -> None:
+        self._dropped.discard(number)
         self._functions[number] = source
         self._ships[number] = ship
 
@@ -228,17 +229,20 @@ class Hub:
             child.quota = 0
 
     def state(self) -> List[List[Any]]:
-        """Return, for each worker, its process, since when it runs the call that it is in or None, calls done."""
+        """Return, for each worker that is ready, its process, since when it runs its call or None, calls done."""
         now, epoch = time.monotonic(), time.time()
         return [
             [child.process.pid, round(epoch - (now - child.since), 1) if child.handed else None, child.done]
             for child in self._children
+            if child.ready
         ]
 
     def close(self) -> None:
-        """End all workers."""
+        """End all workers, and what the calls that they are in have started."""
         for child in self._children:
             child.connection.close()
+            if child.handed:
+                _kill_group(child.process)
             child.process.kill()
             child.process.wait()
         self._children = []

@@ -336,16 +336,36 @@ def _groups_with_stdout(path: str) -> Set[int]:
 
 
 def _kill_group(leader: int, number: int) -> None:
-    """Signal a process group; SIGKILL is for all of the session that it leads, as a script may have groups of its own.
+    """Signal a process group; SIGKILL is for all of the session that it leads, and for what they have started.
 
-    Slurm signals all of a job's processes.
+    A script may have groups of its own, and a pilot has workers in sessions of theirs: Slurm signals all of a job's
+    processes.
     """
+    others = _belonging_to(leader) if number == signal.SIGKILL else []
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, number)
-    for process in os.listdir("/proc") if number == signal.SIGKILL and os.path.isdir("/proc") else ():
-        with contextlib.suppress(OSError, ValueError):
-            if os.getsid(int(process)) == leader:
-                os.kill(int(process), number)
+    for process in others:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(process, number)
+
+
+def _belonging_to(leader: int) -> List[int]:
+    """Return the processes of a session, and all that they have started, as far as /proc tells."""
+    found: Set[int] = set()
+    children: Dict[int, List[int]] = {}
+    for process in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            with open("/proc/%s/stat" % int(process), "rb") as file:
+                _, parent, _, session = file.read().rpartition(b")")[2].split()[:4]
+            children.setdefault(int(parent), []).append(int(process))
+            if int(session) == leader:
+                found.add(int(process))
+    left = list(found)
+    while left:
+        new = set(children.get(left.pop(), ())) - found
+        found |= new
+        left += new
+    return sorted(found)
 
 
 def _start(task: _Task) -> "subprocess.Popen[bytes]":

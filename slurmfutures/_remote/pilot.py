@@ -117,8 +117,8 @@ class Pilot:
         left = None if self._ends is None else max(0.0, self._ends - time.time())
         words = {"job_id": self._job, "node": self._node, "host": os.uname().nodename, "pid": os.getpid()}
         self._ready = self._hub.ready()
-        words = {"held": held, "kept": list(self._kept), "workers": self._ready, "left": left, **words}
-        self._send({"op": "here", **words})
+        words.update(held=held, kept=list(self._kept), workers=self._ready)
+        self._send({"op": "here", "left": left, **words})
         if self._uninitialized is not None:
             self._send(self._uninitialized, self._why)
         if self._kept:
@@ -249,14 +249,16 @@ class Pilot:
             self._hub.fill()
         ready = self._hub.ready()
         if ready != self._ready:
-            self._ready = ready
+            self._ready, self._state_at = ready, 0.0
             self._send({"op": "ready", "workers": ready})
         if now >= self._state_at + TELL_EVERY and self._guest is not None:
             state = self._hub.state()
             if state != self._state:
                 self._state, self._state_at = state, now
                 self._send({"op": "workers", "workers": state})
-        return now + (0.1 if self._leaving is not None or self._doubtful else TELL_EVERY)
+        if self._leaving is not None or self._doubtful:
+            return now + 0.1
+        return min(now + TELL_EVERY, self._used + self._idle_after)
 
     def _leave(self) -> None:
         """Take no more calls; end when those that run are done."""
@@ -291,7 +293,11 @@ class Pilot:
             self._files.leave(self._name, list(self._kept.values()))
         self._hub.close()
         if self._hopeless is not None:
-            sys.stderr.write("slurmfutures: workers do not start\n%s\n" % self._hopeless["stderr"])
+            how = "exit code %s" % self._hopeless["exit_code"]
+            if self._hopeless["signal"]:
+                how = "signal %d" % self._hopeless["signal"]
+            sys.stderr.write("slurmfutures: workers do not start: the last one ended with %s\n" % how)
+            sys.stderr.write(self._hopeless["stderr"])
             code = RUN_DRY
         elif self._term_at is not None:  # Slurm may begin this job once more: then it is not done
             code = 128 + signal.SIGTERM

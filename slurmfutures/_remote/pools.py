@@ -49,7 +49,6 @@ _PUT_BACK = (
     ("DUE TO JOB REQUEUE", "REQUEUED"),
     ("DUE TO NODE FAILURE", "NODE_FAIL"),
 )
-_ITS_OWN = (None, "FAILED", "OUT_OF_MEMORY")  # ends of a pilot that are nobody else's doing
 _QUEUED_AGAIN = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 _TAIL = 4000  # bytes of a job's stderr that are told
 _NUMBER = struct.Struct(">Q")
@@ -84,6 +83,7 @@ class Job:
         self.came = False  # it has become a pilot, for this agent
         self.ready = False  # it has told by its connection what it has, and the next agent will know of it
         self.noted = False  # the ledger says so, and not that the client knows what became of all that it had
+        self.useful = False  # it has had a worker that could take calls
         self.awaited = False  # it had become one for an earlier agent, and has not told this one what it has
         self.leaving = False  # it takes no more calls
         self.let_go = False  # it has been told that it may end
@@ -105,6 +105,10 @@ class Job:
         self.kept: Set[int] = set()  # of these, those whose results are about to come
         self.began: Dict[int, Tuple[float, str]] = {}  # of these, since when they run, and the worker that does it
         self.state_of_workers: List[List[Any]] = []
+
+    def is_there(self) -> bool:
+        """Whether it takes calls, or may one day. How one has ended that leaves without having taken any is awaited."""
+        return not self.over and (not self.leaving or (self.came and not self.useful))
 
     def load(self) -> float:
         """Return how many calls it holds for each of its workers, of which there are some."""
@@ -144,7 +148,7 @@ class Pool:
         self._ask_at: Optional[float] = None  # when jobs may be asked for
         self._strikes = 0  # jobs that have ended without having been of use, one after the other
         self._refused_until = 0.0
-        self._used = time.monotonic()  # when there was last a call
+        self._wanted = time.monotonic()  # when a call last waited for a worker
         self._waits_since: Optional[float] = None  # for a first worker
         self._reason_at = 0.0
         self._reason = ""
@@ -212,6 +216,7 @@ class Pool:
                 settled.add((entry["settled"], entry["task"], entry["run"]))
             elif "over" in entry:
                 batches.pop(entry["over"], None)
+                self._around.batches.release(entry["over"], True, False, lambda words: None)  # it may be there in part
         for batch, tasks in batches.items():
             jobs = self._enter(batch, tasks)
             for task, run in came.get(batch, {}).items():
@@ -258,7 +263,6 @@ class Pool:
                 self._waiting.append(call)
             else:
                 self._unsure[call.call] = call
-        self._used = time.monotonic()
         self.hand_out()
 
     def sent_again(self, keep: Sequence[Sequence[int]]) -> None:
@@ -342,8 +346,8 @@ class Pool:
         replies, self._close_replies = self._close_replies, []
         for batch in list(self._jobs):
             self._around.batches.release(batch, True, False, lambda words: None)
-        for reply in replies:
-            reply({})
+        for reply in replies:  # not before: the next agent would know nothing of them
+            self._around.batches.after_removals(functools.partial(reply, {}))
         return True
 
     def stop(self, *, for_good: bool) -> None:
@@ -393,7 +397,6 @@ class Pool:
             self._here(job, frame.head)
         elif op == "began":
             now = time.monotonic()
-            self._strikes = 0
             for call in frame.head["calls"]:
                 if call in job.handed:
                     job.began[call] = now, frame.head["worker"]
@@ -453,6 +456,9 @@ class Pool:
         """So many workers of a pilot can take calls now."""
         job.workers = workers
         job.quota = max(job.quota, workers)
+        if workers:
+            job.useful = True
+            self._strikes = 0
         self.hand_out()
 
     def _make_ready(self, job: Job) -> None:
@@ -496,7 +502,6 @@ class Pool:
             job.quota = max(job.workers, min(MOST_AHEAD * job.workers, 2 * job.quota, ahead))
             job.since = now
             job.done += count
-            self._used = now
             self._strikes = 0
         self._let_go(job)
         self.hand_out()
@@ -554,6 +559,8 @@ class Pool:
     def hand_out(self) -> None:
         """Give waiting calls to pilots that have room; ask for jobs where there are not enough."""
         now = time.monotonic()
+        if self._closing is not None:
+            self._waiting.clear()
         while self._waiting:
             ship = self._ships.get(self._waiting[0].function, "")
             if ship and self._around.shipped(ship) is None:
@@ -566,6 +573,7 @@ class Pool:
                 break
             self._feed(job, now)
         if self._waiting:
+            self._wanted = now
             self._ask_soon()
 
     def _fail_unshipped(self, ship: str) -> None:
@@ -644,9 +652,9 @@ class Pool:
         """Submit as many jobs as calls can use."""
         per_job: int = self._words["per_job"]
         wanted = min(self._words["max_jobs"], -(-self._demand() // per_job))
-        present = sum(not job.over and not job.leaving for job in self._all)
+        present = sum(job.is_there() for job in self._all)
         if present > self._words["max_jobs"]:  # one that was replaced has been put back into the queue
-            self._cancel_jobs(self._unused(self._all)[self._words["max_jobs"] - present :])
+            self._cancel_jobs(self._unused(self._all)[: present - self._words["max_jobs"]])
         if wanted <= present or self._broken or self._closing is not None:
             return
         ship = self._ships.get(self._waiting[0].function, "") if self._waiting else ""
@@ -746,8 +754,8 @@ class Pool:
             job.guest.close()
             job.guest, job.ready = None, False
         words = None if record is None else {name: record[name] for name in _TOLD}
-        lost = self._settle(job, words, earlier=record is not None and record["earlier"])
-        if words is not None and _is_useless(job, words, lost):
+        self._settle(job, words, earlier=record is not None and record["earlier"])
+        if words is not None and _is_useless(job, words):
             self._struck(job, words)
         self._told(job)
         self._release(job.batch)
@@ -755,8 +763,8 @@ class Pool:
             self.hand_out()
             self._ask_soon()
 
-    def _settle(self, job: Job, words: Optional[Mapping[str, Any]], *, earlier: bool = False) -> bool:
-        """Take in what a job has left, and tell the end of the calls that it takes along; return if there are any.
+    def _settle(self, job: Job, words: Optional[Mapping[str, Any]], *, earlier: bool = False) -> None:
+        """Take in what a job has left, and tell the end of the calls that it has taken along.
 
         Those of one that was over before this driver began, `earlier`, run again if they are asked for: nobody was told
         of their end.
@@ -780,7 +788,6 @@ class Pool:
         if lost:
             self._crash(lost, words or {"state": None, "job_id": job.id, "node": job.node})
         self._account_for(job)
-        return bool(lost)
 
     def _account_for(self, job: Job) -> None:
         """Write down that the client knows what became of all that a job had, which is over, once that is so."""
@@ -835,18 +842,22 @@ class Pool:
         self._strikes += 1
         pause = min(AGAIN_CEILING, AGAIN_FIRST * 2.0 ** (self._strikes - 1))
         self._refused_until = time.monotonic() + pause
-        if self._strikes >= GIVE_UP and all(it.over or it.leaving for it in self._all):
+        if self._strikes >= GIVE_UP and self._is_left_alone():
             self._break("%d jobs have ended one after the other before they could run a call" % self._strikes, words)
             return
         how = " ".join(str(words[name]) for name in ("state", "exit_code") if words[name])
         where = " on node %s" % words["node"] if words["node"] else ""
         self._note("info", "job %s ended%s before it could run a call: %s" % (words["job_id"], where, how or "?"))
 
+    def _is_left_alone(self) -> bool:
+        """Whether no job is there that takes calls, or may one day."""
+        return not any(job.is_there() for job in self._all)
+
     def _refused(self, head: Mapping[str, Any], jobs: Mapping[int, Job]) -> None:
         for first, end in head["tasks"]:
             for task in range(first, end):
                 jobs[task].over = True
-        if any(not job.over for job in self._all):
+        if not self._is_left_alone():
             self._refused_until = time.monotonic() + 60.0
             self._note("stuck", "no more jobs: %s" % head["message"])
         elif self._closing is None:
@@ -950,7 +961,9 @@ class Pool:
             reason = next(filter(None, reasons), "")
             if reason and reason != self._reason:
                 self._reason = reason
-                self._note("info", "%d calls wait for a worker: %s" % (len(self._waiting), reason))
+                waiting = len(self._waiting)
+                calls = "a call waits" if waiting == 1 else "%d calls wait" % waiting
+                self._note("info", "%s for a worker: %s" % (calls, reason))
             if reasons and all(map(_is_final, reasons)):
                 self._break("no worker will come: %s" % reason, {})
         if patience is not None and now >= self._waits_since + patience and not self._broken:
@@ -961,12 +974,12 @@ class Pool:
 
     def _see_idle(self, now: float, jobs: Sequence[Job]) -> Optional[float]:
         """Take jobs out of the queue that nobody has anything to do for any more."""
-        if self._waiting or self._unsure or self._closing is not None or any(job.handed for job in jobs):
-            return None
+        if self._waiting or self._unsure:
+            self._wanted = now
         pending = self._unused(jobs)
-        if not pending:
+        if not pending or self._closing is not None:
             return None
-        at: float = self._used + self._words["idle"]
+        at: float = self._wanted + self._words["idle"]
         if now < at:
             return at
         self._cancel_jobs(pending)
@@ -1050,11 +1063,10 @@ class Pools:
             pool.stop(for_good=False)
 
 
-def _is_useless(job: Job, words: Mapping[str, Any], lost: bool) -> bool:
-    """Whether a job has ended, as `words` tell, without having done anything, and not because of others."""
-    if job.came:
-        return words["state"] in _ITS_OWN and not (job.done or lost)
-    return not (job.awaited or job.leaving)
+def _is_useless(job: Job, words: Mapping[str, Any]) -> bool:
+    """Whether a job has ended, as `words` tell, before it could run a call, and not to make way for others."""
+    taken_back = job.leaving and not job.came
+    return not (job.useful or job.awaited or taken_back or (job.came and words["state"] == "PREEMPTED"))
 
 
 def _is_final(reason: str) -> bool:

@@ -5,7 +5,9 @@ goes where its stdout and stderr point. Each result is sent before the next call
 knows, if it dies, which call it was running: the first one that it has not answered.
 """
 
+import contextlib
 import os
+import signal
 import socket
 import sys
 from collections import deque
@@ -14,6 +16,7 @@ from typing import Any, Callable, Deque, Dict, Optional, Tuple
 from . import payload, wire
 
 _CHUNK = 1 << 18
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class Worker:
@@ -84,11 +87,20 @@ class Worker:
         return payload.perform(function, call.payload)
 
 
+def _end_with_parent() -> None:
+    """Have this process end when the one that has started it is killed, also in the middle of a call."""
+    with contextlib.suppress(ImportError, OSError, AttributeError):  # no Linux, or a Python without ctypes
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
 def main() -> None:
     """Entry for a worker that inherits its connection: the descriptor's number is the first argument."""
     connection = socket.socket(fileno=int(sys.argv[1]))
     sys.argv[1:] = []
     connection.set_inheritable(False)
+    _end_with_parent()
     shipped = os.environ.pop("SLURMFUTURES_SHIP", "")
     if shipped:
         sys.path.insert(0, shipped)
