@@ -99,6 +99,8 @@ class Pilot:
     def serve(self) -> int:
         """Serve until there is nothing more to do here; return the exit code."""
         signal.signal(signal.SIGTERM, lambda *_: self._loop.post(self._terminated))
+        for warning in (signal.SIGUSR1, signal.SIGUSR2):  # by sbatch's --signal, some time before the end
+            signal.signal(warning, lambda *_: self._loop.post(self._leave))
         self._hub.fill()
         self._home.start()
         while not self._is_over():

@@ -16,7 +16,7 @@ import time
 from collections import deque
 from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
-from . import door, payload, pool_files, wire
+from . import commands, door, payload, pool_files, wire
 from .batches import Batches
 from .lane import Lane
 from .scheduler import Scheduler
@@ -147,6 +147,7 @@ class Pool:
         self._due = 0.0  # when to look after the jobs
         self._ask_at: Optional[float] = None  # when jobs may be asked for
         self._strikes = 0  # jobs that have ended without having been of use, one after the other
+        self._shunned: Dict[str, None] = {}  # nodes on which such jobs have ended, in order
         self._refused_until = 0.0
         self._wanted = time.monotonic()  # when a call last waited for a worker
         self._waits_since: Optional[float] = None  # for a first worker
@@ -675,7 +676,10 @@ class Pool:
             "time": self._time,
             "ship": ship,
         }
-        spec = dict(self._words["spec"], batch=batch, tasks=number, skip=[], ship="", script=None, pilot=pilot)
+        options = commands.excluding(self._words["spec"]["options"], list(self._shunned))
+        spec = dict(
+            self._words["spec"], options=options, batch=batch, tasks=number, skip=[], ship="", script=None, pilot=pilot
+        )
         try:
             self._files.record({"batch": batch, "tasks": number}, sync=True)
             self._enter(batch, number)
@@ -847,7 +851,10 @@ class Pool:
             self._break("%d jobs have ended one after the other before they could run a call" % self._strikes, words)
             return
         how = " ".join(str(words[name]) for name in ("state", "exit_code") if words[name])
-        where = " on node %s" % words["node"] if words["node"] else ""
+        where = ""
+        if words["node"]:
+            where = " on node %s" % words["node"]
+            self._shunned[words["node"]] = None
         self._note("info", "job %s ended%s before it could run a call: %s" % (words["job_id"], where, how or "?"))
 
     def _is_left_alone(self) -> bool:
@@ -858,7 +865,11 @@ class Pool:
         for first, end in head["tasks"]:
             for task in range(first, end):
                 jobs[task].over = True
-        if not self._is_left_alone():
+        self._release(head["batch"])
+        if self._shunned:  # it may be that there are no other nodes
+            self._shunned.clear()
+            self._ask_soon()
+        elif not self._is_left_alone():
             self._refused_until = time.monotonic() + 60.0
             self._note("stuck", "no more jobs: %s" % head["message"])
         elif self._closing is None:

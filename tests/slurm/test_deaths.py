@@ -80,6 +80,9 @@ class Deaths:
         alive = Gate(folder / "alive")
         there = executor.with_options(nodelist=DEAD_NODE, no_requeue=True)
         self.node_failed = there.submit(calls.pass_gate, alive.folder)
+        pilots: dict[str, Any] = {"workers": 1, "nodelist": DEAD_NODE, "idle_timeout": 600}
+        self.pilots = executor.pilots(**pilots, no_requeue=True), executor.pilots(**pilots, requeue=True)
+        self.pilots_node_failed = [pilots.submit(calls.pass_gate, alive.folder) for pilots in self.pilots]
         there = executor.with_options(nodelist=DEAD_NODE)
         self.node_started_again = there.submit(work.wait_for_the_second_run, str(self.power_cut))
         there = executor.with_options(nodelist=DOWN_NODE)
@@ -113,7 +116,7 @@ class Deaths:
         self.nowhere_else = once.with_options(nodelist="n1").submit(calls.leave_at_first, str(folder / "n1"), 1, "n1")
         assert [next(self.moved_chunk), next(self.moved_chunk)] == [0, 1]
         until(lambda: _lines(self.chunk_places)[2:] and _lines(self.places) and _lines(folder / "preempted"))
-        alive.wait(2)
+        alive.wait(4)
         until(lambda: _lines(self.runs) and _lines(self.restarted) and _lines(self.power_cut))
 
         queue.cluster.kill_node(DEAD_NODE)
@@ -399,6 +402,14 @@ def test_a_failed_node_is_told(deaths: Deaths, cluster: Cluster) -> None:
     cluster.start_node(DEAD_NODE)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("put_back", [False, True], ids=["for good", "and is put back"])
+def test_of_a_pilot_whose_node_failed_the_call_that_ran_fails(deaths: Deaths, put_back: bool) -> None:
+    error = died(deaths.pilots_node_failed[put_back], NodeFailed, LONG)
+    assert (error.state, error.node, error.transient) == (JobState.NODE_FAIL, DEAD_NODE, True)
+    assert "ended because its node failed" in str(error)
+
+
 # ---- lost, and made again
 
 
@@ -466,3 +477,10 @@ def test_a_job_whose_node_had_a_power_cut_gives_its_result(deaths: Deaths) -> No
     job_id = submitted(deaths.node_started_again)
     assert deaths.node_started_again.result(LONG) == f"{job_id} 1"
     assert _lines(deaths.power_cut) == [f"{job_id} 0", f"{job_id} 1"]
+
+
+@pytest.mark.slow
+def test_a_pilot_whose_node_had_a_power_cut_comes_again(deaths: Deaths) -> None:
+    _, pilots = deaths.pilots
+    job_id, _, run = pilots.submit(work.place).result(LONG)
+    assert (job_id, run) == (deaths.pilots_node_failed[True].job_id, "1")

@@ -1,9 +1,11 @@
-"""What becomes of calls when their worker, their pilot, its job or its node ends; how often each ran is counted.
+"""What becomes of calls when their worker, their pilot or its job ends; how often each of them ran is counted.
 
-Those that take Slurm's own time need nothing of each other, so that they can run side by side.
+A node that fails is in `test_deaths`. Those that take Slurm's own time need nothing of each other, so that they can
+run side by side.
 """
 
 import logging
+import os
 import re
 import signal
 import time
@@ -22,7 +24,6 @@ from slurmfutures import (
     JobOutOfMemory,
     JobPreempted,
     JobTimeout,
-    NodeFailed,
     PilotsBroken,
     PilotsExecutor,
     SlurmExecutor,
@@ -31,16 +32,16 @@ from slurmfutures import (
 )
 from slurmfutures._remote.states import JobState
 from tests import calls
-from tests.cluster import Cluster, cgroups
+from tests.cluster import cgroups
 from tests.fix_gate import Gate
 from tests.slurm import work
 from tests.slurm.conftest import OpenSlurm
-from tests.slurm.queue import Queue
+from tests.slurm.queue import Queue, submitted
 from tests.waiting import until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
 
-LONG = 150.0  # seconds in which a job is at its time limit, or its node is missed
+LONG = 150.0  # seconds in which a job has come to any end
 MUCH = {"mem": "3000M"}  # of a node: of two jobs with that, one has to make way
 
 OpenPilots = Callable[..., PilotsExecutor]
@@ -243,6 +244,21 @@ def test_a_pilot_whose_job_somebody_cancels_gives_back_what_it_has_not_begun(
     assert log.lines() == [*map(str, range(10, 20)), "victim"]
 
 
+def test_a_pilot_that_is_warned_of_its_end_takes_no_more_calls(
+    open_pilots: OpenPilots, log: Log, queue: Queue, gate: Gate
+) -> None:
+    pilots = open_pilots()
+    running = log.submit(pilots, "running", calls.pass_gate, gate.folder, "done")
+    gate.wait()
+    job_id = submitted(running)
+    queue.run("scancel", "--batch", "--signal=USR1", job_id)  # as by --signal=B:USR1@60
+    assert job_of(pilots) != job_id
+    assert not running.done()
+    gate.open()
+    assert running.result(60) == "done"
+    assert log.lines() == ["running"]
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "state"),
     [("SIGTERM", JobFailed, JobState.FAILED), ("SIGKILL", JobCancelled, JobState.CANCELLED)],
@@ -292,6 +308,19 @@ def test_jobs_that_die_at_once_again_and_again_are_given_up(open_slurm: OpenSlur
     assert str(error).endswith("no licence")
     assert type(error.__cause__) is JobFailed
     assert error.__cause__.exit_code == 9
+
+
+def test_where_jobs_die_on_one_node_others_go_elsewhere(
+    open_slurm: OpenSlurm, open_pilots: OpenPilots, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad"
+    setup = f"[ -e '{bad}' ] || echo $SLURMD_NODENAME >'{bad}'; [ $SLURMD_NODENAME != $(cat '{bad}') ] || exit 9"
+    pilots = open_pilots(open_slurm(setup=f"[ -z $SLURM_JOB_ID ] || {{ {setup}; }}"))
+    assert pilots.submit(_node).result(60) != bad.read_text().strip()
+
+
+def _node() -> str:
+    return os.environ["SLURMD_NODENAME"]
 
 
 def test_jobs_whose_workers_do_not_start_are_given_up(open_pilots: OpenPilots, log: Log) -> None:
@@ -388,7 +417,7 @@ def test_a_job_near_its_end_takes_no_call_and_is_replaced_before(
     open_pilots: OpenPilots, queue: Queue, gate: Gate, caplog: pytest.LogCaptureFixture, options: dict[str, str]
 ) -> None:
     caplog.set_level(logging.INFO, "slurmfutures.pilots")
-    pilots = open_pilots(call_time=40, **options)
+    pilots = open_pilots(call_time=50, **options)
     job_id = job_of(pilots)
     running = pilots.submit(calls.pass_gate, gate.folder, "done")
     gate.wait()
@@ -471,22 +500,3 @@ def test_of_a_pilot_that_is_requeued_the_call_that_ran_fails(
     assert (error.state, error.job_id) == (JobState.REQUEUED, job_id)
     assert f"job {job_id} was put back into the queue on node " in str(error)
     assert log.lines() == [*map(str, range(10, 20)), "victim"]
-
-
-@pytest.mark.slow
-@pytest.mark.alone
-@pytest.mark.parametrize("requeue", [False, True], ids=["for good", "and put back"])
-def test_a_node_that_fails_takes_its_calls_along(
-    open_pilots: OpenPilots, log: Log, queue: Queue, gate: Gate, faulty: Cluster, requeue: bool
-) -> None:
-    pilots = open_pilots(nodelist="n4", **({"requeue": True} if requeue else {"no_requeue": True}))
-    job_id = job_of(pilots)
-    victim = log.submit(pilots, "victim", calls.pass_gate, gate.folder)
-    gate.wait()
-    faulty.kill_node("n4")
-    error = died(victim, NodeFailed, LONG)
-    assert (error.state, error.job_id, error.node) == (JobState.NODE_FAIL, job_id, "n4")
-    assert f"job {job_id} ended because its node failed on node n4" in str(error)
-    faulty.start_node("n4")
-    assert job_of(pilots)
-    assert log.lines() == ["victim"]

@@ -323,7 +323,7 @@ def test_boxes_are_looked_for_only_where_somebody_may_come_by_files(world: World
     assert agent.door.tick(0.0) is None
     assert agent.guests == []
     agent.door.expect_boxes(True)
-    world.loop.until(lambda: agent.guests)
+    world.loop.until(lambda: agent.guests and pilot.agents)
     agent.door.expect_boxes(False)
     pilot.agents[0].say("still heard")
     world.loop.until(lambda: agent.guests[0].heard)

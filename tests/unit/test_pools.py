@@ -362,6 +362,19 @@ def test_one_that_came_and_whose_workers_did_not_is_of_no_use(bench: OpenBench) 
     assert len(one.told("pool_broken")) == 1
 
 
+def test_the_next_job_goes_where_none_has_died_while_there_is_such_a_node(bench: OpenBench) -> None:
+    one = bench(spec={"options": ["--exclude=n7"]})
+    one.calls(1)
+    one.ended(0, state="FAILED", node="n1")
+    one.turn(10.0)
+    assert one.batches.submitted[-1]["options"] == ["--exclude=n7", "--exclude=n7,n1"]
+    one.event("refused", tasks=[(0, 1)], message="no such nodes")
+    one.turn(10.0)
+    assert one.batches.submitted[-1]["options"] == ["--exclude=n7"]
+    one.event("refused", tasks=[(0, 1)], message="no")
+    assert len(one.told("pool_broken")) == 1
+
+
 def test_calls_that_are_with_a_pilot_outlive_the_hope_for_others(bench: OpenBench) -> None:
     one = bench()
     one.calls(1, 2)
