@@ -26,6 +26,7 @@ class Guest:
         self._frames: Callable[[wire.Frame], None] = lambda frame: None
         self._gone: Callable[[str], None] = lambda why: None
         self._open = True
+        self.is_false = False  # something came that was not what the other end had sent
 
     @property
     def unsent(self) -> int:
@@ -72,6 +73,7 @@ class Guest:
                     if not self._open:
                         return
         except wire.WireError as error:
+            self.is_false = True
             self.lose(str(error))
 
     def lose(self, why: str) -> None:

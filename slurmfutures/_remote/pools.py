@@ -389,6 +389,9 @@ class Pool:
             job.lost = time.monotonic()
             job.look_at = job.lost + LOOK_FIRST
             self._due = min(self._due, job.look_at)
+            if guest.is_false or not (job.leaving or self._closing):
+                kind = "door" if guest.is_false else "info"
+                self._note(kind, "the connection to job %s is lost: %s" % (job.id or job.batch, why))
 
     def _frame(self, job: Job, frame: wire.Frame) -> None:
         if frame.kind == wire.RESULTS:

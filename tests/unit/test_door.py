@@ -1,6 +1,5 @@
 """Pilots find their agent and are let in; nobody else is; what is sent arrives or its loss is told."""
 
-import contextlib
 import functools
 import os
 import random
@@ -18,6 +17,7 @@ import pytest
 from slurmfutures._remote import box, door, home, meeting, seal, wire
 from slurmfutures._remote.guest import Guest
 from tests.loops import Loop, fill
+from tests.taps import Tap
 
 LOCAL = "127.0.0.1"
 
@@ -583,57 +583,15 @@ def test_a_flood_of_strangers_is_no_flood_in_the_log(world: World, agent: Agent)
     assert len(agent.log) == 20
 
 
-class Relay:
-    """Between pilots and an agent: it records, and changes what it is told to."""
-
-    def __init__(self, world: World, target: list[Any]) -> None:
-        self._target = target
-        self._server = socket.create_server((LOCAL, 0))
-        self.port = self._server.getsockname()[1]
-        self.up, self.down = bytearray(), bytearray()
-        self.change: Callable[[bool, bytes], bytes] = lambda up, data: data
-        self._pairs: list[tuple[socket.socket, socket.socket]] = []
-        threading.Thread(target=self._run, daemon=True, name="relay").start()
-
-    def _run(self) -> None:
-        while True:
-            try:
-                one, _ = self._server.accept()
-            except OSError:
-                return
-            other = socket.create_connection(tuple(self._target))
-            self._pairs.append((one, other))
-            for up, source, sink in ((True, one, other), (False, other, one)):
-                threading.Thread(target=self._pass, args=(up, source, sink), daemon=True, name="relay").start()
-
-    def _pass(self, up: bool, source: socket.socket, sink: socket.socket) -> None:
-        try:
-            while data := source.recv(1 << 16):
-                (self.up if up else self.down).extend(data)
-                sink.sendall(self.change(up, data))
-            sink.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
-
-    def close(self) -> None:
-        self._server.shutdown(socket.SHUT_RDWR)
-        self._server.close()
-        for pair in self._pairs:
-            for connection in pair:
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
-                connection.close()
-
-
 @pytest.fixture
-def relay(world: World, agent: Agent) -> Iterator[Relay]:
-    made = Relay(world, agent.places[0])
+def relay(world: World, agent: Agent) -> Iterator[Tap]:
+    made = Tap(agent.places[0])
     door.write_agent_file(str(world.folder), [[LOCAL, made.port]], [], "m1")
     yield made
     made.close()
 
 
-def test_a_recorded_session_gets_nobody_in(world: World, agent: Agent, relay: Relay) -> None:
+def test_a_recorded_session_gets_nobody_in(world: World, agent: Agent, relay: Tap) -> None:
     pilot = world.pilot()
     world.loop.until(lambda: agent.guests and pilot.agents)
     pilot.agents[0].say("delete everything")
@@ -647,7 +605,7 @@ def test_a_recorded_session_gets_nobody_in(world: World, agent: Agent, relay: Re
 
 @pytest.mark.parametrize("up", [True, False])
 def test_a_changed_byte_ends_the_connection_and_nothing_of_it_is_heard(
-    world: World, agent: Agent, relay: Relay, up: bool
+    world: World, agent: Agent, relay: Tap, up: bool
 ) -> None:
     pilot = world.pilot()
     world.loop.until(lambda: agent.guests and pilot.agents)
@@ -664,7 +622,7 @@ def test_a_changed_byte_ends_the_connection_and_nothing_of_it_is_heard(
 
 
 @pytest.mark.parametrize("up", [True, False])
-def test_a_frame_that_comes_twice_ends_the_connection(world: World, agent: Agent, relay: Relay, up: bool) -> None:
+def test_a_frame_that_comes_twice_ends_the_connection(world: World, agent: Agent, relay: Tap, up: bool) -> None:
     pilot = world.pilot()
     world.loop.until(lambda: agent.guests and pilot.agents)
     ends = [pilot.agents[0], agent.guests[0]] if up else [agent.guests[0], pilot.agents[0]]
@@ -674,7 +632,7 @@ def test_a_frame_that_comes_twice_ends_the_connection(world: World, agent: Agent
     assert ends[1].heard == ["once"]
 
 
-def test_frames_sent_back_end_the_connection(world: World, agent: Agent, relay: Relay) -> None:
+def test_frames_sent_back_end_the_connection(world: World, agent: Agent, relay: Tap) -> None:
     pilot = world.pilot()
     world.loop.until(lambda: agent.guests and pilot.agents)
     agent.guests[0].say("mine")
@@ -686,7 +644,7 @@ def test_frames_sent_back_end_the_connection(world: World, agent: Agent, relay: 
     assert agent.guests[0].heard == []
 
 
-def test_a_truncated_frame_is_a_loss(world: World, agent: Agent, relay: Relay) -> None:
+def test_a_truncated_frame_is_a_loss(world: World, agent: Agent, relay: Tap) -> None:
     pilot = world.pilot()
     world.loop.until(lambda: agent.guests and pilot.agents)
     relay.change = lambda upwards, data: data[:-1] if upwards else data
