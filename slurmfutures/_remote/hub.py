@@ -237,6 +237,12 @@ class Hub:
             if child.ready
         ]
 
+    def signal(self, number: int) -> None:
+        """Pass a signal on to the workers that are in a call."""
+        for child in self._children:
+            if child.handed:
+                os.kill(child.process.pid, number)
+
     def close(self) -> None:
         """End all workers, and what the calls that they are in have started."""
         for child in self._children:

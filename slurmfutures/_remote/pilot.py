@@ -7,6 +7,7 @@ when the agent says so, or at SIGTERM; what could not be handed over by then is 
 With that file it says too that nobody has begun what else it was handed.
 """
 
+import functools
 import json
 import os
 import signal
@@ -99,6 +100,8 @@ class Pilot:
     def serve(self) -> int:
         """Serve until there is nothing more to do here; return the exit code."""
         signal.signal(signal.SIGTERM, lambda *_: self._loop.post(self._terminated))
+        for number in (signal.SIGUSR1, signal.SIGUSR2):  # what `signal=` has Slurm send is for those who run calls
+            signal.signal(number, lambda number, _: self._loop.post(functools.partial(self._hub.signal, number)))
         self._hub.fill()
         self._home.start()
         while not self._is_over():

@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import re
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Future
@@ -489,6 +490,18 @@ def test_the_gpus_of_a_job_are_divided_among_its_workers(opener: Opener, gate: G
         gate.wait(2)
         gate.open()
         assert sorted(future.result(DEADLINE) for future in futures) == ["4,5", "6,7"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_that_a_job_is_sent_is_for_the_call(local: SlurmExecutor, gate: Gate, number: int) -> None:
+    """As Slurm does before the end of a job's time, where `signal=` asks for it."""
+    pilots = local.pilots(1)
+    pilot = pilots.submit(os.getppid).result(DEADLINE)
+    heard = pilots.submit(calls.hear, f"{gate.folder}/entered", number)
+    gate.wait()
+    os.kill(pilot, number)
+    assert heard.result(DEADLINE) == number
+    assert pilots.submit(os.getppid).result(DEADLINE) == pilot
 
 
 # ---- what can be seen
