@@ -26,20 +26,20 @@ REPLY_TIMEOUT = 60.0  # seconds
 class PilotWorker(NamedTuple):
     """A worker of a pilot, as `PilotsExecutor.workers` shows it."""
 
-    host: str  # the name of its machine
-    job_id: str  # "123_4", of the job that it is part of
-    pid: int  # its process on that machine
-    busy_since: float | None  # when its present call began, in seconds since the epoch, to a second; None if it is idle
-    calls: int  # that it has done
-    via: str  # how its job reaches the agent: "tcp" or "files"
+    host: str  #: The name of its machine.
+    job_id: str  #: Of the job that it is part of, "123_4".
+    pid: int  #: Its process on that machine.
+    busy_since: float | None  #: When its present call began, in seconds since the epoch; None if it is idle.
+    calls: int  #: How many it has done.
+    via: str  #: How its job reaches the agent: "tcp" or "files".
 
 
 class PilotCounts(NamedTuple):
     """How many calls wait, are with a worker, and are done."""
 
-    waiting: int
-    running: int
-    done: int
+    waiting: int  #: Calls that no worker has begun.
+    running: int  #: Calls that workers are in.
+    done: int  #: Calls that have returned or raised since this executor was made.
 
 
 class PilotsExecutor(View):

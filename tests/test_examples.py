@@ -68,6 +68,25 @@ def test_digits_on_slurm(cluster: object, tmp_path: Path) -> None:
     check_digits(run("digits.py", "slurm", "main", home=tmp_path))
 
 
+def check_pilots(shown: str) -> None:
+    lowest = re.search(r"^lowest energy of 13 atoms: (\S+); known: (\S+)$", shown, re.MULTILINE)
+    assert lowest is not None
+    assert float(lowest[1]) == pytest.approx(float(lowest[2]), abs=1e-5)
+    assert shown.endswith(f"from the middle: 0.00{12 * ' 1.08'}\n")
+    energies = [float(energy) for energy in re.findall(r"^ +\d+ calls: (\S+)$", shown, re.MULTILINE)]
+    assert energies == sorted(energies, reverse=True)
+    assert energies
+
+
+def test_pilots(tmp_path: Path) -> None:
+    check_pilots(run("pilots.py", home=tmp_path))
+
+
+@pytest.mark.slurm
+def test_pilots_on_slurm(cluster: object, tmp_path: Path) -> None:
+    check_pilots(run("pilots.py", "slurm", "main", home=tmp_path))
+
+
 def check_squares(shown: str, folder: Path, count: int, jobs: int) -> None:
     numbers = [int((folder / f"task-{number}/input").read_text()) for number in range(count)]
     total = sum(number * number for number in numbers)

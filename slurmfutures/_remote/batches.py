@@ -267,14 +267,21 @@ class Batches:
             self._cancel_at = time.monotonic() + CANCEL_AFTER
 
     def release(self, batch_id: str, remove: bool, logs: bool, reply: Callable[..., None]) -> None:
-        """Stop watching a batch; `logs` has what its jobs printed sent along, `remove` its files cleared away."""
+        """Stop watching a batch; `logs` has what its jobs printed sent along, `remove` its files cleared away.
+
+        It may be one of which an earlier agent has cleared a part away.
+        """
         if self._cancel_at is not None:
             self._flush_cancels()
         batch = self._resume(batch_id, set())
         self._batches.pop(batch_id, None)
         reply({"logs": collect_logs(batch) if batch is not None and logs else {}})
-        if batch is not None and remove:
-            self._acting.do(batch.folder.remove, lambda _: None)
+        if remove:
+            self._acting.do(spool.Batch(self._place.work_dir, batch_id).remove, lambda _: None)
+
+    def after_removals(self, then: Callable[[], None]) -> None:
+        """Have `then` called when what was released up to now is cleared away."""
+        self._acting.do(lambda: None, lambda _: then())
 
     def look_soon(self, batch_id: str) -> None:
         """List a batch's results with the next turn, and ask for the queue as soon as that may be."""

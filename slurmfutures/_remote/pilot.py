@@ -296,7 +296,11 @@ class Pilot:
             self._files.leave(self._name, list(self._kept.values()))
         self._hub.close()
         if self._hopeless is not None:
-            sys.stderr.write("slurmfutures: workers do not start\n%s\n" % self._hopeless["stderr"])
+            how = "exit code %s" % self._hopeless["exit_code"]
+            if self._hopeless["signal"]:
+                how = "signal %d" % self._hopeless["signal"]
+            sys.stderr.write("slurmfutures: workers do not start: the last one ended with %s\n" % how)
+            sys.stderr.write(self._hopeless["stderr"])
             code = RUN_DRY
         elif self._term_at is not None:  # Slurm may begin this job once more: then it is not done
             code = 128 + signal.SIGTERM

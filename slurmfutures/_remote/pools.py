@@ -49,7 +49,6 @@ _PUT_BACK = (
     ("DUE TO JOB REQUEUE", "REQUEUED"),
     ("DUE TO NODE FAILURE", "NODE_FAIL"),
 )
-_ITS_OWN = (None, "FAILED", "OUT_OF_MEMORY")  # ends of a pilot that are nobody else's doing
 _QUEUED_AGAIN = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 _TAIL = 4000  # bytes of a job's stderr that are told
 _NUMBER = struct.Struct(">Q")
@@ -84,6 +83,7 @@ class Job:
         self.came = False  # it has become a pilot, for this agent
         self.ready = False  # it has told by its connection what it has, and the next agent will know of it
         self.noted = False  # the ledger says so, and not that the client knows what became of all that it had
+        self.useful = False  # it has had a worker that could take calls
         self.awaited = False  # it had become one for an earlier agent, and has not told this one what it has
         self.leaving = False  # it takes no more calls
         self.let_go = False  # it has been told that it may end
@@ -106,6 +106,10 @@ class Job:
         self.began: Dict[int, Tuple[float, str]] = {}  # of these, since when they run, and the worker that does it
         self.state_of_workers: List[List[Any]] = []
 
+    def is_there(self) -> bool:
+        """Whether it takes calls, or may one day. How one has ended that leaves without having taken any is awaited."""
+        return not self.over and (not self.leaving or (self.came and not self.useful))
+
     def load(self) -> float:
         """Return how many calls it holds for each of its workers, of which there are some."""
         return len(self.handed) / self.workers
@@ -126,6 +130,7 @@ class Pool:
         self._key = door.make_key(path)
         self._door: Optional[door.Door] = None
         self._door_lane = Lane("door", around.post)
+        self._by_files = False  # a pilot has come that way, and that was told
         self._jobs: Dict[str, Dict[int, Job]] = {}  # by batch
         self._all: List[Job] = []  # the same, in a row
         self._functions: Dict[int, wire.Body] = {}
@@ -211,6 +216,7 @@ class Pool:
                 settled.add((entry["settled"], entry["task"], entry["run"]))
             elif "over" in entry:
                 batches.pop(entry["over"], None)
+                self._around.batches.release(entry["over"], True, False, lambda words: None)  # it may be there in part
         for batch, tasks in batches.items():
             jobs = self._enter(batch, tasks)
             for task, run in came.get(batch, {}).items():
@@ -340,8 +346,8 @@ class Pool:
         replies, self._close_replies = self._close_replies, []
         for batch in list(self._jobs):
             self._around.batches.release(batch, True, False, lambda words: None)
-        for reply in replies:
-            reply({})
+        for reply in replies:  # not before: the next agent would know nothing of them
+            self._around.batches.after_removals(functools.partial(reply, {}))
         return True
 
     def stop(self, *, for_good: bool) -> None:
@@ -391,7 +397,6 @@ class Pool:
             self._here(job, frame.head)
         elif op == "began":
             now = time.monotonic()
-            self._strikes = 0
             for call in frame.head["calls"]:
                 if call in job.handed:
                     job.began[call] = now, frame.head["worker"]
@@ -430,6 +435,7 @@ class Pool:
         if not job.came:
             job.came = True
             job.began_at = now
+            self._tell_way(job)
         self._make_ready(job)
         job.since = now
         job.state = "RUNNING"
@@ -439,10 +445,20 @@ class Pool:
             self._cancel_unwanted(job)
         self._ready(job, words["workers"])
 
+    def _tell_way(self, job: Job) -> None:
+        """Say once that pilots do not reach this machine by the network."""
+        if job.guest is not None and job.guest.via == "files" and not self._by_files:
+            self._by_files = True
+            said = "job %s on node %s has no way by TCP, and goes by files" % (job.id, job.node)
+            self._note("info", "%s; `slurmfutures logs %s --stderr` says why" % (said, job.id))
+
     def _ready(self, job: Job, workers: int) -> None:
         """So many workers of a pilot can take calls now."""
         job.workers = workers
         job.quota = max(job.quota, workers)
+        if workers:
+            job.useful = True
+            self._strikes = 0
         self.hand_out()
 
     def _make_ready(self, job: Job) -> None:
@@ -636,9 +652,9 @@ class Pool:
         """Submit as many jobs as calls can use."""
         per_job: int = self._words["per_job"]
         wanted = min(self._words["max_jobs"], -(-self._demand() // per_job))
-        present = sum(not job.over and not job.leaving for job in self._all)
+        present = sum(job.is_there() for job in self._all)
         if present > self._words["max_jobs"]:  # one that was replaced has been put back into the queue
-            self._cancel_jobs(self._unused(self._all)[self._words["max_jobs"] - present :])
+            self._cancel_jobs(self._unused(self._all)[: present - self._words["max_jobs"]])
         if wanted <= present or self._broken or self._closing is not None:
             return
         ship = self._ships.get(self._waiting[0].function, "") if self._waiting else ""
@@ -738,8 +754,8 @@ class Pool:
             job.guest.close()
             job.guest, job.ready = None, False
         words = None if record is None else {name: record[name] for name in _TOLD}
-        lost = self._settle(job, words, earlier=record is not None and record["earlier"])
-        if words is not None and _is_useless(job, words, lost):
+        self._settle(job, words, earlier=record is not None and record["earlier"])
+        if words is not None and _is_useless(job, words):
             self._struck(job, words)
         self._told(job)
         self._release(job.batch)
@@ -747,8 +763,8 @@ class Pool:
             self.hand_out()
             self._ask_soon()
 
-    def _settle(self, job: Job, words: Optional[Mapping[str, Any]], *, earlier: bool = False) -> bool:
-        """Take in what a job has left, and tell the end of the calls that it takes along; return if there are any.
+    def _settle(self, job: Job, words: Optional[Mapping[str, Any]], *, earlier: bool = False) -> None:
+        """Take in what a job has left, and tell the end of the calls that it has taken along.
 
         Those of one that was over before this driver began, `earlier`, run again if they are asked for: nobody was told
         of their end.
@@ -772,7 +788,6 @@ class Pool:
         if lost:
             self._crash(lost, words or {"state": None, "job_id": job.id, "node": job.node})
         self._account_for(job)
-        return bool(lost)
 
     def _account_for(self, job: Job) -> None:
         """Write down that the client knows what became of all that a job had, which is over, once that is so."""
@@ -827,18 +842,22 @@ class Pool:
         self._strikes += 1
         pause = min(AGAIN_CEILING, AGAIN_FIRST * 2.0 ** (self._strikes - 1))
         self._refused_until = time.monotonic() + pause
-        if self._strikes >= GIVE_UP and all(it.over or it.leaving for it in self._all):
+        if self._strikes >= GIVE_UP and self._is_left_alone():
             self._break("%d jobs have ended one after the other before they could run a call" % self._strikes, words)
             return
         how = " ".join(str(words[name]) for name in ("state", "exit_code") if words[name])
         where = " on node %s" % words["node"] if words["node"] else ""
         self._note("info", "job %s ended%s before it could run a call: %s" % (words["job_id"], where, how or "?"))
 
+    def _is_left_alone(self) -> bool:
+        """Whether no job is there that takes calls, or may one day."""
+        return not any(job.is_there() for job in self._all)
+
     def _refused(self, head: Mapping[str, Any], jobs: Mapping[int, Job]) -> None:
         for first, end in head["tasks"]:
             for task in range(first, end):
                 jobs[task].over = True
-        if any(not job.over for job in self._all):
+        if not self._is_left_alone():
             self._refused_until = time.monotonic() + 60.0
             self._note("stuck", "no more jobs: %s" % head["message"])
         elif self._closing is None:
@@ -1044,11 +1063,10 @@ class Pools:
             pool.stop(for_good=False)
 
 
-def _is_useless(job: Job, words: Mapping[str, Any], lost: bool) -> bool:
-    """Whether a job has ended, as `words` tell, without having done anything, and not because of others."""
-    if job.came:
-        return words["state"] in _ITS_OWN and not (job.done or lost)
-    return not (job.awaited or job.leaving)
+def _is_useless(job: Job, words: Mapping[str, Any]) -> bool:
+    """Whether a job has ended, as `words` tell, before it could run a call, and not to make way for others."""
+    taken_back = job.leaving and not job.came
+    return not (job.useful or job.awaited or taken_back or (job.came and words["state"] == "PREEMPTED"))
 
 
 def _is_final(reason: str) -> bool:

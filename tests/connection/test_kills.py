@@ -1,9 +1,12 @@
 """A sweep whose driver, agent or link is killed at random moments: all its results are right, and each call ran once.
 
 `SLURMFUTURES_KILLS` is the number of kills of each; `tox -e chaos` has a hundred. The calls wait for the kills: call n
-of 300 does not end before its share of them is done, so that there is always something under way.
+of 300 does not end before its share of them is done, so that there is always something under way; those whose share is
+done when they begin are short. Where pilots and their workers are killed too, a call fails by that or, where it may,
+runs again.
 """
 
+import contextlib
 import os
 import random
 import signal
@@ -14,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from slurmfutures import SlurmExecutor, _poller, _reconnect
+from slurmfutures import JobError, SlurmExecutor, _poller, _reconnect
+from tests import calls
 from tests.cluster import Cluster
 from tests.drivers import Driver
 from tests.far.relay import Relay
@@ -24,18 +28,21 @@ from tests.processes import lives
 from tests.waiting import until
 
 KILLS = int(os.environ.get("SLURMFUTURES_KILLS", "5"))
-CALLS, CHUNK = 300, 5
+CALLS, CHUNK, WORKERS = 300, 5, 4
 LONGEST = 1.2  # seconds between two kills: a driver has its first results after about one
 
 pytestmark = [pytest.mark.slurm, pytest.mark.ssh, pytest.mark.slow, pytest.mark.timeout(90 + 4 * KILLS)]
+KINDS = pytest.mark.parametrize("kind", ["jobs", "pilots"])
 
 SWEEP = """
-folder, count, chunk, kills = arguments
+kind, folder, count, chunk, kills, retries, workers = arguments
 with SlurmExecutor(**options) as executor:
+    tell("here")
+    view = executor if kind == "jobs" else executor.pilots(workers=workers, retries=retries)
     shares = [kills * (number + 1) // count for number in range(count)]
     half = count // 2
-    futures = [executor.submit(calls.append_after, folder, number, shares[number]) for number in range(half)]
-    rest = executor.map(calls.append_after, [folder] * half, range(half, count), shares[half:], chunksize=chunk)
+    futures = [view.submit(calls.append_after, folder, number, shares[number]) for number in range(half)]
+    rest = view.map(calls.append_after, [folder] * half, range(half, count), shares[half:], chunksize=chunk)
     results = [future.result() for future in futures] + list(rest)
     assert results == [number * number for number in range(count)], results
 tell("right")
@@ -49,6 +56,7 @@ class Bench:
         self.folder = folder
         self.folder.mkdir()
         (self.folder / "kills").mkdir()
+        self.scratch = folder.parent / "scratch"
         self._cluster = cluster
         self.moments = random.Random(KILLS)
 
@@ -57,18 +65,58 @@ class Bench:
 
     def wait(self) -> None:
         """Let a random time pass, in which anything may be under way."""
-        time.sleep(self.moments.uniform(0, LONGEST))
+        time.sleep(self.moments.uniform(0, self.moments.choice([0.1, LONGEST])))
 
-    def check(self) -> None:
-        """Each call has run once, and nothing of ours is left."""
+    def runs(self) -> dict[int, list[str]]:
+        """Return the jobs in which each call has begun."""
         runs: dict[int, list[str]] = {number: [] for number in range(CALLS)}
         for line in (self.folder / "ran").read_text().splitlines():
             number, _, job = line.partition(" ")
             runs[int(number)].append(job)
-        assert {number: jobs for number, jobs in runs.items() if len(jobs) != 1} == {}
+        return runs
+
+    def check(self) -> None:
+        """Each call has run once, and nothing of ours is left."""
+        assert {number: jobs for number, jobs in self.runs().items() if len(jobs) != 1} == {}
+        self.check_that_nothing_is_left()
+
+    def check_that_nothing_is_left(self) -> None:
         here = str(self.folder.parent)
         until(lambda: here not in self._cluster.run("squeue", "-h", "-o", "%i %T %Z %k %o"))
-        assert list((self.folder.parent / "scratch" / "batches").iterdir()) == []
+        assert list((self.scratch / "batches").iterdir()) == []
+        assert list((self.scratch / "pilots").glob("*/*")) == []
+
+    # ---- what can be killed
+
+    def kill_agent(self) -> None:
+        agent = max(until(lambda: list(self._processes(b"-S", str(self.scratch).encode()))))
+        os.kill(agent, signal.SIGKILL)
+        until(lambda: not lives(agent))
+
+    def kill_pilot(self) -> None:
+        """Kill some pilot; nothing where there is none at the moment."""
+        self._kill_one(b".pilot import main")
+
+    def kill_worker(self) -> None:
+        self._kill_one(b".worker import main")
+
+    def _kill_one(self, program: bytes) -> None:
+        found = sorted(self._processes(program, str(self.scratch).encode()))
+        if found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.moments.choice(found), signal.SIGKILL)
+
+    @staticmethod
+    def _processes(*words: bytes) -> Iterator[int]:
+        """Yield the processes in whose command lines there are these words, agents for `-S`."""
+        for entry in os.listdir("/proc"):
+            try:
+                line = Path(f"/proc/{entry}/cmdline").read_bytes()
+            except OSError:
+                continue
+            parts = line.split(b"\0")
+            if entry.isdigit() and all(word in (parts if word == b"-S" else line) for word in words):
+                yield int(entry)
 
 
 @pytest.fixture
@@ -78,45 +126,51 @@ def bench(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return Bench(tmp_path / "bench", cluster)
 
 
-def agents_in(folder: Path) -> Iterator[int]:
-    """Yield the agents that work in a folder."""
-    for entry in os.listdir("/proc"):
-        try:
-            words = Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if entry.isdigit() and b"-S" in words and str(folder).encode() in words:
-            yield int(entry)
+class Drivers:
+    """Starts the same driver again and again."""
 
+    def __init__(self, bench: Bench, opener: Opener, request: pytest.FixtureRequest) -> None:
+        self._bench = bench
+        self._request = request
+        self._folder = bench.folder.parent
+        self._options = opener.options("slurm", work_dir=bench.scratch, checkpoint=self._folder / "c", max_workers=24)
 
-def test_the_driver_is_killed(bench: Bench, opener: Opener, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    options = opener.options("slurm", work_dir=tmp_path / "scratch", checkpoint=tmp_path / "c", max_workers=24)
-
-    def start() -> Driver:
-        driver = Driver(tmp_path / "driver.py", SWEEP, options, bench.folder, CALLS, CHUNK, KILLS)
-        request.addfinalizer(driver.stop)
+    def start(self, kind: str, retries: int = 0) -> Driver:
+        words = kind, self._bench.folder, CALLS, CHUNK, KILLS, retries, WORKERS
+        driver = Driver(self._folder / "driver.py", SWEEP, self._options, *words)
+        self._request.addfinalizer(driver.stop)
         return driver
 
+
+@pytest.fixture
+def drivers(bench: Bench, opener: Opener, request: pytest.FixtureRequest) -> Drivers:
+    return Drivers(bench, opener, request)
+
+
+def end(driver: Driver) -> None:
+    driver.wait_for("right")
+    assert driver.end() == 0
+
+
+@KINDS
+def test_the_driver_is_killed(bench: Bench, drivers: Drivers, kind: str) -> None:
     for number in range(KILLS):
-        driver = start()
+        driver = drivers.start(kind)
         bench.wait()
         assert driver.process.poll() is None, driver.complaints()
         driver.kill()
         bench.killed(number)
-    driver = start()
-    driver.wait_for("right")
-    assert driver.end() == 0
+    end(drivers.start(kind))
     bench.check()
 
 
-def run_killing(bench: Bench, executor: SlurmExecutor, kill: Callable[[], None]) -> None:
-    from tests import calls
-
+def run_killing(bench: Bench, executor: SlurmExecutor, kind: str, kill: Callable[[], None]) -> None:
     folder, half = str(bench.folder), CALLS // 2
     shares = [KILLS * (number + 1) // CALLS for number in range(CALLS)]
     with executor:
-        futures = [executor.submit(calls.append_after, folder, number, shares[number]) for number in range(half)]
-        rest = executor.map(calls.append_after, [folder] * half, range(half, CALLS), shares[half:], chunksize=CHUNK)
+        view = executor if kind == "jobs" else executor.pilots(workers=WORKERS)
+        futures = [view.submit(calls.append_after, folder, number, shares[number]) for number in range(half)]
+        rest = view.map(calls.append_after, [folder] * half, range(half, CALLS), shares[half:], chunksize=CHUNK)
         for number in range(KILLS):
             bench.wait()
             kill()
@@ -124,30 +178,67 @@ def run_killing(bench: Bench, executor: SlurmExecutor, kill: Callable[[], None])
         results = [future.result(60) for future in futures] + list(rest)
         assert results == [number**2 for number in range(CALLS)]
         for future in futures:
-            assert future.job_id is not None
+            assert kind == "pilots" or future.job_id is not None
         del futures, rest
     bench.check()
 
 
-def test_the_agent_is_killed(bench: Bench, opener: Opener, tmp_path: Path) -> None:
-    scratch = tmp_path / "scratch"
-
-    def kill() -> None:
-        agent = max(until(lambda: list(agents_in(scratch))))
-        os.kill(agent, signal.SIGKILL)
-        until(lambda: not lives(agent))
-
-    run_killing(bench, opener.root("slurm", work_dir=scratch, max_workers=24), kill)
+@KINDS
+def test_the_agent_is_killed(bench: Bench, opener: Opener, kind: str) -> None:
+    run_killing(bench, opener.root("slurm", work_dir=bench.scratch, max_workers=24), kind, bench.kill_agent)
 
 
+@KINDS
 @pytest.mark.parametrize("transport", ["paramiko", "openssh"])
-def test_the_link_is_cut(
-    bench: Bench, opener: Opener, tmp_path: Path, farm: Farm, relay: Relay, transport: str
-) -> None:
+def test_the_link_is_cut(bench: Bench, opener: Opener, farm: Farm, relay: Relay, transport: str, kind: str) -> None:
     options: dict[str, Any] = {
         **far_options(farm, transport),
         "host": f"{farm.login.user}@127.0.0.1:{relay.port}",
-        "work_dir": tmp_path / "scratch",
+        "work_dir": bench.scratch,
         "max_workers": 24,
     }
-    run_killing(bench, opener.root("slurm", **options), relay.cut)
+    run_killing(bench, opener.root("slurm", **options), kind, relay.cut)
+
+
+# ---- pilots and workers too
+
+
+def test_pilots_workers_and_agents_are_killed(bench: Bench, opener: Opener) -> None:
+    """A call that does not succeed fails by what has been killed, and none runs twice."""
+    folder = str(bench.folder)
+    with opener.root("slurm", work_dir=bench.scratch) as executor:
+        pilots = executor.pilots(workers=WORKERS, workers_per_job=2)
+        shares = [KILLS * (number + 1) // CALLS for number in range(CALLS)]
+        futures = [pilots.submit(calls.append_after, folder, number, shares[number]) for number in range(CALLS)]
+        for number in range(KILLS):
+            bench.wait()
+            bench.moments.choice([bench.kill_worker, bench.kill_pilot, bench.kill_agent])()
+            bench.killed(number)
+        errors = [future.exception(60) for future in futures]
+        wrong = [error for error in errors if not isinstance(error, JobError | None)]
+        assert wrong == []
+        assert [future.result() for future in futures if future.exception() is None] == [
+            number**2 for number in range(CALLS) if errors[number] is None
+        ]
+        runs = bench.runs()
+        assert [number for number in runs if len(runs[number]) > 1] == []
+        assert [number for number in runs if errors[number] is None and not runs[number]] == []
+        del futures, errors
+    bench.check_that_nothing_is_left()
+
+
+def test_whatever_is_killed_calls_that_may_run_again_succeed(bench: Bench, drivers: Drivers) -> None:
+    driver = drivers.start("pilots", retries=KILLS)
+    for number in range(KILLS):
+        bench.wait()
+        kill = bench.moments.choice([bench.kill_worker, bench.kill_pilot, bench.kill_agent, driver.kill])
+        if kill == bench.kill_agent:
+            driver.wait_for("here")  # its first agent must not fail
+        assert driver.process.poll() is None, driver.complaints()
+        kill()
+        if kill == driver.kill:
+            driver = drivers.start("pilots", retries=KILLS)
+        bench.killed(number)
+    end(driver)
+    assert [number for number, jobs in bench.runs().items() if not jobs] == []
+    bench.check_that_nothing_is_left()

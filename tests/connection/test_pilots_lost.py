@@ -144,3 +144,117 @@ def test_a_pool_that_is_closed_meanwhile_leaves_no_job(
     line.up()
     until(lambda: str(tmp_path) not in cluster.run("squeue", "--noheader", "--format=%Z %o"))
     until(lambda: list((tmp_path / "work/pilots").glob("*/*")) == [])
+
+
+# ---- a driver that is killed
+
+SWEEP = """
+folder, path, count = arguments
+executor = SlurmExecutor(**options)
+pilots = executor.pilots(workers=2, idle_timeout=IDLE)
+futures = [pilots.submit(calls.pass_gate_and_append, folder, path, number) for number in range(count)]
+tell("submitted")
+results = [future.result() for future in futures]
+assert results == list(range(count)), results
+tell(" ".join(sorted({worker.job_id for worker in pilots.workers})))
+executor.shutdown()
+"""
+
+
+@pytest.fixture
+def sweep(opener: Opener, cluster: Cluster, gate: Gate, tmp_path: Path, request: pytest.FixtureRequest) -> "Sweep":
+    return Sweep(opener, cluster, gate, tmp_path, request)
+
+
+class Sweep:
+    """A driver of calls that wait at the gate, two at a time, and what it has on the cluster."""
+
+    def __init__(
+        self, opener: Opener, cluster: Cluster, gate: Gate, folder: Path, request: pytest.FixtureRequest
+    ) -> None:
+        self._opener = opener
+        self._cluster = cluster
+        self._gate = gate
+        self._folder = folder
+        self._request = request
+        self._path = folder / "written"
+
+    def start(self, count: int = 3, *, idle: float = 60.0, **options: Any) -> Driver:
+        options = self._opener.options("slurm", work_dir=self._folder / "work", **options)
+        text = SWEEP.replace("IDLE", repr(idle))
+        driver = Driver(self._folder / "driver.py", text, options, self._gate.folder, self._path, count)
+        self._request.addfinalizer(driver.stop)
+        driver.wait_for("submitted")
+        return driver
+
+    def queue(self) -> set[str]:
+        """Return the jobs that are not over."""
+        rows = self._cluster.run("squeue", "--noheader", "--array", "--format=%i %o").splitlines()
+        return {row.split()[0] for row in rows if str(self._folder) in row}
+
+    def ran(self) -> list[int]:
+        """Return the calls that have passed the gate, a number for each time."""
+        return sorted(map(int, lines(self._path)))
+
+    def pools(self) -> list[Path]:
+        return list((self._folder / "work/pilots").glob("*/*"))
+
+
+def test_a_killed_driver_finds_its_pilots_and_their_calls_again(sweep: Sweep, gate: Gate, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    first = sweep.start(checkpoint=checkpoint)
+    gate.wait(2)
+    jobs = sweep.queue()
+    assert len(jobs) == 2
+    first.kill()
+    second = sweep.start(checkpoint=checkpoint)
+    second.kill()
+    gate.open()
+    until(lambda: sweep.ran() >= [0, 1])
+    third = sweep.start(checkpoint=checkpoint)
+    assert third.end() == 0, third.complaints()
+    assert set(third.said()[-1].split()) == jobs
+    assert sweep.ran() == [0, 1, 2]
+    assert len(gate.entered()) == 3
+    assert sweep.pools() == []
+    until(lambda: not sweep.queue())
+
+
+def test_what_pilots_have_left_that_are_gone_is_found_too(sweep: Sweep, gate: Gate, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    first = sweep.start(checkpoint=checkpoint, idle=0.5)
+    gate.wait(2)
+    first.kill()
+    gate.open()
+    until(lambda: not sweep.queue())
+    second = sweep.start(checkpoint=checkpoint, idle=0.5)
+    assert second.end() == 0, second.complaints()
+    assert sweep.ran() == [0, 1, 2]
+    assert len(gate.entered()) == 3
+    assert sweep.pools() == []
+
+
+def test_calls_that_died_before_the_next_start_run_again(
+    sweep: Sweep, gate: Gate, tmp_path: Path, cluster: Cluster
+) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    first = sweep.start(checkpoint=checkpoint)
+    gate.wait(2)
+    first.kill()
+    cluster.run("scancel", *{job.partition("_")[0] for job in sweep.queue()})
+    until(lambda: not sweep.queue())
+    second = sweep.start(checkpoint=checkpoint)
+    gate.open()
+    assert second.end() == 0, second.complaints()
+    assert sweep.ran() == [0, 1, 2]
+    assert len(gate.entered()) == 5
+
+
+def test_without_a_checkpoint_pilots_leave(sweep: Sweep, gate: Gate) -> None:
+    driver = sweep.start(idle=0.5)
+    gate.wait(2)
+    driver.kill()
+    assert len(sweep.queue()) == 2
+    gate.open()
+    until(lambda: not sweep.queue())
+    assert sweep.ran() == [0, 1]

@@ -4,7 +4,7 @@
 import os
 import signal
 import time
-from typing import Dict, NoReturn
+from typing import Any, Callable, Dict, NoReturn, Tuple
 
 
 def write(path: str, line: str) -> None:
@@ -27,6 +27,17 @@ def write_job(path: str) -> str:
     return job()
 
 
+def counted(path: str, line: Any, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Write down that this runs, and call something."""
+    write(path, str(line))
+    return function(*arguments)
+
+
+def place() -> Tuple[str, int, str]:
+    """Return the job that this is called in, the process, and how often the job was requeued."""
+    return os.environ["SLURM_JOB_ID"], os.getpid(), os.environ.get("SLURM_RESTART_COUNT", "0")
+
+
 def wait_for_the_second_run(path: str) -> str:
     """Write down each run of the job; the first has no end of its own."""
     write_job(path)
@@ -45,6 +56,13 @@ def use_memory(megabytes: int) -> NoReturn:
     for _ in range(megabytes):
         kept.append(bytearray(os.urandom(1024) * 1024))
     raise AssertionError("there was enough")
+
+
+def kill_the_pilot() -> NoReturn:
+    """End the process that this worker belongs to, but not the worker."""
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(600)
+    raise AssertionError("not reached")
 
 
 def kill_the_batch_script() -> NoReturn:

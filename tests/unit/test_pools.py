@@ -1,0 +1,446 @@
+"""What a pool makes of what its jobs come to: no Slurm, no pilots, and the clock goes as fast as is wanted."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from slurmfutures._remote import payload, pool_files, pools, wire
+from slurmfutures._remote.door import Guest
+
+POOL = 5
+FUNCTION = 9
+ENDED = {
+    "attempt": 0,
+    "cancelled_by": "",
+    "earlier": False,
+    "exit_code": 143,
+    "job_id": "77",
+    "node": "n1",
+    "reason": "",
+    "signal": 15,
+    "started": True,
+    "state": "CANCELLED",
+    "stderr": "",
+    "unseen": False,
+}
+
+
+def frames(sent: Sequence[Sequence[wire.Buffer]]) -> list[wire.Frame]:
+    return list(wire.Reader().feed(b"".join(bytes(buffer) for buffers in sent for buffer in buffers)))
+
+
+class Batches:
+    """Stands for the batches of the agent: writes down what it is asked for."""
+
+    def __init__(self) -> None:
+        self.submitted: list[dict[str, Any]] = []
+        self.cancelled: list[tuple[str, list[int]]] = []
+        self.replies: list[Callable[[], None]] = []  # to cancellations
+        self.said = b""  # what a job has written to its stderr
+        self.reasons: dict[int, str] = {}  # why tasks wait
+
+    def submit(self, spec: dict[str, Any], calls: bytes, reply: Callable[..., None]) -> None:
+        self.submitted.append(spec)
+
+    def cancel(self, batch: str, tasks: Sequence[int], reply: Callable[..., None]) -> None:
+        self.cancelled.append((batch, list(tasks)))
+        self.replies.append(lambda: reply({}))
+
+    def reason(self, batch: str, task: int) -> str:
+        return self.reasons.get(task, "")
+
+    def log(self, batch: str, task: int, stream: str) -> bytes:
+        return self.said
+
+    def look_soon(self, batch: str) -> None:
+        pass
+
+    def release(self, batch: str, remove: bool, logs: bool, reply: Callable[..., None]) -> None:
+        pass
+
+
+class Pilot:
+    """Stands for a pilot and the connection to it."""
+
+    via = "tcp"
+
+    def __init__(self, name: str) -> None:
+        self.words = {"pilot": name}
+        self.sent: list[Sequence[wire.Buffer]] = []
+        self.open = True
+
+    def attach(self, frames: Callable[[wire.Frame], None], gone: Callable[[str], None]) -> None:
+        self._frames, self._gone = frames, gone
+
+    def send(self, buffers: Sequence[wire.Buffer]) -> None:
+        self.sent.append(buffers)
+
+    def close(self) -> None:
+        self.open = False
+
+    def lose(self) -> None:
+        self.open = False
+        self._gone("it is gone")
+
+    def says(self, op: str, **words: Any) -> None:
+        self._frames(wire.Frame(wire.MESSAGE, {"op": op, **words}, b""))
+
+    def answers(self, *records: tuple[int, int, bytes]) -> None:
+        self._frames(wire.Frame(wire.RESULTS, None, packed(*records)))
+
+    def has(self) -> list[int]:
+        """Return the calls that it was sent."""
+        bodies = [frame.body for frame in frames(self.sent) if frame.kind == wire.CALLS]
+        return [call.call & 0xFFFF for body in bodies for call in payload.calls(body)]
+
+
+def number(call: int) -> int:
+    return (POOL << pools.POOL_BITS) + call
+
+
+def packed(*records: tuple[int, int, bytes]) -> bytes:
+    """Return records of (call, status, data)."""
+    parts = [payload.pack_record(number(call), status, data) for call, status, data in records]
+    return b"".join(bytes(buffer) for part in parts for buffer in part)
+
+
+class Bench:
+    """A pool, its surroundings and its client."""
+
+    def __init__(self, folder: Path, **words: Any) -> None:
+        self.batches = Batches()
+        self.events: list[dict[str, Any]] = []
+        self.transmitted: list[Sequence[wire.Buffer]] = []
+        around = pools.Surroundings(
+            work_dir=str(folder),
+            session="s",
+            scheduler=cast("Any", None),
+            batches=cast("Any", self.batches),
+            send=lambda head, body=b"": self.events.append(head),
+            transmit=self.transmitted.append,
+            shipped=lambda ship: "",
+            register=lambda *_: None,
+            unregister=lambda *_: None,
+            post=lambda action: None,
+        )
+        usual: dict[str, Any] = {"pool": POOL, "again": False, "address": None, "epoch": None}
+        usual.update(spec={"options": []}, workers=1)
+        usual.update(per_job=1, idle=120.0, most_calls=None, call_time=None, start_timeout=None)
+        words = {"max_jobs": words.get("workers", 1), **usual, **words}
+        self.pool = pools.Pool(around, words, b"")
+        self.pool.function(FUNCTION, b"", "")
+        self._clock = 0.0
+
+    def calls(self, *calls: int) -> None:
+        """Send calls and let the pool ask for jobs."""
+        self.pool.calls(b"".join(b"".join(payload.pack_call(number(call), FUNCTION, b"")) for call in calls))
+        self.turn()
+
+    def turn(self, seconds: float = 1.0) -> None:
+        """Let so much time go by."""
+        self._clock += seconds
+        self.pool.tick(time.monotonic() + self._clock)
+
+    @property
+    def batch(self) -> str:
+        """The batch that was submitted last."""
+        return str(self.batches.submitted[-1]["batch"])
+
+    def comes(self, task: int = 0, run: int = 0, left: float | None = None, workers: int = 1, **words: Any) -> Pilot:
+        """Have a job of the last batch become a pilot."""
+        pilot = Pilot(pool_files.pilot_name(self.batch, task, run))
+        self.pool._admit(cast("Guest", pilot))
+        here: dict[str, Any] = {"node": "n1", "host": "h", "held": [], "kept": [], "left": left, "workers": workers}
+        pilot.says("here", job_id=f"77_{task}", **{**here, **words})
+        return pilot
+
+    def event(self, op: str, **words: Any) -> None:
+        self.pool.event({"op": op, "batch": self.batch, **words})
+
+    def ended(self, *tasks: int, **words: Any) -> None:
+        self.event("ended", ended=[{**ENDED, "task": task, "job_id": f"77_{task}", **words} for task in tasks])
+
+    def leaves(self, name: str, *records: tuple[int, int, bytes]) -> None:
+        """Have a pilot leave a file with its last words."""
+        files = pool_files.PoolFiles(self.pool._files.path)
+        files.leave(name, [packed(*records)])
+
+    def results(self) -> dict[int, Any]:
+        """Return what the client was told of calls: data, or how they ended with their job."""
+        bodies = [frame.body for frame in frames(self.transmitted) if frame.kind == wire.RESULTS]
+        records = [record for body in bodies for record in payload.records(body)]
+        return {
+            record.call & 0xFFFF: json.loads(bytes(record.payload))
+            if record.status == payload.CRASHED
+            else bytes(record.payload)
+            for record in records
+        }
+
+    def told(self, op: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["op"] == op]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+    benches: list[Bench] = []
+
+    def bench(**words: Any) -> Bench:
+        benches.append(Bench(tmp_path / str(len(benches)), **words))
+        return benches[-1]
+
+    yield bench
+    for one in benches:
+        one.pool.stop(for_good=True)
+
+
+OpenBench = Callable[..., Bench]
+CUT = b""  # of a call that ended with its job
+
+
+# ---- the last words of a pilot
+
+
+def test_what_was_done_is_told_beside_what_was_cut_off(bench: OpenBench) -> None:
+    one = bench()
+    one.calls(1, 2, 3)
+    pilot = one.comes(workers=3)
+    assert pilot.has() == [1, 2, 3]
+    pilot.lose()
+    one.leaves(pilot.words["pilot"], (1, payload.OK, b"one"), (2, payload.CRASHED, CUT), (3, payload.OK, b"three"))
+    one.ended(0)
+    assert one.results()[1] == b"one"
+    assert one.results()[3] == b"three"
+    assert (one.results()[2]["state"], one.results()[2]["job_id"]) == ("CANCELLED", "77_0")
+
+
+def test_what_a_pilot_with_last_words_does_not_name_was_never_begun(bench: OpenBench) -> None:
+    one = bench()
+    one.calls(1, 2)
+    pilot = one.comes(workers=2)
+    pilot.lose()
+    one.leaves(pilot.words["pilot"], (1, payload.CRASHED, CUT))
+    one.ended(0)
+    assert set(one.results()) == {1}
+    one.turn()
+    assert one.comes().has() == [2]
+
+
+def test_all_that_a_pilot_without_last_words_had_may_have_run(bench: OpenBench) -> None:
+    one = bench()
+    one.calls(1, 2)
+    one.comes(workers=2).lose()
+    one.ended(0, state="NODE_FAIL")
+    assert {call: words["state"] for call, words in one.results().items()} == {1: "NODE_FAIL", 2: "NODE_FAIL"}
+
+
+# ---- jobs that are put back into the queue
+
+
+@pytest.mark.parametrize(
+    ("said", "leaving", "state"),
+    [
+        (
+            b"slurmstepd: error: *** JOB 77 ON n1 CANCELLED AT 2025-11-28T09:30:00 DUE TO PREEMPTION ***\n",
+            True,
+            "PREEMPTED",
+        ),
+        (
+            b"slurmstepd: error: *** JOB 77 ON n1 CANCELLED AT 2025-11-28T09:30:00 DUE TO JOB REQUEUE ***\n",
+            True,
+            "REQUEUED",
+        ),
+        (b"", True, "REQUEUED"),
+        (b"", False, "NODE_FAIL"),
+    ],
+)
+@pytest.mark.parametrize("by_the_queue", [True, False])
+def test_calls_of_a_job_that_is_put_back_end_for_its_reason(
+    bench: OpenBench, said: bytes, leaving: bool, state: str, by_the_queue: bool
+) -> None:
+    one = bench()
+    one.calls(1)
+    pilot = one.comes()
+    one.batches.said = said
+    if leaving:
+        pilot.says("leaving")
+    if by_the_queue:
+        pilot.lose()
+        one.event("states", states=[["PENDING", [(0, 1)]]])
+    again = one.comes(run=1)
+    assert one.results()[1]["state"] == state
+    assert not pilot.open
+    one.calls(2)
+    assert again.has() == [2]
+
+
+def test_one_job_more_than_may_be_is_taken_out_of_the_queue(bench: OpenBench) -> None:
+    one = bench(workers=1)
+    one.calls(1, 2)
+    first = one.comes()
+    first.says("leaving")
+    one.turn()
+    batch = one.batches.submitted[0]["batch"]
+    first.lose()
+    one.pool.event({"op": "states", "batch": batch, "states": [["PENDING", [(0, 1)]]]})
+    one.turn()
+    assert one.batches.cancelled == [(batch, [0])]
+    assert one.batch != batch
+    assert one.comes().has() == [2]
+
+
+# ---- a job near its end
+
+
+def test_a_job_without_time_for_a_call_takes_none_and_is_replaced(bench: OpenBench) -> None:
+    one = bench(call_time=30.0, workers=1)
+    one.calls(1)
+    first = one.comes(left=60.0)
+    first.answers((1, payload.OK, b""))
+    one.event("ends", ends=[[0, time.time() + 20.0]])  # the queue knows better
+    one.calls(2)
+    assert first.has() == [1]
+    assert len(one.batches.submitted) == 2
+    assert one.comes(left=60.0).has() == [2]
+
+
+def test_a_call_that_fits_into_no_job_is_given_to_a_new_one(bench: OpenBench) -> None:
+    one = bench(call_time=90.0)
+    one.calls(1)
+    assert one.comes(left=60.0).has() == [1]
+
+
+def test_a_new_job_that_was_idle_for_too_long_is_replaced(bench: OpenBench) -> None:
+    one = bench(call_time=30.0, workers=2)
+    one.calls(1, 2)
+    first = one.comes(0, left=60.0)
+    other = one.comes(1, left=60.0)
+    first.answers((1, payload.OK, b""))
+    other.answers((2, payload.OK, b""))
+    one.turn(40.0)
+    assert [frame.head["op"] for frame in frames(first.sent) if frame.kind == wire.MESSAGE][-1] == "leave"
+    assert one.told("pool_note")[-1]["message"].endswith("is near its time limit and takes no more calls")
+
+
+# ---- jobs that are of no use
+
+
+def test_jobs_are_given_up_when_none_is_left_that_may_fare_better(bench: OpenBench) -> None:
+    one = bench(workers=4)
+    one.calls(1, 2, 3, 4)
+    one.ended(0, 1, 2, state="FAILED")
+    assert not one.told("pool_broken")
+    one.ended(3, state="FAILED", exit_code=9)
+    (broken,) = one.told("pool_broken")
+    assert broken["message"] == "4 jobs have ended one after the other before they could run a call"
+    assert broken["record"]["exit_code"] == 9
+
+
+def test_one_that_has_had_a_worker_is_of_use(bench: OpenBench) -> None:
+    one = bench(workers=4)
+    one.calls(1, 2, 3, 4)
+    one.ended(0, 1, 2, state="FAILED")
+    one.comes(3).lose()
+    one.ended(3, state="FAILED")
+    assert not one.told("pool_broken")
+
+
+def test_one_that_came_and_whose_workers_did_not_is_of_no_use(bench: OpenBench) -> None:
+    one = bench()
+    one.calls(1)
+    for _ in range(3):
+        pilot = one.comes(workers=0)
+        pilot.says("leaving")
+        one.turn()
+        assert pilot.has() == []
+        one.ended(0, state="FAILED", exit_code=86)
+        one.turn(10.0)
+    assert len(one.batches.submitted) == 3
+    assert len(one.told("pool_broken")) == 1
+
+
+def test_calls_that_are_with_a_pilot_outlive_the_hope_for_others(bench: OpenBench) -> None:
+    one = bench()
+    one.calls(1, 2)
+    pilot = one.comes()
+    assert pilot.has() == [1]
+    pilot.says("leaving")
+    one.turn()
+    one.event("refused", tasks=[(0, 1)], message="no")
+    (broken,) = one.told("pool_broken")
+    assert broken["spared"] == [number(1)]
+    one.calls(3)  # on its way when that was told
+    pilot.answers((1, payload.OK, b"one"))
+    assert one.results() == {1: b"one"}
+    assert pilot.has() == [1]
+    assert not one.batches.cancelled
+
+
+def test_a_call_that_is_given_back_when_there_is_no_hope_fails(bench: OpenBench) -> None:
+    one = bench()
+    one.calls(1, 2)
+    pilot = one.comes()
+    pilot.says("leaving")
+    one.turn()
+    one.event("refused", tasks=[(0, 1)], message="no")
+    pilot.says("back", calls=[number(1)])
+    assert one.told("pool_broken")[-1]["spared"] == []
+
+
+# ---- jobs that wait
+
+
+HELD = "job 77 waits in the queue: JobHeldUser"
+FULL = "job 77 waits in the queue: Resources"
+
+
+def test_calls_fail_where_all_jobs_wait_for_what_will_not_come(bench: OpenBench) -> None:
+    one = bench(workers=2)
+    one.calls(1, 2)
+    one.batches.reasons = {0: HELD, 1: FULL}
+    one.turn(10.0)
+    assert not one.told("pool_broken")
+    one.batches.reasons[1] = "job 77 waits in the queue: launch failed requeued held"
+    one.turn(10.0)
+    (broken,) = one.told("pool_broken")
+    assert broken["message"] == f"no worker will come: {HELD}"
+    assert one.batches.cancelled
+
+
+def test_where_one_is_at_work_the_others_may_wait_for_ever(bench: OpenBench) -> None:
+    one = bench(workers=2)
+    one.calls(1, 2)
+    one.comes(0)
+    one.batches.reasons = {1: HELD}
+    one.turn(10.0)
+    assert not one.told("pool_broken")
+
+
+def test_a_job_that_is_left_in_the_queue_is_not_waited_for_in_silence(bench: OpenBench) -> None:
+    one = bench(workers=2)
+    one.calls(1, 2)
+    first = one.comes(0)
+    first.answers((1, payload.OK, b""))
+    first.says("leaving")
+    one.event("results", done=[0])
+    one.batches.reasons = {1: HELD}
+    one.turn(10.0)
+    assert len(one.told("pool_broken")) == 1
+
+
+def test_a_job_that_is_cancelled_and_comes_after_all_gets_no_call(bench: OpenBench) -> None:
+    one = bench(workers=2)
+    one.calls(1, 2)
+    first = one.comes(0)
+    first.answers((1, payload.OK, b""))
+    one.pool.cancel([number(2)])
+    one.turn(200.0)
+    assert one.batches.cancelled == [(one.batch, [1])]
+    late = one.comes(1)
+    one.calls(3, 4)
+    assert late.has() == []
+    for reply in one.batches.replies:
+        reply()
