@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,8 @@ from slurmfutures import JobError, PilotsExecutor, SlurmExecutor, _poller
 from tests import calls
 from tests.cluster import Cluster
 from tests.connection.lines import Line, agent_of, until_connected_again
+from tests.drivers import Driver
+from tests.fix_executors import Opener
 from tests.fix_gate import Gate
 from tests.processes import lives
 from tests.waiting import DEADLINE, until
