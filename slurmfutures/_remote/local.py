@@ -139,7 +139,8 @@ class Local:
                 request = tasks[0].request
                 for state, first, last in _runs(tasks):
                     indices = None if first is None or last is None else ((first, last),)
-                    rows.append(Row(job_id, indices, state, "", request.name, request.comment))
+                    reason = "Resources" if state == JobState.PENDING else ""
+                    rows.append(Row(job_id, indices, state, reason, request.name, request.comment))
             return rows
 
     def why(
