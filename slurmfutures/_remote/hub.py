@@ -237,6 +237,12 @@ class Hub:
             if child.ready
         ]
 
+    def signal(self, number: int) -> None:
+        """Pass a signal on to the workers that are in a call which has a handler for it: others would die by it."""
+        for child in self._children:
+            if child.handed and _catches(child.process.pid, number):
+                os.kill(child.process.pid, number)
+
     def close(self) -> None:
         """End all workers, and what the calls that they are in have started."""
         for child in self._children:
@@ -526,6 +532,16 @@ class Hub:
             if number in child.known:
                 child.known.discard(number)
                 self._send(child, wire.message({"op": "drop", "function": number}))
+
+
+def _catches(process: int, number: int) -> bool:
+    """Whether a process has a handler for a signal. From proc(5), SigCgt."""
+    try:
+        with open("/proc/%d/status" % process) as file:
+            caught = next(line.split()[1] for line in file if line.startswith("SigCgt:"))
+    except (OSError, StopIteration):
+        return False
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 def _kill_group(process: "subprocess.Popen[bytes]") -> None:

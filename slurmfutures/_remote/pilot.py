@@ -7,6 +7,7 @@ when the agent says so, or at SIGTERM; what could not be handed over by then is 
 With that file it says too that nobody has begun what else it was handed.
 """
 
+import functools
 import json
 import os
 import signal
@@ -99,8 +100,8 @@ class Pilot:
     def serve(self) -> int:
         """Serve until there is nothing more to do here; return the exit code."""
         signal.signal(signal.SIGTERM, lambda *_: self._loop.post(self._terminated))
-        for warning in (signal.SIGUSR1, signal.SIGUSR2):  # by sbatch's --signal, some time before the end
-            signal.signal(warning, lambda *_: self._loop.post(self._leave))
+        for number in (signal.SIGUSR1, signal.SIGUSR2):  # by sbatch's --signal, some time before the end
+            signal.signal(number, lambda number, _: self._loop.post(functools.partial(self._warned, number)))
         self._hub.fill()
         self._home.start()
         while not self._is_over():
@@ -269,6 +270,11 @@ class Pilot:
             self._hub.stop()
             self._give_back(self._hub.recall())
             self._send({"op": "leaving"})
+
+    def _warned(self, number: int) -> None:
+        """A signal that the user has asked for: no call begins any more, and those that run may want to know."""
+        self._hub.signal(number)
+        self._leave()
 
     def _terminated(self) -> None:
         """SIGTERM: the time limit, a preemption or a cancellation."""
