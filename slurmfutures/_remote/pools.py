@@ -223,7 +223,8 @@ class Pool:
             for task, run in came.get(batch, {}).items():
                 job = jobs[task]
                 job.run, job.lost = run, time.monotonic()
-                job.noted = job.awaited = (batch, task, run) not in settled
+                job.useful = (batch, task, run) in settled  # or an earlier agent has counted that it was not
+                job.noted = job.awaited = not job.useful
             words = self._around.batches.attach(batch, [(0, tasks)], self._words["epoch"])
             if "error" in words:  # its files are gone, and it with them
                 for job in list(jobs.values()):

@@ -70,7 +70,8 @@ class Bench:
     def runs(self) -> dict[int, list[str]]:
         """Return the jobs in which each call has begun."""
         runs: dict[int, list[str]] = {number: [] for number in range(CALLS)}
-        for line in (self.folder / "ran").read_text().splitlines():
+        path = self.folder / "ran"
+        for line in path.read_text().splitlines() if path.exists() else ():
             number, _, job = line.partition(" ")
             runs[int(number)].append(job)
         return runs
@@ -94,14 +95,18 @@ class Bench:
         until(lambda: not lives(agent))
 
     def kill_pilot(self) -> None:
-        """Kill some pilot; nothing where there is none at the moment."""
+        """Kill some pilot that has run calls; nothing where there is none at the moment."""
         self._kill_one(b".pilot import main")
 
     def kill_worker(self) -> None:
+        """Kill some worker of such a pilot."""
         self._kill_one(b".worker import main")
 
     def _kill_one(self, program: bytes) -> None:
-        found = sorted(self._processes(program, str(self.scratch).encode()))
+        # Pilots and workers of which three in a row have been of no use are no accident to who looks after them.
+        used = {job.split()[0] for jobs in self.runs().values() for job in jobs}
+        processes = self._processes(program, str(self.scratch).encode())
+        found = sorted(process for process in processes if job_of(process) in used)
         if found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.moments.choice(found), signal.SIGKILL)
@@ -117,6 +122,15 @@ class Bench:
             parts = line.split(b"\0")
             if entry.isdigit() and all(word in (parts if word == b"-S" else line) for word in words):
                 yield int(entry)
+
+
+def job_of(process: int) -> str:
+    """Return the id of the job that a process belongs to, "" where it is gone or in none."""
+    try:
+        words = Path(f"/proc/{process}/environ").read_text().split("\0")
+    except OSError:
+        return ""
+    return next((word.partition("=")[2] for word in words if word.startswith("SLURM_JOB_ID=")), "")
 
 
 @pytest.fixture
