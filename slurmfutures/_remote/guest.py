@@ -60,7 +60,7 @@ class Guest:
         try:
             data = self._stream.receive()
         except Lost as lost:
-            self._lose(str(lost))
+            self.lose(str(lost))
         else:
             self._take(data)
 
@@ -72,9 +72,10 @@ class Guest:
                     if not self._open:
                         return
         except wire.WireError as error:
-            self._lose(str(error))
+            self.lose(str(error))
 
-    def _lose(self, why: str) -> None:
+    def lose(self, why: str) -> None:
+        """Have the connection end as if it had broken."""
         if self._open:
             self.close()
             self._gone(why)

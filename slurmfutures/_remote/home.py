@@ -21,7 +21,9 @@ ALL_PLACES = 15.0  # seconds after which no further place is tried
 BY_FILES = 20.0, 120.0  # seconds in which an agent takes a box: at first, and at most, twice as long each time
 ENDING = 2.0  # seconds in which a search that is given up may end
 _AGAIN = 0.2, 2.0  # seconds until the agent's file is read again: at first, and at most
-_MARK = 1.0  # seconds between two looks whether another agent is there
+BY_TCP = 10.0  # seconds after which TCP is tried again while an agent may take a box, and
+BY_TCP_AFTER = 30.0, 600.0  # while it has one: at first, and at most
+_MARK = {"files": 1.0, "tcp": 10.0}  # seconds between two looks whether another agent is there
 _RECEIVED = 1 << 16
 
 
@@ -65,52 +67,103 @@ class Home:
         self._box: Optional[box.Box] = None
         self._mark = ""
         self._look_at = 0.0
+        self._try_at = 0.0  # when to see whether there is a way by TCP after all
+        self._try_again = BY_TCP_AFTER[0]
+        self._better: Optional[Found] = None  # that way, while the one by files is given up
 
     def start(self) -> None:
         """Look for the agent, if that is not under way and there is none."""
-        if self._seeker is None and self._guest is None:
-            seeker = self._seeker = Seeker(
-                self._folder,
-                self._words,
-                found=lambda found: self._post(functools.partial(self._found, seeker, found)),
-                log=lambda text: self._post(functools.partial(self._log, text)),
-            )
-            self._thread = threading.Thread(target=seeker.run, name="home", daemon=True)
-            self._thread.start()
+        if self._guest is not None:
+            return
+        if self._better is not None:
+            self._post(self._go_over)
+        elif self._seeker is None or self._seeker.by_tcp_only:
+            self._stop_seeking()
+            self._seek()
 
-    def tick(self, now: float) -> Optional[float]:
-        """Do what is due; return when this wants to be called again, None where that is not needed."""
-        if self._box is not None and now >= self._look_at:
-            self._look_at = now + _MARK
-            there = meeting.read_agent_file(self._folder)
-            if there is not None and there.mark != self._mark:
-                self._box.fail("another agent is there")
-        if self._box is not None and now >= self._box.due:
-            self._poll(now)
-        return None if self._box is None else min(self._box.due, self._look_at)
+    def _seek(self, *, by_tcp_only: bool = False) -> None:
+        seeker = self._seeker = Seeker(
+            self._folder,
+            self._words,
+            found=lambda found: self._post(functools.partial(self._found, seeker, found)),
+            log=lambda text: self._post(functools.partial(self._log, text)),
+            by_tcp_only=by_tcp_only,
+        )
+        self._thread = threading.Thread(target=seeker.run, name="home", daemon=True)
+        self._thread.start()
 
-    def close(self) -> None:
-        """End the connection, or the search: nothing is told of that."""
+    def _stop_seeking(self) -> None:
         if self._seeker is not None:
             self._seeker.stop()
             self._seeker = None
-            assert self._thread is not None
+
+    def tick(self, now: float) -> Optional[float]:
+        """Do what is due; return when this wants to be called again, None where that is not needed."""
+        if self._guest is not None and now >= self._look_at:
+            self._look_at = now + _MARK[self._guest.via]
+            there = meeting.read_agent_file(self._folder)
+            if there is not None and there.mark != self._mark:
+                self._give_up("another agent is there")
+        if self._box is not None and now >= self._try_at and self._seeker is None:
+            self._seek(by_tcp_only=True)
+        if self._box is not None and now >= self._box.due:
+            self._poll(now)
+        if self._guest is None:
+            return None
+        if self._box is None:
+            return self._look_at
+        return min(self._box.due, self._look_at, self._try_at if self._seeker is None else self._look_at)
+
+    def close(self) -> None:
+        """End the connection, or the search: nothing is told of that."""
+        self._stop_seeking()
+        if self._thread is not None:
             self._thread.join(ENDING)  # it takes its box away
+        if self._better is not None:
+            self._better.way.close()
+            self._better = None
         if self._guest is not None:
             self._guest.close()
 
-    def _found(self, seeker: "Seeker", found: Found) -> None:
+    def _found(self, seeker: "Seeker", found: Optional[Found]) -> None:
         if seeker is not self._seeker:
-            found.way.close()
+            if found is not None:
+                found.way.close()
             return
         self._seeker = None
+        if found is None:  # there is still no way by TCP
+            self._try_again = min(2 * self._try_again, BY_TCP_AFTER[1])
+            self._try_at = time.monotonic() + self._try_again
+        elif self._guest is not None:
+            self._better = found
+            self._give_up("there is a way by TCP now")
+        else:
+            self._meet(found)
+
+    def _give_up(self, why: str) -> None:
+        """Have the connection end as if it had broken."""
+        if self._box is not None:
+            self._box.fail(why)
+        elif self._guest is not None:
+            self._guest.lose(why)
+
+    def _go_over(self) -> None:
+        if self._better is not None:
+            found, self._better = self._better, None
+            self._meet(found)
+
+    def _meet(self, found: Found) -> None:
+        now = time.monotonic()
         stream: Union[SocketStream, box.Box]
         if isinstance(found.way, box.Box):
             stream = self._box = found.way
             self._box.ring = lambda: self._post(self._poll_now)
-            self._mark = found.mark
+            self._try_at = now + self._try_again
         else:
             stream = SocketStream(found.way, self._scratch, self._register, self._unregister)
+            self._try_again = BY_TCP_AFTER[0]
+        self._mark = found.mark
+        self._look_at = now + _MARK[stream.via]
         guest = self._guest = Guest(found.agreed, stream, self._over)
         self._arrived(guest)
         guest.begin()
@@ -137,13 +190,17 @@ class Seeker:
         self,
         folder: str,
         words: Mapping[str, Any],
-        found: Callable[[Found], None],
+        found: Callable[[Optional[Found]], None],
         log: Callable[[str], None],
+        *,
+        by_tcp_only: bool,
     ) -> None:
+        """With `by_tcp_only` one try is made, in silence, of which `found` is told by None where it fails."""
         self._folder = folder
         self._words = words
         self._found = found
         self._log = log
+        self.by_tcp_only = by_tcp_only
         self._stop = threading.Event()
         self._said: Set[str] = set()
         self._by_files = BY_FILES[0]
@@ -158,7 +215,7 @@ class Seeker:
         wait = _AGAIN[0]
         while not self._stop.is_set():
             found = self._look()
-            if found is not None:
+            if found is not None or self.by_tcp_only:
                 self._found(found)  # who has stopped it closes that
                 return
             self._stop.wait(wait)
@@ -176,11 +233,12 @@ class Seeker:
         if there.mark != self._mark:
             self._mark = there.mark
             self._by_files = BY_FILES[0]
-        return self._by_tcp(key, there) or self._by_box(key, there)
+        found = self._by_tcp(key, there)
+        return found if found is not None or self.by_tcp_only else self._by_box(key, there)
 
     def _say(self, text: str) -> None:
         """Log something once, however often it is tried in vain."""
-        if text not in self._said:
+        if text not in self._said and not self.by_tcp_only:
             self._said.add(text)
             self._log(text)
 
@@ -255,6 +313,7 @@ class Seeker:
         one.follow(read)
         now = time.monotonic()
         end = now + self._by_files
+        by_tcp = now + BY_TCP
         wait = _AGAIN[0]
         look = now + wait
         while not failed and not self._stop.is_set():
@@ -263,9 +322,17 @@ class Seeker:
                 return Found(side.agreed, one, there.mark)
             if now >= look:
                 look, wait = now + wait, min(1.5 * wait, _AGAIN[1])
-                new = meeting.read_agent_file(self._folder)
-                if new is not None and new.mark != there.mark:
+                new = meeting.read_agent_file(self._folder) or there
+                if new.mark != there.mark:
                     break
+                there = new
+            if now >= by_tcp:  # the agent may not know yet that the network was lost, which is back
+                found = self._by_tcp(key, there)
+                if found is not None:
+                    one.close()
+                    one.remove()
+                    return found
+                by_tcp = time.monotonic() + BY_TCP
             if now >= end:
                 failed.append("nobody took the box within %d s" % self._by_files)
                 self._by_files = min(2 * self._by_files, BY_FILES[1])

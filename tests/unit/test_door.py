@@ -812,3 +812,52 @@ def test_a_session_folder_that_is_removed_is_a_loss_by_files(world: World) -> No
     agent, pilot = world.connect(addresses=(), boxes=True)
     shutil.rmtree(world.folder)
     world.loop.until(lambda: agent.gone and pilot.gone)
+
+
+# ---- a way that was not there before, or an agent that does not know that it is no more
+
+
+def test_a_pilot_by_files_goes_over_to_tcp_where_there_is_a_way(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(home, "BY_TCP_AFTER", (0.05, 0.1))
+    agent = world.agent("m1", boxes=True)
+    door.write_agent_file(str(world.folder), [[LOCAL, unused_port()]], [], "m1")
+    pilot = world.pilot()
+    world.loop.until(lambda: pilot.agents)
+    tries = len(agent.guests)
+    door.write_agent_file(str(world.folder), agent.places, [], "m1")
+    world.loop.until(lambda: pilot.agents[0].gone)
+    pilot.home.start()
+    world.loop.until(lambda: len(pilot.agents) == 2 and len(agent.guests) == tries + 1)
+    assert pilot.agents[0].gone == ["there is a way by TCP now"]
+    assert [end.guest.via for end in pilot.agents] == ["files", "tcp"]
+    agent.guests[-1].say("to you")
+    pilot.agents[-1].say("to me")
+    world.loop.until(lambda: pilot.agents[-1].heard == ["to you"] and agent.guests[-1].heard == ["to me"])
+    assert sum(text.startswith("no way by TCP") for text in pilot.log) == 1
+
+
+def test_a_pilot_whose_box_nobody_takes_tries_tcp_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(home, "BY_TCP", 0.05)
+    agent = world.agent("m1")
+    door.write_agent_file(str(world.folder), [[LOCAL, unused_port()]], [], "m1")
+    pilot = world.pilot()
+    world.loop.until(lambda: list((world.folder / "box").glob("m1.*")))
+    door.write_agent_file(str(world.folder), agent.places, [], "m1")
+    world.loop.until(lambda: pilot.agents)
+    assert pilot.agents[0].guest.via == "tcp"
+    assert list((world.folder / "box").iterdir()) == []
+
+
+def test_a_pilot_by_tcp_sees_that_another_agent_is_there(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(home._MARK, "tcp", 0.05)
+    _, pilot = world.connect(mark="m1")
+    other = world.agent("m2")
+    world.loop.until(lambda: pilot.gone)
+    world.pilots[0].home.start()
+    world.loop.until(lambda: other.guests)
+    assert pilot.gone == ["another agent is there"]
+
+
+def unused_port() -> int:
+    with socket.create_server((LOCAL, 0)) as server:
+        return int(server.getsockname()[1])
