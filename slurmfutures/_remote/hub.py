@@ -444,11 +444,11 @@ class Hub:
         numbers: List[int] = []
         for frame in child.reader.feed(self._scratch[:size]):
             if frame.kind == wire.RESULTS:
-                for record in payload.records(frame.body):
-                    if child.handed and child.handed[0].call == record.call:  # else it was cancelled meanwhile
-                        answers.append(frame.body)
-                        numbers.append(record.call)
-                        self._done(child.handed.popleft())
+                number = payload.first_call(frame.body)  # a worker sends one result at a time
+                if child.handed and child.handed[0].call == number:  # else it was cancelled meanwhile
+                    answers.append(frame.body)
+                    numbers.append(number)
+                    self._done(child.handed.popleft())
             elif frame.head["op"] == ("initialized" if self._initializer else "ready"):
                 child.ready = frame.head.get("status", payload.OK) == payload.OK
                 child.since = now

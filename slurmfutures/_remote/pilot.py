@@ -11,7 +11,6 @@ import functools
 import json
 import os
 import signal
-import struct
 import sys
 import time
 from typing import Any, Dict, List, Optional, Sequence, Tuple
@@ -27,7 +26,6 @@ TOGETHER = 1.0  # seconds in which what ends all processes of the job ends this 
 HANDING_OVER = 10.0  # seconds in which a pilot that leaves may be told that all it has is known
 TELL_EVERY = 1.0  # seconds between two words on the workers' state
 RUN_DRY = 86  # exit code of a pilot whose workers do not start
-_NUMBER = struct.Struct(">Q")
 
 
 class Pilot:
@@ -155,7 +153,7 @@ class Pilot:
         elif op == "drop":
             self._hub.drop(head["function"])
         elif op == "ack":
-            for (call,) in _NUMBER.iter_unpack(frame.body):
+            for call in payload.numbers(frame.body):
                 self._kept.pop(call, None)
         elif op == "cancel":
             self._hub.cancel(head["calls"])

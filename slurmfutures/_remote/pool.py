@@ -9,7 +9,6 @@ may have been handed out, is held back until each of these has told what it has,
 
 import functools
 import json
-import struct
 import time
 from collections import deque
 from typing import Any, Callable, Deque, Dict, List, Mapping, Optional, Sequence, Set, Tuple
@@ -37,7 +36,6 @@ _PUT_BACK = (
 )
 _QUEUED_AGAIN = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 _TAIL = 4000  # bytes of a job's stderr that are told
-_NUMBER = struct.Struct(">Q")
 
 
 class Pool:
@@ -180,14 +178,14 @@ class Pool:
 
     def acknowledge(self, data: wire.Body) -> None:
         """The client has these results for good: their pilots may drop them."""
-        by_job: Dict[Job, List[bytes]] = {}
-        for (call,) in _NUMBER.iter_unpack(data):
+        by_job: Dict[Job, List[int]] = {}
+        for call in payload.numbers(data):
             job = self._owner.pop(call, None)
             if job is not None:
-                by_job.setdefault(job, []).append(_NUMBER.pack(call))
+                by_job.setdefault(job, []).append(call)
         for job, numbers in by_job.items():
             if job.guest is not None:
-                job.guest.send(wire.message({"op": "ack"}, b"".join(numbers)))
+                job.guest.send(wire.message({"op": "ack"}, payload.pack_numbers(numbers)))
                 self._let_go(job)
             elif job.over:
                 self._account_for(job)
@@ -355,9 +353,8 @@ class Pool:
         now = time.monotonic()
         count = 0
         cut: Set[int] = set()  # calls that have ended with their job: how that has ended is not known yet
-        for record in payload.records(body):
-            call = record.call
-            if record.status == payload.CRASHED and not record.payload:
+        for call, status, length in payload.heads(body):
+            if status == payload.CRASHED and not length:
                 cut.add(call)
                 continue
             if call in job.handed:
