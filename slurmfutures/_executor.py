@@ -196,7 +196,8 @@ class _Jobs(View):
             machine's number of cores.
         :param workers_per_job: how many of them share a job; the GPUs of a job are divided among its workers.
         :param max_jobs: how many jobs there may be at once; None is as many as the workers need.
-        :param idle_timeout: seconds without a call after which a job leaves; also after the driver has gone.
+        :param idle_timeout: seconds without a call after which a job leaves, also after the driver has gone; until then
+            it is one of those that `max_workers` allows.
         :param call_time: seconds that a call may take: a job with less time left is given none, and is replaced. None
             is as long as the longest of the past calls, forgotten by and by.
         :param max_calls_per_worker: after so many calls a worker is replaced.

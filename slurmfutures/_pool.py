@@ -10,7 +10,6 @@ again under the same numbers, and what pilots have of it is not run twice. A cal
 import hashlib
 import json
 import logging
-import struct
 import threading
 import time
 import uuid
@@ -41,7 +40,6 @@ _FUNCTIONS_KEPT = 128  # that no call needs at the moment
 _ACK_COUNT = 512  # results, and
 _ACK_BYTES = 4 << 20  # of results, after which they are acknowledged, and
 _ACK_AFTER = 0.2  # seconds
-_NUMBER = struct.Struct(">Q")
 
 
 class Settings(NamedTuple):
@@ -162,7 +160,7 @@ class Pool:
         self.broken: BaseException | None = None
         self.done = 0
         # The poller's thread only.
-        self._acks: list[bytes] = []
+        self._acks: list[int] = []
         self._ack_size = 0
         self._ack_at: float | None = None
         self._over: list[Handful] = []  # of which nothing is wanted any more, once that is on disk
@@ -495,7 +493,7 @@ class Pool:
                 self._send_calls(self._still_wanted(self._number_unwritten()))
 
     def _acknowledge(self, records: Sequence[payload.Record], size: int) -> None:
-        self._acks += [_NUMBER.pack(record.call) for record in records]
+        self._acks += [record.call for record in records]
         self._ack_size += size
         if len(self._acks) >= _ACK_COUNT or self._ack_size >= _ACK_BYTES:
             self.flush_acks()
@@ -515,7 +513,7 @@ class Pool:
             self._ack_at = time.monotonic() + 10 * _ACK_AFTER  # there may be room again
             return
         acks, self._acks, self._ack_size = self._acks, [], 0
-        self._send({"op": "pool_ack"}, b"".join(acks))
+        self._send({"op": "pool_ack"}, payload.pack_numbers(acks))
         for handful in self._over:
             assert self._checkpoint is not None
             self._checkpoint.closed(handful.id)

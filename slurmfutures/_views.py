@@ -200,7 +200,9 @@ class View(Executor):
             self._wait()
 
     def _wait(self) -> None:
-        wait(self._pending())
+        pending = self._pending()
+        if not self._connection.poller.pump_until(lambda: all(future.done() for future in pending)):
+            wait(pending)
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None

@@ -195,6 +195,18 @@ def make_noise() -> str:
     return "heard"
 
 
+def hear(folder: str, number: int) -> int:
+    """Return the number of the first signal that comes; one that ends the process is not heard."""
+    heard: List[int] = []
+    before = signal.signal(number, lambda number, _: heard.append(number))
+    mark(folder)
+    end = time.monotonic() + PATIENCE
+    while not heard and time.monotonic() < end:
+        time.sleep(0.002)
+    signal.signal(number, before)
+    return heard[0]
+
+
 def read_stdin() -> str:
     return sys.stdin.read()
 

@@ -237,6 +237,12 @@ class Hub:
             if child.ready
         ]
 
+    def signal(self, number: int) -> None:
+        """Pass a signal on to the workers that are in a call which has a handler for it: others would die by it."""
+        for child in self._children:
+            if child.handed and _catches(child.process.pid, number):
+                os.kill(child.process.pid, number)
+
     def close(self) -> None:
         """End all workers, and what the calls that they are in have started."""
         for child in self._children:
@@ -438,11 +444,11 @@ class Hub:
         numbers: List[int] = []
         for frame in child.reader.feed(self._scratch[:size]):
             if frame.kind == wire.RESULTS:
-                for record in payload.records(frame.body):
-                    if child.handed and child.handed[0].call == record.call:  # else it was cancelled meanwhile
-                        answers.append(frame.body)
-                        numbers.append(record.call)
-                        self._done(child.handed.popleft())
+                number = payload.first_call(frame.body)  # a worker sends one result at a time
+                if child.handed and child.handed[0].call == number:  # else it was cancelled meanwhile
+                    answers.append(frame.body)
+                    numbers.append(number)
+                    self._done(child.handed.popleft())
             elif frame.head["op"] == ("initialized" if self._initializer else "ready"):
                 child.ready = frame.head.get("status", payload.OK) == payload.OK
                 child.since = now
@@ -526,6 +532,16 @@ class Hub:
             if number in child.known:
                 child.known.discard(number)
                 self._send(child, wire.message({"op": "drop", "function": number}))
+
+
+def _catches(process: int, number: int) -> bool:
+    """Whether a process has a handler for a signal. From proc(5), SigCgt."""
+    try:
+        with open("/proc/%d/status" % process) as file:
+            caught = next(line.split()[1] for line in file if line.startswith("SigCgt:"))
+    except (OSError, StopIteration):
+        return False
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 def _kill_group(process: "subprocess.Popen[bytes]") -> None:

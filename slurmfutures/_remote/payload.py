@@ -10,7 +10,7 @@ import sys
 import zlib
 from _pickle import dumps as _dumps
 from _pickle import loads as _loads
-from struct import Struct
+from struct import Struct, pack, unpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,6 +83,25 @@ def records(data: Buffer) -> Iterator[Record]:
         at += head
         yield Record(call, status, _slice(view, at, length))
         at += length
+
+
+def heads(data: Buffer) -> Iterator[Tuple[int, int, int]]:
+    """Yield call number, status and length of the payload of the records in `data`."""
+    at, size, unpack, head = 0, len(data), _RECORD.unpack_from, _RECORD.size
+    while at < size:
+        found = unpack(data, at)
+        at += head + found[2]
+        yield found
+
+
+def pack_numbers(numbers: Sequence[int]) -> bytes:
+    """Return the numbers of calls as bytes."""
+    return pack(">%dQ" % len(numbers), *numbers)
+
+
+def numbers(data: Buffer) -> Sequence[int]:
+    """Return the numbers of calls that were packed."""
+    return unpack(">%dQ" % (len(data) // _NUMBER.size), data)
 
 
 def first_call(data: Buffer) -> int:

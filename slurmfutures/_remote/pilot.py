@@ -7,10 +7,10 @@ when the agent says so, or at SIGTERM; what could not be handed over by then is 
 With that file it says too that nobody has begun what else it was handed.
 """
 
+import functools
 import json
 import os
 import signal
-import struct
 import sys
 import time
 from typing import Any, Dict, List, Optional, Sequence, Tuple
@@ -26,7 +26,6 @@ TOGETHER = 1.0  # seconds in which what ends all processes of the job ends this 
 HANDING_OVER = 10.0  # seconds in which a pilot that leaves may be told that all it has is known
 TELL_EVERY = 1.0  # seconds between two words on the workers' state
 RUN_DRY = 86  # exit code of a pilot whose workers do not start
-_NUMBER = struct.Struct(">Q")
 
 
 class Pilot:
@@ -99,8 +98,8 @@ class Pilot:
     def serve(self) -> int:
         """Serve until there is nothing more to do here; return the exit code."""
         signal.signal(signal.SIGTERM, lambda *_: self._loop.post(self._terminated))
-        for warning in (signal.SIGUSR1, signal.SIGUSR2):  # by sbatch's --signal, some time before the end
-            signal.signal(warning, lambda *_: self._loop.post(self._leave))
+        for number in (signal.SIGUSR1, signal.SIGUSR2):  # by sbatch's --signal, some time before the end
+            signal.signal(number, lambda number, _: self._loop.post(functools.partial(self._warned, number)))
         self._hub.fill()
         self._home.start()
         while not self._is_over():
@@ -154,7 +153,7 @@ class Pilot:
         elif op == "drop":
             self._hub.drop(head["function"])
         elif op == "ack":
-            for (call,) in _NUMBER.iter_unpack(frame.body):
+            for call in payload.numbers(frame.body):
                 self._kept.pop(call, None)
         elif op == "cancel":
             self._hub.cancel(head["calls"])
@@ -269,6 +268,11 @@ class Pilot:
             self._hub.stop()
             self._give_back(self._hub.recall())
             self._send({"op": "leaving"})
+
+    def _warned(self, number: int) -> None:
+        """A signal that the user has asked for: no call begins any more, and those that run may want to know."""
+        self._hub.signal(number)
+        self._leave()
 
     def _terminated(self) -> None:
         """SIGTERM: the time limit, a preemption or a cancellation."""

@@ -168,10 +168,10 @@ class Reader:
             yield frame
         buffer = self._buffer
         buffer += data
-        at = 0
+        at, size, unpack = 0, len(buffer), PREFIX.unpack_from
         try:
-            while len(buffer) - at >= PREFIX.size:
-                kind, head_length, body_length = PREFIX.unpack_from(buffer, at)
+            while size - at >= PREFIX.size:
+                kind, head_length, body_length = unpack(buffer, at)
                 number = head_length
                 if kind in (PART, GOT):
                     head_length = 0
@@ -179,7 +179,7 @@ class Reader:
                     raise WireError("not a frame: %r" % bytes(buffer[at : at + 40]))
                 start = at + PREFIX.size
                 end = start + head_length + body_length
-                if len(buffer) < end:
+                if size < end:
                     if end - at > _LARGE:
                         self._growing = _Growing(buffer[at : at + PREFIX.size], self._place)
                         at += self._growing.fill(memoryview(buffer[at:]))

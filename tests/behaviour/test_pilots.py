@@ -2,14 +2,13 @@
 
 import functools
 import gc
-import logging
 import os
 import re
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Future
 from pathlib import Path
-from shlex import quote
 from typing import Any, NoReturn
 
 import pytest
@@ -32,7 +31,6 @@ from tests.processes import lives
 from tests.slurm.queue import Job, Queue
 from tests.waiting import DEADLINE, until
 
-NAME = "pilots of tests"
 SHORT = 0.3  # seconds that a job may be idle
 
 
@@ -491,6 +489,18 @@ def test_the_gpus_of_a_job_are_divided_among_its_workers(opener: Opener, gate: G
         assert sorted(future.result(DEADLINE) for future in futures) == ["4,5", "6,7"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_that_a_job_is_sent_is_for_the_call(local: SlurmExecutor, gate: Gate, number: int) -> None:
+    """As Slurm does before the end of a job's time, where `signal=` asks for it: no other call begins there."""
+    pilots = local.pilots(1)
+    pilot = pilots.submit(os.getppid).result(DEADLINE)
+    heard = pilots.submit(calls.hear, f"{gate.folder}/entered", number)
+    gate.wait()
+    os.kill(pilot, number)
+    assert heard.result(DEADLINE) == number
+    assert pilots.submit(os.getppid).result(DEADLINE) != pilot
+
+
 # ---- what can be seen
 
 
@@ -519,27 +529,11 @@ def test_workers_and_counts(root: SlurmExecutor, gate: Gate) -> None:
         assert pilots.counts == PilotCounts(waiting=0, running=0, done=403)
 
 
-@pytest.mark.slurm
-@pytest.mark.slow
-def test_the_log_says_why_nothing_moves(opener: Opener, caplog: pytest.LogCaptureFixture) -> None:
-    root = opener.root("slurm")
-    with caplog.at_level(logging.INFO, "slurmfutures.pilots"):
-        futures = [
-            root.pilots(1, begin="now+1hour").submit(calls.square, 1),
-            root.pilots(1, hold=True).submit(pow, 2, 2),
-        ]
-        with pytest.raises(PilotsBroken, match=r"no worker will come: job \d+ waits in the queue: JobHeldUser"):
-            futures[1].result(DEADLINE)
-        until(lambda: re.search(r"a call waits for a worker: job \d+ waits in the queue: BeginTime", caplog.text))
-    assert futures[0].cancel()
+# ---- where none come; on Slurm, see tests/slurm/test_pilots.py
 
 
-# ---- where none come
-
-
-@HERE
-def test_jobs_that_end_at_once_again_and_again_fail_the_calls(opener: Opener, scheduler: str) -> None:
-    root = opener.root(scheduler, setup='[ -z "$SLURM_JOB_ID" ] || { echo no module >&2; exit 9; }')
+def test_jobs_that_end_at_once_again_and_again_fail_the_calls(opener: Opener) -> None:
+    root = opener.root("local", setup='[ -z "$SLURM_JOB_ID" ] || { echo no module >&2; exit 9; }')
     with root.pilots(2) as pilots:
         futures = [pilots.submit(calls.square, number) for number in range(3)]
         for future in futures:
@@ -557,33 +551,6 @@ def test_jobs_that_end_at_once_again_and_again_fail_the_calls(opener: Opener, sc
             pilots.map(calls.square, [1])
         assert pilots.workers == []
     assert root.login.submit(calls.square, 2).result(DEADLINE) == 4
-
-
-def test_workers_that_do_not_start_fail_the_calls(opener: Opener, tmp_path: Path) -> None:
-    """Their jobs do."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os, sys\n"
-        "if any('worker import main' in word for word in sys.orig_argv):\n"
-        "    print('no worker', file=sys.stderr, flush=True)\n"
-        "    os._exit(7)\n"
-    )
-    root = opener.root("local", setup=f'[ -z "$SLURM_JOB_ID" ] || export PYTHONPATH={quote(str(tmp_path))}')
-    future = root.pilots(2, workers_per_job=2).submit(calls.square, 1)
-    with pytest.raises(
-        PilotsBroken, match=r"\d jobs have ended one after the other before they could run a call"
-    ) as got:
-        future.result(DEADLINE)
-    assert "workers do not start" in str(got.value)
-    assert "no worker" in str(got.value)
-
-
-@pytest.mark.slurm
-def test_what_slurm_refuses_fails_the_calls(opener: Opener) -> None:
-    with opener.root("slurm").pilots(1, partition="nowhere") as pilots:
-        with pytest.raises(PilotsBroken, match=r"no job is accepted: .*invalid partition specified: nowhere"):
-            pilots.submit(calls.square, 1).result(DEADLINE)
-        with pytest.raises(PilotsBroken):
-            pilots.submit(calls.square, 1)
 
 
 def test_a_first_worker_that_takes_too_long_fails_the_calls(opener: Opener, gate: Gate) -> None:

@@ -155,6 +155,22 @@ def test_a_callback_may_shut_the_executor_down(local: SlurmExecutor, gate: Gate)
     until(lambda: not lives(local._connection.greeting["pid"]))
 
 
+@pytest.mark.parametrize("binding", ["login", "pilots"], indirect=True)
+def test_a_callback_may_shut_a_view_down_while_others_are_pending(open_executor: Open, gate: Gate) -> None:
+    executor = open_executor()
+    seen: list[bool] = []
+    slow = executor.submit(calls.pass_gate, gate.folder, "done")
+
+    def shut_down(_: Future[Any]) -> None:
+        gate.open()
+        executor.shutdown()
+        seen.append(slow.done())
+
+    executor.submit(calls.square, 1).add_done_callback(shut_down)
+    assert until(lambda: seen) == [True]
+    assert slow.result(0) == "done"
+
+
 def test_the_agent_ends_with_its_executor(local: SlurmExecutor) -> None:
     agent = local._connection.greeting["pid"]
     assert lives(agent)

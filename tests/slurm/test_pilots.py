@@ -268,6 +268,7 @@ def test_what_ends_all_processes_of_a_job_is_told_as_its_end(
 ) -> None:
     pilots = open_pilots(workers=3, workers_per_job=3)
     job_id = job_of(pilots)
+    until(lambda: len(pilots.workers) == 3)  # else others may have been before the last victim
     victims = [log.submit(pilots, line, calls.pass_gate, gate.folder) for line in range(3)]
     behind = [log.submit(pilots, line, work.place) for line in range(10, 20)]
     gate.wait(3)
@@ -362,13 +363,17 @@ def test_where_all_further_jobs_die_the_pilot_that_is_there_does_the_work(
 
 
 @pytest.mark.slow
-def test_where_jobs_are_held_all_calls_fail_with_the_reason(open_pilots: OpenPilots) -> None:
+def test_where_jobs_are_held_all_calls_fail_with_the_reason(
+    open_pilots: OpenPilots, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "slurmfutures.pilots")
     pilots = open_pilots(workers=2, hold=True)
     futures = [pilots.submit(calls.square, number) for number in range(3)]
     for future in futures:
         error = future.exception(60)
         assert type(error) is PilotsBroken
         assert re.fullmatch(r"no worker will come: job \d+ waits in the queue: JobHeldUser", str(error))
+    assert re.search(r"3 calls wait for a worker: job \d+ waits in the queue: JobHeldUser", caplog.text)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from slurmfutures._remote import payload, pool_files, pools, wire
+from slurmfutures._remote import payload, pool, pool_files, pools, wire
 from slurmfutures._remote.door import Guest
 
 POOL = 5
@@ -67,6 +67,7 @@ class Pilot:
     """Stands for a pilot and the connection to it."""
 
     via = "tcp"
+    is_false = False
 
     def __init__(self, name: str) -> None:
         self.words = {"pilot": name}
@@ -131,7 +132,7 @@ class Bench:
         usual.update(spec={"options": []}, workers=1)
         usual.update(per_job=1, idle=120.0, most_calls=None, call_time=None, start_timeout=None)
         words = {"max_jobs": words.get("workers", 1), **usual, **words}
-        self.pool = pools.Pool(around, words, b"")
+        self.pool = pool.Pool(around, words, b"")
         self.pool.function(FUNCTION, b"", "")
         self._clock = 0.0
 
