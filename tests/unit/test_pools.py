@@ -42,6 +42,11 @@ class Batches:
         self.replies: list[Callable[[], None]] = []  # to cancellations
         self.said = b""  # what a job has written to its stderr
         self.reasons: dict[int, str] = {}  # why tasks wait
+        self.attached: list[str] = []
+
+    def attach(self, batch: str, tasks: Sequence[Sequence[int]], epoch: float | None) -> dict[str, Any]:
+        self.attached.append(batch)
+        return {}
 
     def submit(self, spec: dict[str, Any], calls: bytes, reply: Callable[..., None]) -> None:
         self.submitted.append(spec)
@@ -98,6 +103,11 @@ class Pilot:
         bodies = [frame.body for frame in frames(self.sent) if frame.kind == wire.CALLS]
         return [call.call & 0xFFFF for body in bodies for call in payload.calls(body)]
 
+    def was_told(self, op: str) -> list[list[int]]:
+        """Return the calls of all messages of a kind."""
+        heads = [frame.head for frame in frames(self.sent) if frame.kind == wire.MESSAGE]
+        return [[call & 0xFFFF for call in head["calls"]] for head in heads if head["op"] == op]
+
 
 def number(call: int) -> int:
     return (POOL << pools.POOL_BITS) + call
@@ -113,6 +123,7 @@ class Bench:
     """A pool, its surroundings and its client."""
 
     def __init__(self, folder: Path, **words: Any) -> None:
+        self.folder = folder
         self.batches = Batches()
         self.events: list[dict[str, Any]] = []
         self.transmitted: list[Sequence[wire.Buffer]] = []
@@ -148,13 +159,19 @@ class Bench:
 
     @property
     def batch(self) -> str:
-        """The batch that was submitted last."""
-        return str(self.batches.submitted[-1]["batch"])
+        """The batch that was submitted last, or taken up from an earlier agent."""
+        return str([*self.batches.attached, *(spec["batch"] for spec in self.batches.submitted)][-1])
+
+    def connects(self, task: int = 0, run: int = 0) -> Pilot:
+        """Have a job of the last batch connect and say nothing yet."""
+        pilot = Pilot(pool_files.pilot_name(self.batch, task, run))
+        self.pool._admit(cast("Guest", pilot))
+        return pilot
 
     def comes(self, task: int = 0, run: int = 0, left: float | None = None, workers: int = 1, **words: Any) -> Pilot:
         """Have a job of the last batch become a pilot."""
-        pilot = Pilot(pool_files.pilot_name(self.batch, task, run))
-        self.pool._admit(cast("Guest", pilot))
+        pilot = self.connects(task, run)
+        words = {name: list(map(number, words[name])) for name in ("held", "kept") if name in words}
         here: dict[str, Any] = {"node": "n1", "host": "h", "held": [], "kept": [], "left": left, "workers": workers}
         pilot.says("here", job_id=f"77_{task}", **{**here, **words})
         return pilot
@@ -181,6 +198,12 @@ class Bench:
             for record in records
         }
 
+    def acknowledge(self, *calls: int) -> None:
+        self.pool.acknowledge(b"".join(number(call).to_bytes(8, "big") for call in calls))
+
+    def sent_again(self, *keep: int) -> None:
+        self.pool.sent_again([(number(call), number(call) + 1) for call in keep])
+
     def told(self, op: str) -> list[dict[str, Any]]:
         return [event for event in self.events if event["op"] == op]
 
@@ -189,8 +212,12 @@ class Bench:
 def bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
     benches: list[Bench] = []
 
-    def bench(**words: Any) -> Bench:
-        benches.append(Bench(tmp_path / str(len(benches)), **words))
+    def bench(*, after: Bench | None = None, **words: Any) -> Bench:
+        """Return another one, or, in the same folder, that of the agent which comes `after` one that was killed."""
+        folder = tmp_path / str(len(benches)) if after is None else after.folder
+        benches.append(Bench(folder, again=after is not None, **words))
+        if after is not None:
+            benches[-1].pool._restore()
         return benches[-1]
 
     yield bench
@@ -458,3 +485,141 @@ def test_a_job_that_is_cancelled_and_comes_after_all_gets_no_call(bench: OpenBen
     assert late.has() == []
     for reply in one.batches.replies:
         reply()
+
+
+# ---- connections, agents and drivers that are lost
+
+
+def test_a_pilot_that_comes_again_is_given_calls_only_when_it_has_told_what_it_has(bench: OpenBench) -> None:
+    one = bench(workers=2, per_job=2)
+    one.calls(1)
+    one.comes(workers=2).lose()
+    again = one.connects()
+    one.calls(2)
+    assert again.has() == []  # it may have composed what it tells before this came, which then counts as not received
+    again.says("here", job_id="77_0", node="n1", host="h", held=[number(1)], kept=[], left=None, workers=2)
+    assert again.has() == [2]
+
+
+def test_what_has_not_arrived_is_handed_out_again(bench: OpenBench) -> None:
+    one = bench()
+    one.calls(1)
+    one.comes().lose()
+    assert one.comes().has() == [1]
+
+
+@pytest.fixture
+def killed(bench: OpenBench) -> Bench:
+    """An agent of two pilots with a call each, and one that waits."""
+    one = bench(workers=2, max_jobs=2)
+    one.calls(1, 2, 3)
+    assert [one.comes(task).has() for task in range(2)] == [[1], [2]]
+    return one
+
+
+def test_the_next_agent_waits_for_pilots_to_tell_what_they_have(bench: OpenBench, killed: Bench) -> None:
+    one = bench(after=killed, workers=2)
+    one.calls(1, 2, 3)
+    one.sent_again()
+    first = one.comes(0, held=[1])
+    assert first.has() == []  # but for what was never handed out, there is no room
+    first.answers((1, payload.OK, b"a"))
+    assert first.has() == [3]
+    second = one.comes(1)
+    assert sorted(first.has() + second.has()) == [2, 3]
+    assert one.results() == {1: b"a"}
+
+
+def test_a_call_that_was_never_handed_out_waits_for_nobody(bench: OpenBench, killed: Bench) -> None:
+    one = bench(after=killed, workers=2)
+    one.calls(1, 2, 3)
+    one.sent_again()
+    assert one.comes(0).has() == [3]
+
+
+def test_unless_the_machine_was_started_meanwhile(bench: OpenBench, killed: Bench) -> None:
+    path = Path(killed.pool._files.path) / "handed"
+    path.write_bytes(path.read_bytes()[:8] + b"another boot")
+    one = bench(after=killed, workers=2)
+    one.calls(1, 2, 3)
+    one.sent_again()
+    assert one.comes(0).has() == []
+    assert one.pool.handed > number(1 << 20)
+
+
+def test_what_a_pilot_had_that_has_told_nobody_ends_with_it(bench: OpenBench, killed: Bench) -> None:
+    one = bench(after=killed, workers=2)
+    one.calls(1, 2, 3)
+    one.sent_again()
+    one.ended(1)
+    assert one.results() == {}
+    assert one.comes(0, held=[1]).has() == []
+    assert {call: words["job_id"] for call, words in one.results().items()} == {2: "77_1"}
+
+
+def test_it_runs_again_where_that_was_before_the_driver_began(bench: OpenBench, killed: Bench) -> None:
+    one = bench(after=killed, workers=2)
+    one.calls(1, 2)
+    one.sent_again()
+    one.ended(1, earlier=True)
+    one.comes(0, kept=[1]).answers((1, payload.OK, b"a"))
+    assert one.results() == {1: b"a"}
+    assert one.pool.state()["running"] == 1
+
+
+def test_the_end_of_a_job_is_told_once_whoever_asks(bench: OpenBench, killed: Bench) -> None:
+    killed.ended(1)
+    assert list(killed.results()) == [2]
+    killed.acknowledge(2)
+    one = bench(after=killed, workers=2)
+    one.calls(1)
+    one.sent_again()
+    one.ended(1)
+    assert one.comes(0).has() == [1]
+    assert one.results() == {}
+
+
+def test_but_again_where_the_client_may_not_have_heard_it(bench: OpenBench, killed: Bench) -> None:
+    killed.ended(1)
+    one = bench(after=killed, workers=2)
+    one.calls(1, 2)
+    one.sent_again()
+    one.comes(0, held=[1])
+    one.ended(1)
+    assert list(one.results()) == [2]
+
+
+def test_what_the_client_does_not_send_again_is_ended(bench: OpenBench, killed: Bench) -> None:
+    one = bench(after=killed, workers=2)
+    first = one.comes(0, held=[1])
+    one.sent_again()
+    second = one.comes(1, held=[2])
+    assert first.was_told("cancel") == [[1]]
+    assert second.was_told("cancel") == [[2]]
+
+
+def test_unless_the_next_driver_may_ask_for_it(bench: OpenBench, killed: Bench) -> None:
+    one = bench(after=killed, workers=2)
+    one.sent_again(1, 2)
+    first, second = one.comes(0, held=[1]), one.comes(1, held=[2])
+    assert first.was_told("cancel") == []
+    one.calls(1)
+    assert first.has() == []
+    one.pool.cancel([number(2)])
+    assert second.was_told("cancel") == [[2]]
+    second.lose()
+    assert one.comes(1, held=[2]).was_told("cancel") == [[2]]
+
+
+def test_without_a_ledger_pilots_are_given_nothing(bench: OpenBench) -> None:
+    one = bench()
+    one.calls(1)
+    ledger = Path(one.pool._files.path) / "ledger"
+    ledger.rename(ledger.with_name("away"))
+    ledger.mkdir()
+    pilot = one.comes()
+    assert pilot.has() == []
+    assert "ledger" in one.told("pool_note")[-1]["message"]
+    ledger.rmdir()
+    one.turn()
+    assert pilot.has() == [1]
