@@ -132,12 +132,7 @@ def append_and_square(path: str, number: int) -> int:
 
 def append_after(folder: str, number: int, kills: int) -> int:
     """Write down that this call runs, and in which job; end when there were so many kills."""
-    handle = os.open(os.path.join(folder, "ran"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    try:
-        words = [os.environ.get(name, "-") for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_JOB_NAME")]
-        os.write(handle, " ".join([str(number), *words, "\n"]).encode())
-    finally:
-        os.close(handle)
+    _append_job(folder, number)
     wait_for_files(os.path.join(folder, "kills"), kills)
     return number * number
 
@@ -147,6 +142,22 @@ def pass_gate_and_append(folder: str, path: str, number: int) -> int:
     pass_gate(folder)
     append_and_square(path, number)
     return number
+
+
+def append_and_sleep(folder: str, number: int, seconds: float) -> int:
+    """Write down that this call runs, and in which job; take some time."""
+    _append_job(folder, number)
+    time.sleep(seconds)
+    return number * number
+
+
+def _append_job(folder: str, number: int) -> None:
+    handle = os.open(os.path.join(folder, "ran"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        words = [os.environ.get(name, "-") for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_JOB_NAME")]
+        os.write(handle, " ".join([str(number), *words, "\n"]).encode())
+    finally:
+        os.close(handle)
 
 
 def overlap(log: str, seconds: float) -> None:

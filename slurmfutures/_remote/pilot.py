@@ -295,8 +295,12 @@ class Pilot:
         return time.monotonic() >= max(self._leaving, self._used) + patience
 
     def _end(self) -> int:
+        lost: Optional[OSError] = None
         if self._kept or self._term_at is not None or self._hopeless is not None:
-            self._files.leave(self._name, list(self._kept.values()))
+            try:
+                self._files.leave(self._name, list(self._kept.values()))
+            except OSError as error:
+                lost = error
         self._hub.close()
         if self._hopeless is not None:
             how = "exit code %s" % self._hopeless["exit_code"]
@@ -305,6 +309,10 @@ class Pilot:
             sys.stderr.write("slurmfutures: workers do not start: the last one ended with %s\n" % how)
             sys.stderr.write(self._hopeless["stderr"])
             code = RUN_DRY
+        elif lost is not None:  # then this must not look as if there had been none
+            words = len(self._kept), self._files.path, lost.strerror or lost
+            sys.stderr.write("slurmfutures: %d results cannot be left in %s: %s\n" % words)
+            code = publish.NO_ROOM
         elif self._term_at is not None:  # Slurm may begin this job once more: then it is not done
             code = 128 + signal.SIGTERM
         else:

@@ -11,7 +11,9 @@ import os
 import random
 import signal
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +67,14 @@ class Bench:
 
     def wait(self) -> None:
         """Let a random time pass, in which anything may be under way."""
-        time.sleep(self.moments.uniform(0, self.moments.choice([0.1, LONGEST])))
+        time.sleep(self.moment())
+
+    def moment(self) -> float:
+        return self.moments.uniform(0, self.moments.choice([0.1, LONGEST]))
 
     def runs(self) -> dict[int, list[str]]:
         """Return the jobs in which each call has begun."""
-        runs: dict[int, list[str]] = {number: [] for number in range(CALLS)}
+        runs: dict[int, list[str]] = defaultdict(list)
         path = self.folder / "ran"
         for line in path.read_text().splitlines() if path.exists() else ():
             number, _, job = line.partition(" ")
@@ -79,6 +84,7 @@ class Bench:
     def check(self) -> None:
         """Each call has run once, and nothing of ours is left."""
         assert {number: jobs for number, jobs in self.runs().items() if len(jobs) != 1} == {}
+        assert len(self.runs()) == CALLS
         self.check_that_nothing_is_left()
 
     def check_that_nothing_is_left(self) -> None:
@@ -217,26 +223,31 @@ def test_the_link_is_cut(bench: Bench, opener: Opener, farm: Farm, relay: Relay,
 # ---- pilots and workers too
 
 
-def test_pilots_workers_and_agents_are_killed(bench: Bench, opener: Opener) -> None:
-    """A call that does not succeed fails by what has been killed, and none runs twice."""
-    folder = str(bench.folder)
+@pytest.mark.parametrize("retries", [0, 10 * KILLS])
+def test_pilots_workers_and_agents_are_killed_under_load(bench: Bench, opener: Opener, retries: int) -> None:
+    """Without retries a call that does not succeed fails by what was killed, and none runs twice."""
+    number = 0
     with opener.root("slurm", work_dir=bench.scratch) as executor:
-        pilots = executor.pilots(workers=WORKERS, workers_per_job=2)
-        shares = [KILLS * (number + 1) // CALLS for number in range(CALLS)]
-        futures = [pilots.submit(calls.append_after, folder, number, shares[number]) for number in range(CALLS)]
-        for number in range(KILLS):
-            bench.wait()
+        pilots = executor.pilots(workers=WORKERS, workers_per_job=2, retries=retries)
+        futures: list[Future[int]] = []
+        for _ in range(KILLS):
+            end = time.monotonic() + bench.moment()
+            while time.monotonic() < end or not futures:
+                length = random.choice([0.0] * 50 + [0.2])
+                futures.append(pilots.submit(calls.append_and_sleep, str(bench.folder), number, length))
+                number += 1
+                if number % 500 == 0:
+                    wait(futures[-1000:-500], 60)
             bench.moments.choice([bench.kill_worker, bench.kill_pilot, bench.kill_agent])()
-            bench.killed(number)
         errors = [future.exception(60) for future in futures]
-        wrong = [error for error in errors if not isinstance(error, JobError | None)]
-        assert wrong == []
-        assert [future.result() for future in futures if future.exception() is None] == [
-            number**2 for number in range(CALLS) if errors[number] is None
-        ]
         runs = bench.runs()
-        assert [number for number in runs if len(runs[number]) > 1] == []
-        assert [number for number in runs if errors[number] is None and not runs[number]] == []
+        assert [error for error in errors if not isinstance(error, JobError | None)] == []
+        assert all(future.result() == number**2 for number, future in enumerate(futures) if errors[number] is None)
+        assert [number for number, error in enumerate(errors) if error is None and not runs[number]] == []
+        if retries:
+            assert not any(errors)
+        else:
+            assert [number for number, jobs in runs.items() if len(jobs) > 1] == []
         del futures, errors
     bench.check_that_nothing_is_left()
 
@@ -254,5 +265,5 @@ def test_whatever_is_killed_calls_that_may_run_again_succeed(bench: Bench, drive
             driver = drivers.start("pilots", retries=KILLS)
         bench.killed(number)
     end(driver)
-    assert [number for number, jobs in bench.runs().items() if not jobs] == []
+    assert len(bench.runs()) == CALLS
     bench.check_that_nothing_is_left()
