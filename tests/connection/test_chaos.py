@@ -46,8 +46,8 @@ def places() -> list[Place]:
 class Bench:
     """An executor behind a relay, and how many bytes go over its connection."""
 
-    def __init__(self, executor: SlurmExecutor, relay: Relay, folder: Path) -> None:
-        self.executor = executor
+    def __init__(self, executor: SlurmExecutor, kind: str, relay: Relay, folder: Path) -> None:
+        self._view = executor if kind == "jobs" else executor.pilots(workers=4)
         self.relay = relay
         self._folder = folder
         self._number = 0
@@ -63,7 +63,7 @@ class Bench:
         self._number += 1
         self._path = self._folder / str(self._number)
         arguments = [str(self._path)] * CALLS, range(CALLS)
-        return self.executor.map(calls.append_and_square, *arguments, chunksize=CHUNK)
+        return self._view.map(calls.append_and_square, *arguments, chunksize=CHUNK)
 
     def check(self, results: Iterator[int]) -> None:
         assert list(results) == [number**2 for number in range(CALLS)]
@@ -80,14 +80,28 @@ class Bench:
         return byte
 
 
-@pytest.mark.parametrize("transport", ["paramiko", "openssh"])
+@pytest.mark.parametrize(
+    ("transport", "kind"),
+    [
+        ("paramiko", "jobs"),
+        ("openssh", "jobs"),
+        ("paramiko", "pilots"),
+        pytest.param("openssh", "pilots", marks=pytest.mark.thorough),
+    ],
+)
 def test_a_sweep_survives_cuts_at_any_byte(
-    transport: str, farm: Farm, relay: Relay, opener: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    transport: str,
+    kind: str,
+    farm: Farm,
+    relay: Relay,
+    opener: Opener,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_poller, "MOST_WAIT", 0.5)  # what keeps breaking is waited for, up to a minute
     host = f"{farm.login.user}@127.0.0.1:{relay.port}"
     executor = opener.root("slurm", host=host, **far_options(farm, transport))
-    bench = Bench(executor, relay, tmp_path)
+    bench = Bench(executor, kind, relay, tmp_path)
     tried = set()
     for place in places():
         before = relay.sent().connections

@@ -208,8 +208,15 @@ def test_the_agent_is_killed(bench: Bench, opener: Opener, kind: str) -> None:
     run_killing(bench, opener.root("slurm", work_dir=bench.scratch, max_workers=24), kind, bench.kill_agent)
 
 
-@KINDS
-@pytest.mark.parametrize("transport", ["paramiko", "openssh"])
+@pytest.mark.parametrize(
+    ("transport", "kind"),
+    [
+        ("paramiko", "jobs"),
+        ("openssh", "jobs"),
+        ("paramiko", "pilots"),
+        pytest.param("openssh", "pilots", marks=pytest.mark.thorough),
+    ],
+)
 def test_the_link_is_cut(bench: Bench, opener: Opener, farm: Farm, relay: Relay, transport: str, kind: str) -> None:
     options: dict[str, Any] = {
         **far_options(farm, transport),

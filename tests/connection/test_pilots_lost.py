@@ -19,6 +19,7 @@ from tests.waiting import DEADLINE, until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(150)]
 HERE = pytest.mark.parametrize("line", ["here"], indirect=True)
+HERE_AND_FAR = pytest.mark.parametrize("line", ["here", "paramiko"], indirect=True)
 
 
 def lines(path: Path) -> list[str]:
@@ -33,6 +34,7 @@ def jobs_of(pilots: PilotsExecutor, workers: int) -> set[str]:
 # ---- an agent, or the way to it
 
 
+@HERE_AND_FAR
 def test_results_that_came_meanwhile_arrive_after(executor: SlurmExecutor, line: Line, gate: Gate) -> None:
     with executor.pilots(workers=2) as pilots:
         futures = [pilots.submit(calls.pass_gate, gate.folder, number) for number in range(2)]
@@ -48,6 +50,7 @@ def test_results_that_came_meanwhile_arrive_after(executor: SlurmExecutor, line:
     assert len(gate.entered()) == 2
 
 
+@HERE_AND_FAR
 def test_calls_run_once_however_often_it_breaks(
     executor: SlurmExecutor, line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,6 +69,7 @@ def test_calls_run_once_however_often_it_breaks(
     assert sorted(map(int, lines(path))) == list(range(600))
 
 
+@HERE_AND_FAR
 def test_what_is_cancelled_meanwhile_is_ended_or_never_runs(
     executor: SlurmExecutor, line: Line, gate: Gate, tmp_path: Path
 ) -> None:
