@@ -215,7 +215,10 @@ class Batches:
         self._look(batch, part, now)
         node, reason = os.uname().nodename, "the agent has ended, and the embedded scheduler's jobs with it"
         ending = Ending(JobState.FAILED, None, None, node, reason, True, "", "", "")
-        verdicts = [watch.Verdict(index, ending, None) for index in sorted(part.watch.open - running)]
+        verdicts = []
+        for index in sorted(part.watch.open - running):
+            end = part.watch.end_of(index)  # it may have ended by itself while no agent was there
+            verdicts.append(watch.Verdict(index, ending if end is None else ending._replace(reason=""), end))
         self._tell_ended(batch, part, part.watch, verdicts)
 
     def _begin_watch(self, batch: Batch, part: Part, job_id: str, age: float = 0.0) -> None:

@@ -144,6 +144,10 @@ class Watch:
         if name.task in self.open:
             self._ends[name.task] = end, self._listings, self._looked
 
+    def end_of(self, task: int) -> Optional[End]:
+        """Return what the exit trap of an open task has written, None where nothing of that is seen."""
+        return self._ends[task][0] if task in self._ends else None
+
     def resolve(self, task: int) -> None:
         """A task is done with, one way or the other."""
         self.open.discard(task)
