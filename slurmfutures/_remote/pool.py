@@ -99,8 +99,9 @@ class Pool:
             for task, run in came.get(batch, {}).items():
                 job = jobs[task]
                 job.run, job.lost = run, time.monotonic()
-                job.useful = (batch, task, run) in settled  # or an earlier agent has counted that it was not
-                job.noted = job.awaited = not job.useful
+                job.settled = (batch, task, run) in settled
+                job.useful = job.settled  # or an earlier agent has counted that it was not
+                job.noted, job.awaited = True, not job.settled
             words = self._around.batches.attach(batch, [(0, tasks)], self._words["epoch"])
             if "error" in words:  # its files are gone, and it with them
                 for job in list(jobs.values()):
@@ -588,21 +589,23 @@ class Pool:
     def _settle(self, job: Job, words: Optional[Mapping[str, Any]], *, earlier: bool = False) -> None:
         """Take in what a job has left, and tell the end of the calls that it has taken along.
 
-        Those of one that was over before this driver began, `earlier`, run again if they are asked for: nobody was told
-        of their end.
+        Those of one that was over before this driver began, `earlier`, run again if they are asked for, when no pilot
+        has told that it runs them by now: nobody was told of their end.
         """
+        if job.settled:
+            return
         left = self._files.left(pool_files.pilot_name(job.batch, job.task, job.run))
         if left is not None:
             for record in payload.records(left):
-                if record.call not in job.handed:
+                if record.call not in job.handed and not (earlier and _is_cut(record)):
                     job.handed[record.call] = self._unsure.pop(record.call, None)
                     self._owner[record.call] = job
             self._results(job, bytes(left))
             self._back(job, [call for call in job.handed if call not in job.cut])
-        elif words is not None and job.awaited and not earlier:  # it has told nobody what it had
-            self._silent.append((job, dict(words)))
-        if earlier or (left is None and words is None):
+        elif words is None or earlier:
             self._back(job, list(job.handed))
+        elif job.awaited:  # it has told nobody what it had
+            self._silent.append((job, dict(words)))
         lost = list(job.handed)
         job.handed.clear()
         job.cut.clear()
@@ -613,11 +616,11 @@ class Pool:
 
     def _account_for(self, job: Job) -> None:
         """Write down that the client knows what became of all that a job had, which is over, once that is so."""
-        if not job.noted or self._closing is not None or any(owner is job for owner in self._owner.values()):
+        if not job.noted or job.settled or self._closing is not None:
             return
-        if any(silent is job for silent, _ in self._silent):
+        if any(other is job for other in [*self._owner.values(), *(silent for silent, _ in self._silent)]):
             return
-        job.noted = False
+        job.settled = True
         try:
             self._files.record({"settled": job.batch, "task": job.task, "run": job.run})
         except OSError as error:
@@ -714,3 +717,8 @@ class Pool:
     def owns(self, batch: str) -> bool:
         """Whether a batch is one of this pool's jobs."""
         return batch in self._jobs.by_batch
+
+
+def _is_cut(record: payload.Record) -> bool:
+    """Whether a call was running when its job was ended: of how that ended others can tell."""
+    return record.status == payload.CRASHED and not record.payload

@@ -35,7 +35,8 @@ class Job:
         self.over = False
         self.came = False  # it has become a pilot, for this agent
         self.ready = False  # it has told by its connection what it has, and the next agent will know of it
-        self.noted = False  # the ledger says so, and not that the client knows what became of all that it had
+        self.noted = False  # the ledger says that it has become one
+        self.settled = False  # the client knows what became of all that it had, and so does the ledger
         self.useful = False  # it has had a worker that could take calls
         self.awaited = False  # it had become one for an earlier agent, and has not told this one what it has
         self.leaving = False  # it takes no more calls

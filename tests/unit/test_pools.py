@@ -589,6 +589,30 @@ def test_but_again_where_the_client_may_not_have_heard_it(bench: OpenBench, kill
     assert list(one.results()) == [2]
 
 
+def test_nor_is_what_it_has_left_taken_in_twice(bench: OpenBench, killed: Bench) -> None:
+    killed.leaves(f"{killed.batch}.1.0", (2, payload.OK, b"b"))
+    killed.ended(1)
+    killed.acknowledge(2)
+    one = bench(after=killed, workers=2)
+    one.sent_again()
+    one.ended(1)
+    assert one.results() == {}
+
+
+def test_what_was_cut_off_before_the_driver_began_is_not_taken_from_who_runs_it_now(
+    bench: OpenBench, killed: Bench
+) -> None:
+    killed.leaves(f"{killed.batch}.1.0", (2, payload.CRASHED, CUT))
+    for one in (bench(after=killed, workers=2), bench(after=killed, workers=2)):
+        one.calls(2)
+        one.sent_again(1)
+        one.ended(1, earlier=True)
+    first = one.comes(0, held=[1, 2])
+    assert first.has() == []
+    first.answers((1, payload.OK, b"a"), (2, payload.OK, b"b"))
+    assert one.results() == {1: b"a", 2: b"b"}
+
+
 def test_what_the_client_does_not_send_again_is_ended(bench: OpenBench, killed: Bench) -> None:
     one = bench(after=killed, workers=2)
     first = one.comes(0, held=[1])
