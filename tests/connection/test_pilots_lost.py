@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from slurmfutures import JobError, PilotsExecutor, SlurmExecutor, _poller
+from slurmfutures import JobCancelled, JobError, PilotsExecutor, SlurmExecutor, _poller
 from tests import calls
 from tests.cluster import Cluster
 from tests.connection.lines import Line, agent_of, until_connected_again
@@ -120,21 +120,25 @@ def kill_pilot_of(worker: int) -> None:
 def test_a_pilot_that_is_cancelled_meanwhile_leaves_what_it_had(
     executor: SlurmExecutor, line: Line, gate: Gate, cluster: Cluster, tmp_path: Path
 ) -> None:
-    path = str(tmp_path / "written")
-    with executor.pilots(workers=1, workers_per_job=1) as pilots:
-        pilots.submit(calls.square, 3).result(DEADLINE)
-        (job,) = jobs_of(pilots, 1)
-        done = pilots.submit(calls.pass_gate_and_append, gate.folder, path, 1)
+    path = tmp_path / "written"
+    (tmp_path / "shut/entered").mkdir(parents=True)
+    with executor.pilots(workers=2, workers_per_job=2) as pilots:
+        done = pilots.submit(calls.pass_gate_and_append, gate.folder, str(path), 1)
+        never = pilots.submit(calls.pass_gate, str(tmp_path / "shut"))
         gate.wait()
+        until(lambda: list((tmp_path / "shut/entered").iterdir()))
+        (job,) = jobs_of(pilots, 2)
         line.down()
         gate.open()
-        until(lambda: lines(Path(path)))
+        until(lambda: lines(path))
         cluster.run("scancel", job)
         until(lambda: job not in cluster.run("squeue", "--noheader", "--array", "--format=%i"))
         line.up()
         assert done.result(DEADLINE) == 1
+        with pytest.raises(JobCancelled):
+            never.result(DEADLINE)
         assert pilots.submit(calls.square, 3).result(DEADLINE) == 9
-    assert lines(Path(path)) == ["1"]
+    assert lines(path) == ["1"]
 
 
 @HERE
