@@ -170,10 +170,14 @@ class Pool:
     def open(self) -> "Future[Reply]":
         """Have the agent know this pool, and, where that may be news to it, all that it is to do."""
         with self.lock:
-            return self._open(again=self._checkpoint is not None)
+            remembered = self._checkpoint is not None
+            return self._open(again=remembered, epoch=self._epoch if remembered else None)
 
-    def _open(self, *, again: bool) -> "Future[Reply]":
-        """Do that; `again` where calls of this pool may be with pilots already. Holds the lock."""
+    def _open(self, *, again: bool, epoch: float | None = None) -> "Future[Reply]":
+        """Do that; `again` where calls of this pool may be with pilots already. Holds the lock.
+
+        By `epoch` the ends of jobs that were over by then, or of which nobody knows when that was, count as unheard of.
+        """
         settings = self.settings
         spec = {**self._common, "options": settings.options, "name": settings.name, "comment": settings.comment}
         words = {
@@ -189,7 +193,7 @@ class Pool:
             "start_timeout": settings.start_timeout,
             "address": settings.address,
             "again": again,
-            "epoch": self._epoch,
+            "epoch": epoch,
         }
         body = [settings.initializer] if settings.initializer else []
         reply = self._link.request(words, body, key=self._key)[1]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from slurmfutures import JobCancelled, JobError, PilotsExecutor, SlurmExecutor, _poller
+from slurmfutures import JobCancelled, JobError, JobFailed, PilotsExecutor, SlurmExecutor, _poller
 from tests import calls
 from tests.cluster import Cluster
 from tests.connection.lines import Line, agent_of, until_connected_again
@@ -155,6 +155,27 @@ def test_a_pool_that_is_closed_meanwhile_leaves_no_job(
     line.up()
     until(lambda: str(tmp_path) not in cluster.run("squeue", "--noheader", "--format=%Z %o"))
     until(lambda: list((tmp_path / "work/pilots").glob("*/*")) == [])
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_pilots_of_the_embedded_scheduler_end_with_an_agent_that_is_not_killed_by_force(
+    opener: Opener, gate: Gate, how: signal.Signals
+) -> None:
+    executor = opener.root("paramiko")
+    with executor.pilots(workers=2) as pilots:
+        futures = [pilots.submit(calls.pass_gate, gate.folder, number) for number in range(2)]
+        gate.wait(2)
+        agent = agent_of(executor)
+        os.kill(agent, how)
+        until_connected_again(executor, agent)
+        gate.open()
+        errors = [future.exception(DEADLINE) for future in futures]
+        if how is signal.SIGKILL:
+            assert errors == [None, None]
+        else:
+            assert all(isinstance(error, JobFailed) for error in errors)
+        assert pilots.submit(calls.square, 3).result(DEADLINE) == 9
+    assert len(gate.entered()) == 2
 
 
 # ---- a driver that is killed
