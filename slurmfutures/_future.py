@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import threading
+from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, Protocol, TypeVar
@@ -56,6 +58,36 @@ class _Nobody:
 NOBODY = _Nobody()
 
 
+class _Condition(threading.Condition):
+    """One that is made in half the time, of half as many objects: those are what each collection of garbage looks at.
+
+    The standard library's has its lock's methods as attributes, this one has methods that call them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._waiters: deque[Any] = deque()
+
+    def acquire(self, *args: Any, **kwargs: Any) -> bool:
+        return self._lock.acquire(*args, **kwargs)
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def _release_save(self) -> Any:
+        return self._lock._release_save()  # type: ignore[attr-defined]
+
+    def _acquire_restore(self, state: Any) -> None:
+        self._lock._acquire_restore(state)  # type: ignore[attr-defined]
+
+    def _is_owned(self) -> bool:
+        return bool(self._lock._is_owned())  # type: ignore[attr-defined]
+
+
+# Whether a future is what it was in Python 3.2 and since: then its parts are set here, one by one.
+_KNOWN = vars(Future()).keys() == {"_condition", "_state", "_result", "_exception", "_waiters", "_done_callbacks"}
+
+
 class SlurmFuture(Future[T]):
     """The outcome of one call.
 
@@ -64,7 +96,15 @@ class SlurmFuture(Future[T]):
     """
 
     def __init__(self, owner: Owner, call: int) -> None:
-        super().__init__()
+        if _KNOWN:
+            self._condition = _Condition()
+            self._state = _PENDING
+            self._result = None
+            self._exception = None
+            self._waiters: list[Any] = []
+            self._done_callbacks: list[Any] = []
+        else:
+            super().__init__()
         self._place = owner, call  # one attribute: it may be given to another batch while somebody reads it
 
     def __await__(self) -> Generator[Any, None, T]:
