@@ -404,7 +404,8 @@ class Pool:
     def results(self, body: wire.Body) -> None:
         """Take in the results of calls, and how others have ended."""
         records = list(payload.records(body))
-        good = [record for record in records if record.status != payload.CRASHED]
+        crashed = [record for record in records if record.status == payload.CRASHED]
+        good = records if not crashed else [record for record in records if record.status != payload.CRASHED]
         with self.lock:
             found = [self._entries.pop(record.call, None) for record in good]
             self._forget([entry for entry in found if entry is not None])
@@ -418,9 +419,8 @@ class Pool:
                     entry.future._place = entry.ran, record.call
                 settle(entry.future, value, error)
         self.done += len(found) - found.count(None)
-        for record in records:
-            if record.status == payload.CRASHED:
-                self._crashed(record)
+        for record in crashed:
+            self._crashed(record)
         self._acknowledge([record for record in records if record.call not in unsaved], len(body))
 
     def _keep(self, records: Sequence[payload.Record], found: Sequence[_Entry | None]) -> set[int]:

@@ -146,7 +146,7 @@ class View(Executor):
             task: list[bytes] = []
             task_keys: list[bytes] = []
             for args, kwargs in chunk:
-                future, key, arguments = self._prepare(fn, function, digest, name, args, kwargs, shipment)
+                future, key, arguments = self._prepare(fn, function, digest, name, args, kwargs, shipment, checkpoint)
                 found.append(future)
                 if future is None:
                     task.append(arguments)
@@ -171,9 +171,9 @@ class View(Executor):
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         shipment: Shipment | None,
+        checkpoint: Checkpoint | None,
     ) -> tuple[SlurmFuture[Any] | None, bytes, bytes]:
         """Return the future of a call that need not be sent; for any other, None, its key and its pickled arguments."""
-        checkpoint = self._checkpoint
         found = checkpoint.find(fn, digest, args, kwargs) if checkpoint is not None else None
         if found is not None and found.future is not None:
             return found.future, found.key, b""
