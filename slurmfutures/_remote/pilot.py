@@ -120,13 +120,13 @@ class Pilot:
         self._ready = self._hub.ready()
         words.update(held=held, kept=list(self._kept), workers=self._ready)
         self._send({"op": "here", "left": left, **words})
+        self._tell_workers(time.monotonic())
         if self._uninitialized is not None:
             self._send(self._uninitialized, self._why)
         if self._kept:
             guest.send(wire.packed(wire.RESULTS, list(self._kept.values())))
         for call, worker in self._hub.told():
             self._began([call], worker)
-        self._state = None
         if self._leaving is not None:
             self._send({"op": "leaving"})
 
@@ -253,13 +253,15 @@ class Pilot:
             self._ready, self._state_at = ready, 0.0
             self._send({"op": "ready", "workers": ready})
         if now >= self._state_at + TELL_EVERY and self._guest is not None:
-            state = self._hub.state()
-            if state != self._state:
-                self._state, self._state_at = state, now
-                self._send({"op": "workers", "workers": state})
+            if self._hub.state() != self._state:
+                self._tell_workers(now)
         if self._leaving is not None or self._doubtful:
             return now + 0.1
         return min(now + TELL_EVERY, self._used + self._idle_after)
+
+    def _tell_workers(self, now: float) -> None:
+        self._state, self._state_at = self._hub.state(), now
+        self._send({"op": "workers", "workers": self._state})
 
     def _leave(self) -> None:
         """Take no more calls; end when those that run are done."""
