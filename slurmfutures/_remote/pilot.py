@@ -252,9 +252,8 @@ class Pilot:
         if ready != self._ready:
             self._ready, self._state_at = ready, 0.0
             self._send({"op": "ready", "workers": ready})
-        if now >= self._state_at + TELL_EVERY and self._guest is not None:
-            if self._hub.state() != self._state:
-                self._tell_workers(now)
+        if now >= self._state_at + TELL_EVERY and self._guest is not None and self._hub.state() != self._state:
+            self._tell_workers(now)
         if self._leaving is not None or self._doubtful:
             return now + 0.1
         return min(now + TELL_EVERY, self._used + self._idle_after)
