@@ -12,7 +12,8 @@ import queue
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from paramiko import ECDSAKey, Message, ServerInterface, Transport
@@ -26,6 +27,9 @@ CHANNEL_EXTENDED_DATA, CHANNEL_EOF, CHANNEL_CLOSE = 95, 96, 97
 MOST = 2**32 - 1
 
 GREETING = b"SSH-2.0-OpenSSH_9.2\r\n"
+
+Script = Callable[["Talk"], None]
+Raw = Callable[[socket.socket], None]
 
 _BROKEN = (OSError, EOFError, SSHException)
 
@@ -163,9 +167,7 @@ class _Transport(Transport):
 class Server:
     """Listens on 127.0.0.1 until it is closed; each connection has a run of the script of its own."""
 
-    def __init__(
-        self, script: Callable[[Talk], None] | None = None, raw: Callable[[socket.socket], None] | None = None
-    ) -> None:
+    def __init__(self, script: Script | None = None, raw: Raw | None = None) -> None:
         self._script = script
         self._raw = raw
         self._key = ECDSAKey.generate()
@@ -217,6 +219,15 @@ class Server:
             end.close()
         for thread in [*self._threads, *self._transports]:
             thread.join(10)
+
+
+def write_config(folder: Path, *servers: Server, lines: Sequence[str] = ()) -> Path:
+    """Write an ssh configuration that knows servers, and has no keys but those of `lines`."""
+    known_hosts, config = folder / "known_hosts", folder / "config"
+    known_hosts.write_text("".join(server.known_host for server in servers))
+    nothing = ["IdentityAgent none", "IdentityFile none", "IdentitiesOnly yes", "GlobalKnownHostsFile none"]
+    config.write_text("\n".join([*lines, *nothing, f"UserKnownHostsFile {known_hosts}", ""]))
+    return config
 
 
 # ---- scripts
@@ -390,3 +401,25 @@ def hostile_exit(talk: Talk) -> None:
     talk.send(CHANNEL_EOF, talk.channel)
     talk.send(CHANNEL_CLOSE, talk.channel)
     talk.silence()
+
+
+SILENCES: Sequence[Script] = (
+    after_keys,
+    after_greeting_of_login,
+    at_keyboard,
+    after_answer,
+    after_login,
+    after_channel,
+)
+FLOODS: Sequence[Script] = (
+    many_prompts,
+    cut_off_prompt,
+    long_prompt,
+    banners,
+    ignored,
+    debugs,
+    failures,
+    flood_behind_a_prompt,
+    extensions,
+)
+RAW_FLOODS: Sequence[Raw] = (endless_line, endless_lines, endless_packet)
