@@ -564,7 +564,7 @@ def _file_system(path: str) -> str:
 
 def _worker_environment(hello: Mapping[str, Any]) -> Dict[str, str]:
     """Return what starts a worker on this machine by `shell.EVAL`; its first argument is the program to start."""
-    start = '%s\nexec %s -u "$0" worker "$@"' % (hello["setup"], hello["python"])
+    start = '%s\n%sexec %s -u "$0" worker "$@"' % (hello["setup"], modules.NOT_HERE, hello["python"])
     return dict(os.environ, **shell.variable(start), **modules.environment(hello["path"]))
 
 

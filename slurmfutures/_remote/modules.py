@@ -2,7 +2,8 @@
 
 Ours come first, then the version of the user's own code that was shipped, then the interpreter's, then the driver's, in
 the driver's order. The current folder is searched only where the driver searches it: on a cluster it is some home or
-scratch folder, and a `json.py` there must not be taken for the standard library's.
+scratch folder, and a `json.py` there must not be taken for the standard library's. To that end programs of ours start
+from a file (`start`), and PYTHONPATH is without its empty words (`NOT_HERE`).
 """
 
 from __future__ import annotations
@@ -12,9 +13,19 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, Iterable, List, Sequence
+    from typing import Dict, Sequence
 
 _DRIVER = "SLURMFUTURES_PATH"  # the driver's prefix and the entries of its `sys.path`, a line each
+#: Bash that takes the current folder out of PYTHONPATH, where an empty word means it.
+NOT_HERE = """\
+if [ -n "${PYTHONPATH-}" ]; then
+    PYTHONPATH=:$PYTHONPATH:
+    while [[ $PYTHONPATH == *::* || $PYTHONPATH == *:.:* ]]; do
+        PYTHONPATH=${PYTHONPATH//:.:/:} PYTHONPATH=${PYTHONPATH//::/:}
+    done
+    PYTHONPATH=${PYTHONPATH#:} PYTHONPATH=${PYTHONPATH%:}
+fi
+"""
 SHIP = "SLURMFUTURES_SHIP"  # the folder with the user's own code
 
 
@@ -31,22 +42,13 @@ def set_path(*, keep: bool) -> None:
     variable = os.environ.get if keep else os.environ.pop
     shipped = variable(SHIP, "")
     prefix, *driver = variable(_DRIVER, "").split("\n")
-    rest = _without_current(sys.path[1:], os.environ.get("PYTHONPATH", ""))
+    rest = sys.path[1:]
     driver = [entry for entry in driver if entry]
     if prefix == sys.prefix:  # the driver's own interpreter: its modules are the driver's, in the driver's order
         rest = [*filter(_is_standard, rest), *driver, *rest]
     else:
         rest += driver
     sys.path[1:] = dict.fromkeys([shipped, *rest] if shipped else rest)
-
-
-def _without_current(entries: Iterable[str], named: str) -> List[str]:
-    """Leave the current folder out, unless PYTHONPATH names it in full; an empty word there means it too."""
-    try:
-        here = os.getcwd()
-    except OSError:
-        here = ""
-    return [entry for entry in entries if entry not in ("", here) or (entry and entry in named.split(os.pathsep))]
 
 
 def _is_standard(entry: str) -> bool:

@@ -79,7 +79,7 @@ trap 'sf_pass USR2 140' USR2
 
 _CALLS = """\
 cd {chdir} || exit 66
-{setup}export {variables}
+{setup}{not_here}export {variables}
 sf_folder={folder}
 {python} -u {start} {module} "$sf_folder" "$1" "$sf_task" "$sf_run" "$2" &
 """
@@ -127,6 +127,7 @@ def render(
         chdir=quote(chdir),
         setup=setup.rstrip("\n") + "\n" if setup.strip() else "",
         variables=" ".join("%s=%s" % (name, quote(value)) for name, value in variables.items()),
+        not_here=modules.NOT_HERE,
         python=python,
         start=quote(code + "/start.py"),
         module=module,

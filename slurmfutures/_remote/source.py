@@ -147,9 +147,11 @@ class Place:
             except FileNotFoundError:
                 os.makedirs(self.path, exist_ok=True)
         real = os.path.realpath(self.path)
-        about = trust.check_folder(real)
-        if about.st_uid != os.geteuid():
-            raise trust.Untrusted(real, "it is %s and not yours: name another folder" % trust.describe(about))
+        about = os.lstat(real)
+        if about.st_uid != os.geteuid():  # not root's either: things are made here
+            words = "it is %s, and belongs to another user; %s"
+            raise trust.Untrusted(self.path, words % (trust.describe(about), REMEDY))
+        trust.check_folder(real)
         names = os.listdir(real)
         strange = [name for name in names if not _is_our_name(name)]
         if strange and "id" not in names and not self._looks:
