@@ -5,6 +5,7 @@ names it, and if it and the folders above it belong to the user and are closed t
 client sends is unpacked in its place.
 """
 
+import errno
 import hashlib
 import io
 import os
@@ -74,15 +75,18 @@ def _walk(prefix: str, folder: str, cache: bool = False) -> Iterator[Tuple[str, 
 
 
 def unpack(archive: Any, folder: str) -> None:
-    """Unpack a zip into a new folder that is closed to others. Raises OSError, BadZipFile."""
-    import zipfile
+    """Unpack a zip into a new folder that is closed to others. Raises OSError."""
+    import zipfile  # takes longer than all else that an agent imports
 
     os.mkdir(folder, 0o700)
-    with zipfile.ZipFile(archive) as file:
-        file.extractall(folder)
-        for entry in file.infolist():
-            path = os.path.join(folder, entry.filename)
-            os.chmod(path, 0o700 if entry.is_dir() or (entry.external_attr >> 16) & 0o100 else 0o600)
+    try:
+        with zipfile.ZipFile(archive) as file:
+            file.extractall(folder)
+            for entry in file.infolist():
+                path = os.path.join(folder, entry.filename)
+                os.chmod(path, 0o700 if entry.is_dir() or (entry.external_attr >> 16) & 0o100 else 0o600)
+    except zipfile.BadZipFile as error:
+        raise OSError(errno.EBADMSG, "what was sent is damaged: %s" % error) from error
     for path, folders, _ in os.walk(folder):
         for name in folders:
             os.chmod(os.path.join(path, name), 0o700)
