@@ -28,6 +28,7 @@ from ._own_scripts import Rendered, job_name_of, own_spec, script_text
 from ._paths import ClusterPath, StrPath, place_of, text_of
 from ._pickling import pickle_initializer
 from ._pilots import PilotsExecutor, pool_number, settings_of
+from ._printable import printable
 from ._remote import wire
 from ._ship import Item, Ship, Shipment
 from ._ssh import Entrance
@@ -249,7 +250,8 @@ class SlurmExecutor(_Jobs):
     :param transport: "paramiko", or "openssh" for the system's `ssh` (ControlMaster, Kerberos, FIDO keys).
     :param ssh_config: a file in place of ~/.ssh/config.
     :param ask: called as `ask("user@host", prompt, echo)` for passphrases, passwords and one-time codes, returns the
-        answer; None asks on the terminal, or in the notebook. After a lost connection it is called in another thread,
+        answer; None asks on the terminal, or in the notebook. The prompt is the host's words, with control characters
+        written as escapes and each line but the first indented. After a lost connection it is called in another thread,
         in one attempt to connect and no more.
     :param accept_new_host_keys: whether a host that is not in known_hosts is added there; a changed key never is.
     :param connect_timeout: seconds for each host on the way; None is what the ssh configuration says, or 30.
@@ -571,7 +573,7 @@ class SlurmExecutor(_Jobs):
     def __repr__(self) -> str:
         greeting = self._connection.greeting
         state = "closed" if self._closed else f"{len(self._pending())} calls pending"
-        return f"<{type(self).__name__} {greeting['scheduler']} on {greeting['host']}: {state}>"
+        return printable(f"<{type(self).__name__} {greeting['scheduler']} on {greeting['host']}: {state}>")
 
 
 class SlurmView(_Jobs):

@@ -10,7 +10,6 @@ is made again by a thread that lives as long as that takes; the poller takes ove
 import contextlib
 import functools
 import json
-import logging
 import os
 import pickle
 import selectors
@@ -42,6 +41,7 @@ from ._future import SlurmFuture, begin, settle
 from ._jobinfo import job_info
 from ._link import Link, LinkDown, Reply
 from ._login import LoginCalls
+from ._logs import get_logger
 from ._pickling import LOGIN_NODE, result_of
 from ._pool import BITS, Handful, Pool, Settings
 from ._reconnect import Reconnect
@@ -50,7 +50,7 @@ from ._remote.states import JobState
 from ._retries import Attempts
 from ._shipping import Shipping
 
-logger = logging.getLogger("slurmfutures.poller")
+logger = get_logger("poller")
 
 CLOSE_TIMEOUT = 40.0  # seconds in which the agent may finish cancelling and clearing away
 OFFLINE_TIMEOUT = 5.0  # seconds in which a lost connection may come back for that

@@ -1,6 +1,5 @@
 """The way to a login node: by which transport, through which hosts, and who is asked for what only a person knows."""
 
-import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -8,9 +7,10 @@ from collections.abc import Callable, Sequence
 from ._bootstrap import LOGIN_LINE, login_script
 from ._errors import give_warning
 from ._hosts import Host, find_route
+from ._logs import get_logger
 from ._transports.base import Ask, NobodyToAsk, Stream
 
-logger = logging.getLogger("slurmfutures.ssh")
+logger = get_logger("ssh")
 
 TRANSPORTS = ("paramiko", "openssh")
 

@@ -14,6 +14,7 @@ from paramiko.ssh_exception import ChannelException, SSHException
 
 from .._errors import AgentError, HostUnreachable
 from .._hosts import Hop, Route
+from .._logs import get_logger
 from .asking import Asked, Secrets
 from .auth import Connection, Conversation, Login
 from .base import LAST_WORDS, Ask, GaveUp, logger
@@ -97,7 +98,7 @@ class _Attempt:
         stack.callback(_close, connection)
         connection.daemon = True
         connection.name = f"slurmfutures-ssh-{self._index}"
-        connection.set_log_channel("slurmfutures.paramiko")
+        connection.set_log_channel(get_logger("paramiko").name)
         connection.banner_timeout = connection.handshake_timeout = 2 * self.timeout  # ours ends first, and says more
         self._prefer(connection)
         done = threading.Event()
