@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Union
 
+from ._printable import printable
 from ._remote import trust
 
 _HINT = 'write it as "host", "user@host", "user@host:port" or "[IPv6]:port", or as an alias of ~/.ssh/config'
@@ -196,7 +197,9 @@ def _jumps_of(hop: Hop, config: str | None, left: int) -> tuple[Hop, ...]:
     names = [name.strip().removeprefix("ssh://").rstrip("/") for name in hop.proxy_jump.split(",")]
     jumps = [resolve(Host(name), config) for name in names if name]
     if len(jumps) > left or not jumps:
-        raise ValueError(f"ProxyJump {hop.proxy_jump} of {hop} in the ssh configuration leads nowhere, or in a circle")
+        raise ValueError(
+            f"ProxyJump {hop.proxy_jump!r} of {hop} in the ssh configuration leads nowhere, or in a circle"
+        )
     return (*_jumps_of(jumps[0], config, left - len(jumps)), *jumps)
 
 
@@ -262,7 +265,7 @@ def _ask_ssh(host: Host, config: str | None) -> Mapping[str, list[str]]:
         raise ValueError(f"`{shlex.join([*words, host.name])}` did not end within {_CONFIG_TIMEOUT:.0f} s") from None
     if done.returncode:
         said = os.fsdecode(done.stderr).strip().split("\n")[-1] or "nothing"
-        raise ValueError(f"ssh cannot use its configuration for {host.name!r}, it says: {said}")
+        raise ValueError(f"ssh cannot use its configuration for {host.name!r}, it says: {printable(said)}")
     values: dict[str, list[str]] = {}
     for line in os.fsdecode(done.stdout).split("\n"):
         name, _, value = line.partition(" ")
@@ -285,7 +288,7 @@ def _ask_paramiko(host: Host, config: str | None) -> Mapping[str, list[str]]:
         except OSError as error:
             raise ValueError(f"{file} cannot be read: {error.strerror}") from error
         except ConfigParseError as error:
-            raise ValueError(f"{file} cannot be understood: {error}") from error
+            raise ValueError(f"{file} cannot be understood: {printable(str(error))}") from None
         for name, value in found.items():
             several: list[str] = value if isinstance(value, list) else [str(value)]
             if name == "identityfile":

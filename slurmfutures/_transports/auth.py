@@ -15,6 +15,7 @@ from paramiko.ssh_exception import SSHException
 
 from .._errors import AuthenticationError, HostUnreachable
 from .._hosts import Hop
+from .._printable import printable
 from .asking import Asked, Secrets
 from .identities import Agent, FileIdentity, Identity, identities
 from .limits import MOST_QUESTIONS, MOST_ROUNDS, Clock, TooMuch, words
@@ -61,6 +62,13 @@ class Connection(Transport):
             raise SSHException(f"it announced {count} extensions, and {_MOST_EXTENSIONS} are the most")
         message.rewind()
         super()._parse_ext_info(message)  # type: ignore[misc]
+
+    def get_exception(self) -> Exception | None:
+        """Return the error that ended the connection, printable: it may quote the server, and tracebacks show it."""
+        error = super().get_exception()
+        if error is not None:
+            error.args = tuple(printable(word) if isinstance(word, str) else word for word in error.args)
+        return error
 
     def _parse_disconnect(self, message: Message) -> None:
         message.get_int()

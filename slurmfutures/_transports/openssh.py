@@ -116,6 +116,7 @@ class Opener:
     def open(
         self,
         line: str,
+        first: bytes,
         *,
         ask: Ask,
         timeout: float | None,
@@ -127,11 +128,13 @@ class Opener:
         `timeout` is in seconds, for each hop, without the time in which a person is asked; None is what the
         configuration says, or the usual.
 
+        `first` is sent to the line's stdin without waiting for anything.
+
         Raises HostUnreachable, HostKeyError, AuthenticationError, GaveUp once `stop` is set.
         """
         attempt = _Attempt(self, ask, timeout, stop)
         try:
-            stream = attempt.start(line, accept_new=accept_new_host_keys)
+            stream = attempt.start(line, first, accept_new=accept_new_host_keys)
             attempt.wait(stream)
         except BaseException:
             attempt.close()
@@ -184,7 +187,7 @@ class _Attempt:
         self._socket = socket.socket(socket.AF_UNIX)
         self._stream: OpensshStream | None = None
 
-    def start(self, line: str, *, accept_new: bool) -> "OpensshStream":
+    def start(self, line: str, first: bytes, *, accept_new: bool) -> "OpensshStream":
         folder = Path(self._folder.name)
         path = str(folder / "ask")
         self._socket.bind(path)
@@ -210,7 +213,7 @@ class _Attempt:
         display = os.environ.get("DISPLAY") or ":none"  # without one, versions before 8.4 ask nobody
         env = {**os.environ, "SSH_ASKPASS": str(askpass), "SSH_ASKPASS_REQUIRE": "force", "DISPLAY": display}
         logs = [hop.log for hop in self._hops]
-        self._stream = OpensshStream([*self._route.ssh_command(ssh), line], env, logs, self._folder)
+        self._stream = OpensshStream([*self._route.ssh_command(ssh), line], env, first, logs, self._folder)
         return self._stream
 
     def wait(self, stream: "OpensshStream") -> None:
@@ -402,12 +405,13 @@ class OpensshStream(ProcessStream):
         self,
         words: Sequence[str],
         env: dict[str, str],
+        first: bytes,
         logs: Sequence[Path],
         folder: "tempfile.TemporaryDirectory[str]",
     ) -> None:
         self._logs = logs
         self._folder = folder
-        super().__init__(words, env)
+        super().__init__(words, env, first)
 
     def ended(self) -> bool:
         """Whether the other end is closed already; to be called when there is something to read."""

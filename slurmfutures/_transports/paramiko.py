@@ -14,6 +14,7 @@ from paramiko.ssh_exception import ChannelException, SSHException
 
 from .._errors import AgentError, HostUnreachable, SlurmFuturesError
 from .._hosts import Hop, Route
+from .._logs import get_logger
 from .asking import Asked, Secrets
 from .auth import WINDOW, Connection, Conversation, Login
 from .base import LAST_WORDS, Ask, GaveUp, logger
@@ -36,6 +37,7 @@ class Opener:
     def open(
         self,
         line: str,
+        first: bytes,
         *,
         ask: Ask,
         timeout: float | None,
@@ -46,6 +48,8 @@ class Opener:
 
         `timeout` is in seconds, for each hop, without the time in which a person is asked; None is what the
         configuration says, or the usual.
+
+        `first` is sent to the line's stdin without waiting for anything.
 
         Raises HostUnreachable, HostKeyError, AuthenticationError, AgentError where commands are not run, GaveUp once
         `stop` is set.
@@ -61,7 +65,7 @@ class Opener:
             assert connection is not None
             with guard.watching(attempt):
                 channel = attempt.run(connection, line)
-            return ParamikoStream(connection, channel, stack.pop_all())
+            return ParamikoStream(connection, channel, stack.pop_all(), first)
 
 
 class _Guard(contextlib.AbstractContextManager["_Guard"]):
@@ -161,7 +165,7 @@ class _Attempt:
         guard.add(connection)
         connection.daemon = True
         connection.name = f"slurmfutures-ssh-{self._index}"
-        connection.set_log_channel("slurmfutures.paramiko")
+        connection.set_log_channel(get_logger("paramiko").name)
         connection.banner_timeout = 2 * self._timeout  # ours ends first, and says more
         self._prefer(connection)
         done = threading.Event()
@@ -296,7 +300,7 @@ class ParamikoStream:
     is not as fast as we are.
     """
 
-    def __init__(self, connection: Connection, channel: Channel, resources: contextlib.ExitStack) -> None:
+    def __init__(self, connection: Connection, channel: Channel, resources: contextlib.ExitStack, first: bytes) -> None:
         self._connection = connection
         self._channel = channel
         self._resources = resources  # closes what there is below the channel
@@ -308,6 +312,7 @@ class ParamikoStream:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIPE)
         self._pump = threading.Thread(target=self._write_all, name="slurmfutures-ssh-writer", daemon=True)
         self._pump.start()
+        self._near.send(first)
 
     def readable(self) -> int:
         return self._readable

@@ -17,7 +17,7 @@ from slurmfutures._hosts import find_route
 from slurmfutures._ssh import Entrance
 from slurmfutures._transports import openssh, paramiko
 from slurmfutures._transports.base import GaveUp
-from slurmfutures._transports.limits import MOST_QUESTIONS, MOST_ROUNDS
+from slurmfutures._transports.limits import CONNECT_TIMEOUT, LOGIN_TIMEOUT, MOST_QUESTIONS, MOST_ROUNDS
 from tests.strangers import server as scripts
 from tests.strangers.server import Raw, Script, Server, Talk, write_config
 from tests.waiting import DEADLINE, until
@@ -132,7 +132,7 @@ def test_a_jump_host_that_lets_nothing_through_has_an_end(tmp_path: Path, transp
         config = write_config(tmp_path, server)
         opener = opener_for(transport, "me@login.invalid", config, server.address)
         with pytest.raises(HostUnreachable) as caught:
-            opener.open("true", ask=Person(), timeout=TIMEOUT, accept_new_host_keys=False, stop=None)
+            opener.open("true", b"", ask=Person(), timeout=TIMEOUT, accept_new_host_keys=False, stop=None)
     assert is_too_slow(repr(caught.value))
     assert caught.value.host == "me@login.invalid (through 127.0.0.1)"
 
@@ -140,11 +140,9 @@ def test_a_jump_host_that_lets_nothing_through_has_an_end(tmp_path: Path, transp
 def test_a_login_has_an_end_where_no_time_is_named(
     tmp_path: Path, transport: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert (paramiko.CONNECT_TIMEOUT, paramiko.LOGIN_TIMEOUT) == (openssh.CONNECT_TIMEOUT, openssh.LOGIN_TIMEOUT)
-    for module in (paramiko, openssh):
-        assert module.CONNECT_TIMEOUT + module.LOGIN_TIMEOUT < 120
-        monkeypatch.setattr(module, "CONNECT_TIMEOUT", TIMEOUT)
-        monkeypatch.setattr(module, "LOGIN_TIMEOUT", TIMEOUT)
+    assert CONNECT_TIMEOUT + LOGIN_TIMEOUT < 120
+    for name in ("CONNECT_TIMEOUT", "LOGIN_TIMEOUT"):
+        monkeypatch.setattr(f"slurmfutures._transports.{transport}.{name}", TIMEOUT)
     for script in (scripts.after_keys, scripts.at_keyboard, scripts.after_channel):
         with closing(Server(script)) as server:
             assert is_too_slow(attempt(server, transport, write_config(tmp_path, server), Person(), None))
@@ -175,7 +173,7 @@ def test_a_silent_server_does_not_hold_who_gives_up(tmp_path: Path, transport: s
         giving_up = threading.Thread(target=give_up)
         giving_up.start()
         with pytest.raises(GaveUp):
-            opener.open("true", ask=Person(), timeout=DEADLINE, accept_new_host_keys=False, stop=stop)
+            opener.open("true", b"", ask=Person(), timeout=DEADLINE, accept_new_host_keys=False, stop=stop)
         giving_up.join()
 
 
@@ -241,7 +239,7 @@ from slurmfutures._transports import paramiko
 address, config = sys.argv[1:]
 opener = paramiko.Opener(find_route(address, None, config))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-stream = opener.open("true", ask=None, timeout=10, accept_new_host_keys=False, stop=None)
+stream = opener.open("true", b"", ask=None, timeout=10, accept_new_host_keys=False, stop=None)
 deadline = time.monotonic() + 3
 while time.monotonic() < deadline and stream._connection.is_active():
     threading.Event().wait(0.05)  # and nobody reads
@@ -307,7 +305,7 @@ def test_a_stream_closes_where_the_server_does_not_read(tmp_path: Path) -> None:
 
     with closing(Server(stop_reading)) as server:
         opener = opener_for("paramiko", server.address, write_config(tmp_path, server))
-        stream = opener.open("true", ask=Person(), timeout=DEADLINE, accept_new_host_keys=False, stop=None)
+        stream = opener.open("true", b"", ask=Person(), timeout=DEADLINE, accept_new_host_keys=False, stop=None)
         assert stalled.wait(DEADLINE)
         data, refused = memoryview(bytes(1 << 16)), 0
 
