@@ -7,7 +7,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from paramiko import Channel
 from paramiko.ssh_exception import ChannelException, SSHException
@@ -24,6 +24,7 @@ from .limits import CONNECT_TIMEOUT, LOGIN_TIMEOUT, Clock, TooSlow, limited, wor
 _LOOK = 0.1  # seconds between two looks at the clock
 _MOST_PACKET = 1 << 15  # bytes; what every server takes
 _PIPE = 1 << 18  # bytes between the poller and the thread that writes
+_FAREWELL = 1.0  # seconds for telling a server that a connection ends
 _PATIENCE = 5.0  # seconds in which what is closed has to end
 
 
@@ -65,18 +66,18 @@ class Opener:
             assert connection is not None
             with guard.watching(attempt):
                 channel = attempt.run(connection, line)
-            return ParamikoStream(connection, channel, stack.pop_all(), first)
+            return ParamikoStream(guard.connections, channel, stack.pop_all(), first)
 
 
 class _Guard(contextlib.AbstractContextManager["_Guard"]):
-    """A thread that closes connections once the present hop has used up its time.
+    """A thread that closes connections, the outermost first, once a clock has run down.
 
     paramiko sends and waits without an end where a server does not read, or does not answer.
     """
 
-    def __init__(self) -> None:
-        self._connections: list[Connection] = []
-        self._attempt: _Attempt | None = None
+    def __init__(self, connections: Iterable[Connection] = (), clock: Clock | None = None) -> None:
+        self.connections = list(connections)
+        self._clock = clock
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="slurmfutures-ssh-guard", daemon=True)
         self._thread.start()
@@ -85,16 +86,13 @@ class _Guard(contextlib.AbstractContextManager["_Guard"]):
         self._done.set()
         self._thread.join()
 
-    def add(self, connection: Connection) -> None:
-        self._connections.append(connection)
-
     @contextlib.contextmanager
     def watching(self, attempt: "_Attempt") -> Iterator[None]:
         """Have the hop's clock hold inside, and after an error until all is closed.
 
         Raises HostUnreachable where the time is used up or the connection breaks, GaveUp.
         """
-        self._attempt = attempt
+        self._clock = attempt.clock
         try:
             yield
         except (TooSlow, HostUnreachable, AgentError, SSHException, EOFError) as error:
@@ -105,13 +103,13 @@ class _Guard(contextlib.AbstractContextManager["_Guard"]):
             if isinstance(error, SlurmFuturesError):
                 raise
             raise attempt.unreachable(_words(error)) from error
-        self._attempt = None
+        self._clock = None
 
     def _watch(self) -> None:
         while not self._done.wait(_LOOK):
-            clock = self._attempt.clock if self._attempt else None
+            clock = self._clock
             if clock is not None and (clock.is_over() or clock.is_stopped()):
-                for connection in list(self._connections):  # the outermost first: the others go through it
+                for connection in list(self.connections):  # the others go through the first
                     with contextlib.suppress(EOFError, OSError, SSHException):
                         connection.packetizer.close()
 
@@ -162,7 +160,7 @@ class _Attempt:
         except (SSHException, OSError) as error:
             raise self.unreachable(_words(error)) from error
         stack.callback(_close, connection)
-        guard.add(connection)
+        guard.connections.append(connection)
         connection.daemon = True
         connection.name = f"slurmfutures-ssh-{self._index}"
         connection.set_log_channel(get_logger("paramiko").name)
@@ -300,8 +298,11 @@ class ParamikoStream:
     is not as fast as we are.
     """
 
-    def __init__(self, connection: Connection, channel: Channel, resources: contextlib.ExitStack, first: bytes) -> None:
-        self._connection = connection
+    def __init__(
+        self, connections: Sequence[Connection], channel: Channel, resources: contextlib.ExitStack, first: bytes
+    ) -> None:
+        self._connections = connections  # through each other, the outermost first
+        self._connection = connections[-1]
         self._channel = channel
         self._resources = resources  # closes what there is below the channel
         self._words = b""
@@ -346,10 +347,12 @@ class ParamikoStream:
                     break
             except TimeoutError:
                 continue
-        self._channel.close()
-        self._resources.close()
-        self._near.close()
-        self._pump.join()
+        with _Guard(self._connections, Clock(_FAREWELL)):
+            with contextlib.suppress(OSError, EOFError, SSHException):
+                self._channel.close()
+            self._resources.close()
+            self._near.close()
+            self._pump.join()
 
     def last_words(self) -> str:
         self._listen()
