@@ -172,6 +172,7 @@ class Server:
         self._raw = raw
         self._key = ECDSAKey.generate()
         self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)  # little room where nothing is read
         self.port = int(self._listener.getsockname()[1])
         self.address = f"me@127.0.0.1:{self.port}"
         self.known_host = f"[127.0.0.1]:{self.port} {self._key.get_name()} {self._key.get_base64()}\n"
@@ -215,6 +216,7 @@ class Server:
         for transport in self._transports:
             transport.ended.set()
             transport.close()
+            transport.talk.abort()
         for end in self._ends:
             end.close()
         for thread in [*self._threads, *self._transports]:
