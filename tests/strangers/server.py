@@ -100,7 +100,7 @@ class Talk:
 
     def stop_reading(self) -> None:
         """Let what comes pile up on the way."""
-        self._transport.stalled.set()
+        self._transport.packetizer.stalled = True
 
     def offer(self, methods: str) -> str:
         """Name methods until the client tries one of them; return which."""
@@ -144,24 +144,27 @@ class Talk:
 
 
 class _Packets(Packetizer):
+    stalled = False  # nothing more is read
+
     def start_handshake(self, timeout: float) -> None:
         """No timer, which would outlive the connection."""
 
+    def read_message(self) -> tuple[int, Message]:
+        while self.stalled and not self.closed:
+            threading.Event().wait(0.05)
+        return super().read_message()
+
 
 class _Transport(Transport):
+    packetizer: _Packets
+
     def __init__(self, end: socket.socket, key: ECDSAKey) -> None:
         super().__init__(end, packetizer_class=_Packets)
         self.add_server_key(key)
-        self.stalled = threading.Event()
-        self.ended = threading.Event()
         self.talk = self.auth_handler = Talk(self)  # type: ignore[assignment]
         for kind in range(80, 101):
             self._handler_table.pop(kind, None)  # type: ignore[attr-defined]
         self._channel_handler_table: dict[int, Any] = {}
-
-    def _ensure_authed(self, kind: int, message: Message) -> None:
-        if self.stalled.is_set():
-            self.ended.wait()
 
 
 class Server:
@@ -214,7 +217,6 @@ class Server:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for transport in self._transports:
-            transport.ended.set()
             transport.close()
             transport.talk.abort()
         for end in self._ends:
