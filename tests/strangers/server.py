@@ -102,15 +102,15 @@ class Talk:
         """Let what comes pile up on the way."""
         self._transport.packetizer.stalled = True
 
-    def offer(self, methods: str) -> str:
-        """Name methods until the client tries one of them; return which."""
+    def offer(self, methods: str) -> Message:
+        """Name methods until the client tries one of them; return the rest of what it says then."""
         self.expect(SERVICE_REQUEST)
         self.send(SERVICE_ACCEPT, "ssh-userauth")
         while True:
             message = self.expect(REQUEST)
             _, _, method = (message.get_text() for _ in range(3))
             if method in methods.split(","):
-                return method
+                return message
             self.send(FAILURE, methods, False)
 
     def ask(self, *prompts: str) -> list[str]:
@@ -121,6 +121,22 @@ class Talk:
         answers = [message.get_text() for _ in range(message.get_int())]
         self.answers += answers
         return answers
+
+    def take_password(self) -> None:
+        """Ask for a password, and let the client in."""
+        message = self.offer("password")
+        message.get_boolean()
+        self.answers.append(message.get_text())
+        self.send(SUCCESS)
+
+    def take_key(self) -> None:
+        """Ask for a key, and let the client in by whichever it has."""
+        message = self.offer("publickey")
+        signed, algorithm, blob = message.get_boolean(), message.get_text(), message.get_string()
+        if not signed:
+            self.send(INFO_REQUEST, algorithm, blob)  # the same number says that a key would do
+            self.expect(REQUEST)
+        self.send(SUCCESS)
 
     def let_in(self) -> None:
         """Let the client in without a question."""
@@ -141,6 +157,36 @@ class Talk:
         """Let the client run a command, which is never run."""
         self.expect(CHANNEL_REQUEST)
         self.send(CHANNEL_SUCCESS, self.channel)
+
+    def pretend(self) -> None:
+        """Let the client run a command, and say a word in its place."""
+        self.open_channel()
+        self.run()
+        self.send(CHANNEL_DATA, self.channel, "word\n")
+        self.silence()
+
+    def forward(self) -> None:
+        """Pass on what the client says to another server, as a jump host does."""
+        message = self.expect(CHANNEL_OPEN)
+        assert message.get_text() == "direct-tcpip"
+        self.channel, _, _ = message.get_int(), message.get_int(), message.get_int()
+        with socket.create_connection((message.get_text(), message.get_int())) as end:
+            self.send(CHANNEL_CONFIRMED, self.channel, 0, 1 << 30, 1 << 15)
+            answers = threading.Thread(target=self._pass_back, args=(end,), daemon=True)
+            answers.start()
+            try:
+                while True:
+                    data = self.expect(CHANNEL_DATA)
+                    data.get_int()
+                    end.sendall(data.get_string())
+            finally:
+                end.shutdown(socket.SHUT_RDWR)
+                answers.join()
+
+    def _pass_back(self, end: socket.socket) -> None:
+        with contextlib.suppress(Ended, OSError):
+            while data := end.recv(1 << 14):
+                self.send(CHANNEL_DATA, self.channel, data)
 
 
 class _Packets(Packetizer):
