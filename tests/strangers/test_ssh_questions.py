@@ -14,7 +14,17 @@ from slurmfutures import AuthenticationError, HostUnreachable
 from slurmfutures._hosts import find_route
 from slurmfutures._transports import openssh, paramiko
 from tests.far.sshd import make_key
-from tests.strangers.server import FAILURE, Script, Server, Talk, write_config
+from tests.strangers.server import (
+    CHANNEL_DATA,
+    CHANNEL_REQUEST,
+    CHANNEL_SUCCESS,
+    FAILURE,
+    SUCCESS,
+    Script,
+    Server,
+    Talk,
+    write_config,
+)
 from tests.waiting import DEADLINE
 
 pytestmark = pytest.mark.ssh
@@ -218,7 +228,7 @@ def test_the_fingerprint_in_an_error_is_the_hosts_own(tmp_path: Path, version: s
     def poses(talk: Talk) -> None:
         talk.offer("keyboard-interactive")
         talk.ask(fake)
-        talk.send(52)
+        talk.send(SUCCESS)
         talk.forward()
 
     with closing(Way(tmp_path, [poses], [Talk.silence])) as way:
@@ -230,8 +240,7 @@ def test_the_fingerprint_in_an_error_is_the_hosts_own(tmp_path: Path, version: s
     assert "forged" not in str(caught.value)
 
 
-@pytest.mark.parametrize("hop", ["the-login"])
-def test_the_agent_is_not_forwarded(tmp_path: Path, hop: str) -> None:
+def test_the_agent_is_not_forwarded(tmp_path: Path) -> None:
     """Whatever the configuration says: jobs would get at the keys."""
     asked: list[str] = []
 
@@ -240,13 +249,13 @@ def test_the_agent_is_not_forwarded(tmp_path: Path, hop: str) -> None:
         talk.open_channel()
         while True:
             kind, message = talk.receive()
-            if kind != 98:
+            if kind != CHANNEL_REQUEST:
                 continue
             message.get_int()
             asked.append(message.get_text())
             if asked[-1] == "exec":
-                talk.send(99, talk.channel)
-                talk.send(94, talk.channel, "word\n")
+                talk.send(CHANNEL_SUCCESS, talk.channel)
+                talk.send(CHANNEL_DATA, talk.channel, "word\n")
 
     folder = tmp_path / "agent"
     folder.mkdir()
