@@ -254,7 +254,8 @@ class SlurmExecutor(_Jobs):
         written as escapes and each line but the first indented. After a lost connection it is called in another thread,
         in one attempt to connect and no more.
     :param accept_new_host_keys: whether a host that is not in known_hosts is added there; a changed key never is.
-    :param connect_timeout: seconds for each host on the way; None is what the ssh configuration says, or 30.
+    :param connect_timeout: seconds for each host on the way, without the time in which you are asked. None is what the
+        ssh configuration says, or 30, and 60 for a login, which may wait until you confirm it on a phone.
     :param heartbeat: seconds of silence after which a connection counts as lost.
     :param reconnect_timeout: seconds in which a lost connection must be made again; None is no end.
     :param scheduler: "slurm", or "local" for the embedded default that runs the jobs as processes of this machine.
