@@ -1,4 +1,4 @@
-"""On a node that does not share work_dir somebody else may have made folders of its name: a job runs nothing in them."""
+"""On a node that does not share work_dir somebody else may have made folders of its name: nothing in them is run."""
 
 import os
 from pathlib import Path
