@@ -242,7 +242,7 @@ class _Memory:
 
 
 def _is_our_name(name: str) -> bool:
-    return name in _OURS or name.startswith(("id.", "limits.json.", ".writable."))
+    return name in _OURS or name.startswith(("id.", ".limits.json.", ".writable."))
 
 
 def check_links(path: str) -> None:
