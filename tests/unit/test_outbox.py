@@ -197,3 +197,13 @@ def test_a_body_that_goes_elsewhere_is_dropped_with_its_frame() -> None:
         assert list(reader.feed(bytes(outbox.take(10_000)))) == []
         outbox.acknowledged(reader.take_pieces())
     assert kept.dropped
+
+
+def test_no_more_large_frames_are_begun_than_the_other_side_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "MOST_LANES", 3)
+    outbox = Outbox()
+    for number in range(20):
+        outbox.add(wire.message({"op": str(number)}, bytes(LARGE)))
+    assert outbox.lanes == 20
+    assert sorted(map(int, names(frames(outbox)))) == list(range(20))
+    assert (outbox.lanes, outbox.waiting) == (0, 0)
