@@ -124,6 +124,7 @@ class Bench:
 
     def __init__(self, folder: Path, **words: Any) -> None:
         self.folder = folder
+        folder.mkdir(exist_ok=True)
         self.batches = Batches()
         self.events: list[dict[str, Any]] = []
         self.transmitted: list[Sequence[wire.Buffer]] = []
