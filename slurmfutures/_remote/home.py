@@ -301,7 +301,7 @@ class Seeker:
                 continue
             try:
                 tune(connection)
-                agreed = self._shake_hands(connection, key)
+                agreed = self._shake_hands(connection, key, there.mark)
             except (OSError, wire.WireError) as error:
                 connection.close()
                 failed.append("%s port %d (%s)" % (address, port, _reason(error)))
@@ -314,7 +314,7 @@ class Seeker:
             self._say("the agent does not listen: by files in %s" % where)
         return None
 
-    def _shake_hands(self, connection: socket.socket, key: bytes) -> seal.Agreed:
+    def _shake_hands(self, connection: socket.socket, key: bytes, mark: str) -> seal.Agreed:
         """Raises OSError or WireError."""
         side = seal.Caller(key, self._words)
         end = time.monotonic() + HANDSHAKE
@@ -326,6 +326,7 @@ class Seeker:
             answer = side.feed(data)
             if answer:
                 connection.sendall(answer)
+        _check_mark(side.agreed, mark)
         return side.agreed
 
     # ---- by files
@@ -347,13 +348,13 @@ class Seeker:
         def read() -> None:
             try:
                 answer = side.feed(one.receive())
-            except (Lost, wire.WireError) as error:
-                failed.append(str(error))
-            else:
                 if answer:
                     one.send([answer])
                 if side.agreed is not None:
                     one.follow(lambda: None)  # what comes now is for the guest
+                    _check_mark(side.agreed, there.mark)
+            except (Lost, wire.WireError) as error:
+                failed.append(str(error))
 
         one.follow(read)
         now = time.monotonic()
@@ -363,7 +364,7 @@ class Seeker:
         look = now + wait
         while not failed and not self._stop.is_set():
             due = one.poll(now)
-            if side.agreed is not None:
+            if side.agreed is not None and not failed:
                 return Found(side.agreed, one, there.mark)
             if now >= look:
                 look, wait = now + wait, min(1.5 * wait, _AGAIN[1])
@@ -391,6 +392,12 @@ class Seeker:
         one.close()
         one.remove()
         return None
+
+
+def _check_mark(agreed: seal.Agreed, mark: str) -> None:
+    """Raise SealError where the agent is not the one that the agent's file names: an earlier one has the key too."""
+    if agreed.words.get("mark") != mark:
+        raise seal.SealError("is another agent of this pool")
 
 
 def _reason(error: Exception) -> str:

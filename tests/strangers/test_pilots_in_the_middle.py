@@ -261,3 +261,19 @@ def test_a_stranger_who_says_all_that_he_may_is_bounded(world: World) -> None:
 
         world.loop.until(refused)
     assert "does not have the key" in agent.log[0]
+
+
+# ---- a way to another agent
+
+
+@pytest.mark.parametrize("by", ["tcp", "files"])
+def test_a_pilot_that_is_led_to_another_agent_of_its_pool_does_not_stay(world: World, by: str) -> None:
+    there = {"addresses": (), "boxes": True} if by == "files" else {}
+    old = world.agent("old" if by == "tcp" else "", **there)
+    if by == "tcp":  # who is in the middle leads the connection to the agent that is about to end
+        door.write_agent_file(str(world.folder), old.places, [], "new")
+    else:  # it takes any box
+        door.write_agent_file(str(world.folder), [], [], "new")
+    pilot = world.pilot()
+    world.loop.until(lambda: old.guests and any("another agent of this pool" in text for text in pilot.log))
+    assert pilot.agents == []
