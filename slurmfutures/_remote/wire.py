@@ -34,7 +34,16 @@ PREFIX = struct.Struct(">BIQ")
 MOST_HEAD = 1 << 26  # bytes of a head
 MOST_BODY = 1 << 40  # bytes of a body
 MOST_LANES = 4096  # large frames that are on their way at once
-MISFITS = (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, struct.error)
+MISFITS = (
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    RecursionError,
+    struct.error,
+)
 _LARGE = 1 << 20  # bytes of a frame for which it is given a buffer of its own
 _SMALL = 1 << 16  # bytes of records that are joined into one buffer
 _MOST_DIGITS = 4300  # of an integer in a head

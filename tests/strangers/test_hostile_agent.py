@@ -33,6 +33,22 @@ def record(call: int) -> bytes:
     return b"".join(map(bytes, payload.pack_record(call, payload.OK, b"x")))
 
 
+ENDED = {
+    "task": 0,
+    "attempt": 0,
+    "state": "FAILED",
+    "exit_code": 1,
+    "signal": None,
+    "stderr": "",
+    "node": "n",
+    "reason": "",
+    "job_id": "1",
+    "cancelled_by": None,
+    "started": True,
+    "unseen": False,
+    "where": "x",
+    "earlier": True,
+}
 FRAMES = {
     "no frame": b"\xff" * 100,
     "a frame without end": results(b"", 1 << 63),
@@ -52,6 +68,7 @@ FRAMES = {
     "a state that is none": event("states", states=[["HUNGRY", [[0, 1]]]]),
     "a task that is none": event("states", states=[["RUNNING", [[5, 9]]]]),
     "an end without words": event("ended", ended=[{}]),
+    "the end of an earlier driver's task": event("ended", ended=[ENDED]),
     "results of nothing": event("results"),
     "a result of a call that is none": message({"op": "results", "batch": "BATCH-OF-ITS", "done": []}, len(record(999)))
     + record(999),
