@@ -519,7 +519,14 @@ class Poller:
             self._lost(down)
         self._take_over()
         while self._frames:
-            self._take(self._frames.popleft())  # a callback may get here again, see `reply_to`
+            try:
+                self._take(self._frames.popleft())  # a callback may get here again, see `reply_to`
+            except wire.MISFITS as error:
+                self._frames.clear()
+                logger.debug("a frame of the agent's that cannot be used", exc_info=True)
+                if self._watched is not None:
+                    reason = f"what came from the agent cannot be understood: {type(error).__name__}: {error}"
+                    self._lost(LinkDown(reason))
         self._hand_over_due()
         if self._cancels:
             self._send_cancels()

@@ -359,7 +359,7 @@ class Agent:
         else:
             self._pools.calls(data)
 
-    def _place(self, head: Any) -> Optional[wire.Sink]:
+    def _place(self, head: Any, size: int) -> Optional[wire.Sink]:
         if head is None or head["op"] not in ("submit", "path", "ship"):
             return None
         if head["op"] == "ship":

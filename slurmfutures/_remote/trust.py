@@ -81,8 +81,11 @@ def open_file(path: str, flags: int = os.O_RDONLY, closed: bool = True) -> int:
     """
     try:
         handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
-    except OSError:
-        about = os.lstat(path)  # raises what the open did where nothing is there
+    except OSError as error:
+        try:
+            about = os.lstat(path)
+        except OSError:
+            raise error from None
         if not stat.S_ISREG(about.st_mode):
             raise Untrusted(path, "it is %s in place of a file: remove it" % describe(about)) from None
         raise
