@@ -3,13 +3,11 @@
 import itertools
 import os
 import subprocess
-import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from numbers import Real
 from pathlib import Path, PurePosixPath
-from shlex import quote
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -17,7 +15,7 @@ from . import _files, _runs
 from ._batcher import Claim, Spec
 from ._checkpoint import Checkpoint, CheckpointKey, Found
 from ._config import ClusterConfig, Source, from_environment
-from ._connection import Channel, Connection
+from ._connection import HEARTBEAT, Channel, Connection, default_python
 from ._errors import PythonMismatch
 from ._future import SlurmFuture
 from ._hosts import Host
@@ -306,7 +304,7 @@ class SlurmExecutor(_Jobs):
         ask: Ask | None = None,
         accept_new_host_keys: bool = False,
         connect_timeout: float | None = None,
-        heartbeat: float = 30.0,
+        heartbeat: float = HEARTBEAT,
         reconnect_timeout: float | None = None,
         scheduler: str = "slurm",
         work_dir: str | os.PathLike[str] | None = None,
@@ -360,7 +358,7 @@ class SlurmExecutor(_Jobs):
                 accept_new_host_keys=accept_new_host_keys,
                 connect_timeout=connect_timeout,
             )
-        python = python or (quote(sys.executable) if host is None else "python3")
+        python = python or default_python(host)
         journal = None
         if checkpoint is not None:
             jumps = [jump] if isinstance(jump, str | Host) else list(jump or ())

@@ -174,7 +174,7 @@ class Poller:
         self._thread = threading.Thread(target=self._run, name="slurmfutures-poller", daemon=True)
         _pollers.add(self)
         self._thread.start()
-        self._see_space()
+        self._see_work_dir()
 
     @staticmethod
     def _open(checkpoint: Checkpoint, greeting: Mapping[str, Any], where: str) -> None:
@@ -636,7 +636,7 @@ class Poller:
         logger.info("connected to %s again", self._where)
         self._since = time.monotonic()
         self.greeting = found.greeting
-        self._see_space()
+        self._see_work_dir()
         self.link.connect(found)
         self._watch_link()
         self.shipping.connected_again()
@@ -723,8 +723,15 @@ class Poller:
             self.checkpoint.part(batch.id, job, tasks)
         return True
 
-    def _see_space(self) -> None:
-        """Say so where there is little room left for batches and results."""
+    def _see_work_dir(self) -> None:
+        """Warn where there is little room left for batches and results, or where others can rename the folder."""
+        exposed = self.greeting["exposed"]
+        if exposed:
+            give_warning(
+                f"others can put another folder in the place of work_dir {self.greeting['work_dir']} on "
+                f"{self.greeting['host']}, because they can write to {exposed}: set its sticky bit (chmod +t), or name "
+                "another folder by work_dir="
+            )
         free = self.greeting["free"]
         if free < LOW_SPACE:
             where = f"work_dir {self.greeting['work_dir']} on {self.greeting['host']}"

@@ -20,10 +20,10 @@ from types import ModuleType
 from typing import NamedTuple, Union
 
 from . import _keys
+from ._remote.source import Digest
 
 MOST_BYTES = 512 << 20  # of an item
 MOST_FILES = 50_000  # the same
-_DIGEST = 20  # hexadecimal digits
 _TRIES = 3  # where files change while they are read
 _SHARE = 0.05  # of the time is what looking may take
 _BURST = 0.25  # seconds of looking that may be ahead of that
@@ -37,9 +37,8 @@ Item = Union[str, "os.PathLike[str]", ModuleType]
 class Shipment:
     """One version of what is shipped. Equal content is equal, also in another driver's `digest`."""
 
-    def __init__(self, digest: str, files: int, data: bytes) -> None:
+    def __init__(self, digest: str, data: bytes) -> None:
         self.digest = digest
-        self.files = files
         self.data = data  # the zip
         self._names = {_module_of(name): name for name in _archive(data).namelist() if _module_of(name)}
         self._codes: dict[str, tuple[bytes, frozenset[str]]] = {}  # of the modules that were asked for
@@ -141,7 +140,7 @@ class Ship:
             seen, files = time.time(), again
         self._files, self._seen = files, seen
         if self._shipment is None or digest != self._shipment.digest:
-            self._shipment = Shipment(digest, len(files), data)
+            self._shipment = Shipment(digest, data)
 
 
 # ---- what is meant
@@ -323,16 +322,16 @@ def _check_size(told: str, files: Iterable[_File]) -> None:
 
 def _packed(files: Iterable[_File]) -> tuple[str, bytes]:
     """Return files as a zip, and the digest that says what they hold. Raises OSError."""
-    digest, target = hashlib.sha256(), io.BytesIO()
+    digest, target = Digest(), io.BytesIO()
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for file in files:
             with open(file.path, "rb") as source:
                 data = source.read()
-            digest.update(b"%b\0%d %d\0" % (os.fsencode(file.name), file.runs, len(data)) + data)
+            digest.add(file.name, file.runs, data)
             entry = zipfile.ZipInfo(file.name)
             entry.external_attr = (0o700 if file.runs else 0o600) << 16
             archive.writestr(entry, data, zipfile.ZIP_DEFLATED, 1)
-    return digest.hexdigest()[:_DIGEST], target.getvalue()
+    return digest.text(), target.getvalue()
 
 
 def _archive(data: bytes) -> zipfile.ZipFile:
