@@ -129,3 +129,9 @@ def test_links_beside_the_site_lead_somewhere(name: str) -> None:
     targets = re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text())
     assert targets
     assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_the_modules_that_security_names_are_there() -> None:
+    names = re.findall(r"`((?:_\w+/)?\w+\.py)`", (ROOT / "SECURITY.md").read_text())
+    assert len(names) > 20
+    assert [name for name in names if not (ROOT / "slurmfutures" / name).is_file()] == []
