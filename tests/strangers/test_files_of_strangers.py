@@ -15,7 +15,7 @@ import pytest
 from slurmfutures import SlurmExecutor, SlurmFuturesError, _files
 from slurmfutures._link import Reply
 from slurmfutures._paths import ClusterPath
-from slurmfutures._remote import files, places, tree, trust, wire
+from slurmfutures._remote import files, places, runs, tree, trust, wire
 from tests.fix_executors import Opener
 from tests.strangers.accounts import Stranger
 from tests.waiting import DEADLINE
@@ -98,8 +98,9 @@ def fetch(agent: HostileAgent, remote: str, local: "str | Path") -> Path:
     return _files.get(agent, remote, _files.name_of(remote), local, None)
 
 
-@pytest.mark.parametrize("name", ["../../escaped", ".bashrc", "/tmp/escaped", "", ".", "..", "a/b", "nul\0l"])
+@pytest.mark.parametrize("name", ["../../escaped", ".bashrc", "/escaped", "", ".", "..", "a/b", "nul\0l"])
 def test_a_copy_has_the_name_that_was_asked_for(tmp_path: Path, name: str) -> None:
+    name = f"{tmp_path}{name}" if name.startswith("/") else name  # nowhere but here, should it be used
     (tmp_path / "file").write_text("content")
     (tmp_path / "deep/into").mkdir(parents=True)
     agent = HostileAgent({"name": name, "folder": False, "size": 7}, b"".join(tree.pack(str(tmp_path / "file"))))
@@ -152,7 +153,7 @@ class _Listing:
         return reply.result(DEADLINE)
 
 
-@pytest.mark.parametrize("name", [b"..", b".", b"", b"/etc/passwd", b"a/b", b"good\0../bad"])
+@pytest.mark.parametrize("name", [b"..", b".", b"", b"/elsewhere", b"a/b", b"good\0../bad"])
 def test_a_listing_names_what_is_in_the_folder(name: bytes) -> None:
     folder = ClusterPath(_Listing(name), PurePosixPath("/there"))
     with pytest.raises(SlurmFuturesError, match="as the name of a file in /there"):
@@ -506,3 +507,16 @@ def test_a_file_is_written_in_the_folder_that_it_began_in(shared: Path, secrets:
     writer.finish()
     assert contents(secrets) == before
     assert contents(shared / "sub.aside") == {"a": b"new"}
+
+
+# ---- scripts
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/x", "nul\0l"])
+def test_a_script_is_written_in_its_own_folder(tmp_path: Path, name: str) -> None:
+    (tmp_path / "login").mkdir()
+    started = runs.Runs(lambda action: action(), "false", str(tmp_path / "login"))
+    head = {"script": {"name": name, "args": []}, "split": 1}
+    with pytest.raises(ValueError, match="is not the name of a script"):
+        started.message(1, head, b"x", lambda *_: None)
+    assert contents(tmp_path) == {"login": None}
