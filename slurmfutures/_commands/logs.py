@@ -5,7 +5,8 @@ import sys
 from functools import partial
 from typing import Any
 
-from .. import SlurmFuturesError
+from .. import SlurmFuturesError, _output
+from .._remote.logs import LIMIT
 from . import checkpoint
 from .place import Agent, add_flags, run_at, run_at_place
 from .table import show_json
@@ -34,7 +35,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
 
 
 def run(arguments: argparse.Namespace, agent: Agent) -> int:
-    """Show a log as it is, byte by byte."""
+    """Show a log as it is, byte by byte, however large; as JSON its end."""
     found = agent.ask_json("find", call=arguments.call)
     if "size" in found:
         example = f"{arguments.call}_{found['first']}"
@@ -45,7 +46,14 @@ def run(arguments: argparse.Namespace, agent: Agent) -> int:
 
     def texts(**worker: str) -> dict[str, str]:
         streams = (("stdout", "out"), ("stderr", "err"))
-        return {name: _read(agent, stream, **task, **worker).decode(errors="replace") for name, stream in streams}
+        return {
+            name: _output.read(agent.logs, [_output.Log({**task, **worker, "stream": stream})], LIMIT)
+            for name, stream in streams
+        }
+
+    def write(**worker: str) -> None:
+        for data in _output.ranges(agent.logs, {**task, **worker, "stream": stream}):
+            sys.stdout.buffer.write(data)
 
     if arguments.json:
         words = {"batch": found["batch"], "task": found["task"], **texts()}
@@ -55,13 +63,9 @@ def run(arguments: argparse.Namespace, agent: Agent) -> int:
         return 0
     stream = "err" if arguments.stderr else "out"
     sys.stdout.flush()
-    sys.stdout.buffer.write(_read(agent, stream, **task))
+    write()
     for name in found.get("workers", ()):
         sys.stdout.buffer.write(b"==> worker %s <==\n" % name.encode())
-        sys.stdout.buffer.write(_read(agent, stream, **task, worker=name))
+        write(worker=name)
     sys.stdout.buffer.flush()
     return 0
-
-
-def _read(agent: Agent, stream: str, **where: Any) -> bytes:
-    return agent.ask("log", stream=stream, **where)

@@ -9,7 +9,7 @@ from functools import partial
 from shlex import quote
 from typing import Any, NamedTuple
 
-from .. import AgentError, SlurmExecutor, SlurmFuturesError
+from .. import AgentError, SlurmExecutor, SlurmFuturesError, _output
 from .._config import DEFAULT_WORK_DIR, HOST, WORK_DIR, from_environment
 
 _MISSING = "slurmfutures: there is no work_dir"
@@ -95,6 +95,11 @@ class Agent:
         if "error" in head:
             raise SlurmFuturesError(f"{self.where}: {head['message']}")
         return bytes(body)
+
+    @property
+    def logs(self) -> _output.Agent:
+        """How logs are asked for."""
+        return self._executor._connection.poller.asked_for_logs()
 
     def ask_json(self, op: str, **words: Any) -> Any:
         """Return what the agent replies as JSON."""

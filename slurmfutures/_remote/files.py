@@ -38,15 +38,8 @@ class Files:
 
     def message(self, head: Mapping[str, Any], body: wire.Body, reply: Callable[..., None]) -> None:
         """Have an operation done, and reply what came of it."""
-
-        def then(outcome: Any) -> None:
-            if isinstance(outcome, Exception):
-                reply(_told(outcome))
-            else:
-                reply(*outcome)
-
         if head["do"] != "write":
-            self._lane().do(lambda: _OPERATIONS[head["do"]](head, body), then)
+            self.do(lambda: _OPERATIONS[head["do"]](head, body), reply)
             return
         arrived: Optional[_Arriving] = head.get("body")
         writer = arrived.writer if arrived is not None else self._writer(head)
@@ -60,9 +53,13 @@ class Files:
 
         def written(outcome: Any) -> None:
             self._over(writer)
-            then(outcome)
+            _answer(outcome, reply)
 
         lane.do(work, written)
+
+    def do(self, work: Callable[[], _Outcome], reply: Callable[..., None]) -> None:
+        """Have something else about files done, and reply what came of it."""
+        self._lane().do(work, lambda outcome: _answer(outcome, reply))
 
     def close(self) -> None:
         """Remove what has not become a file; what comes later finds nothing to do."""
@@ -462,6 +459,13 @@ _OPERATIONS: Dict[str, Callable[[Mapping[str, Any], wire.Body], _Outcome]] = {
     "resolve": _resolve,
     "expand": _expand,
 }
+
+
+def _answer(outcome: Any, reply: Callable[..., None]) -> None:
+    if isinstance(outcome, Exception):
+        reply(_told(outcome))
+    else:
+        reply(*outcome)
 
 
 def _told(error: Exception) -> Dict[str, Any]:

@@ -128,7 +128,7 @@ def test_a_name_is_that_of_the_path() -> None:
 def test_a_root_that_is_not_what_was_announced_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("content")
     (tmp_path / "folder").mkdir()
-    link = tree._RECORD.pack(b"l", 0, 0, 0, 4) + b"/etc" + tree._RECORD.pack(b"e", 0, 0, 0, 0)
+    link = tree._RECORD.pack(b"l", 0, 0, 0, 4) + b"else" + tree._RECORD.pack(b"e", 0, 0, 0, 0)
     streams = {name: b"".join(tree.pack(str(tmp_path / name))) for name in ("file", "folder")}
     for folder, stream in ((True, streams["file"]), (False, streams["folder"]), (False, link), (True, link)):
         with pytest.raises(SlurmFuturesError, match="not what was announced"):
