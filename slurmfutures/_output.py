@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from ._errors import AgentError, ConnectionLost, give_warning
 from ._link import Reply
-from ._printable import printable
 from ._remote import logs
 
 _AHEAD = 4  # ranges that are asked for at once
@@ -78,7 +77,7 @@ def _look(agent: Agent, found: Sequence[Log], room: int) -> list[_Seen]:
 def _first(log: Log, reply: Reply) -> _Seen:
     words, body = reply
     if "refused" in words:
-        give_warning(printable(str(words["refused"])))
+        give_warning(str(words["refused"]))
     again = {**log.words, "part": words.get("part"), "same": words.get("same"), "tail": 0}
     return _Seen(again, int(words.get("size", 0)), bytes(body))
 

@@ -1,7 +1,7 @@
 """The command `slurmfutures logs`: what a call has printed."""
 
 import argparse
-import sys
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -9,7 +9,7 @@ from .. import SlurmFuturesError, _output
 from .._remote.logs import LIMIT
 from . import checkpoint
 from .place import Agent, add_flags, run_at, run_at_place
-from .table import show_json
+from .table import show_json, show_lines, show_log
 
 
 def add_parser(commands: Any) -> None:
@@ -35,7 +35,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
 
 
 def run(arguments: argparse.Namespace, agent: Agent) -> int:
-    """Show a log as it is, byte by byte, however large; as JSON its end."""
+    """Show a log, however large; as JSON its end."""
     found = agent.ask_json("find", call=arguments.call)
     if "size" in found:
         example = f"{arguments.call}_{found['first']}"
@@ -51,9 +51,8 @@ def run(arguments: argparse.Namespace, agent: Agent) -> int:
             for name, stream in streams
         }
 
-    def write(**worker: str) -> None:
-        for data in _output.ranges(agent.logs, {**task, **worker, "stream": stream}):
-            sys.stdout.buffer.write(data)
+    def pieces(**worker: str) -> Iterator[bytes]:
+        return _output.ranges(agent.logs, {**task, **worker, "stream": stream})
 
     if arguments.json:
         words = {"batch": found["batch"], "task": found["task"], **texts()}
@@ -62,10 +61,8 @@ def run(arguments: argparse.Namespace, agent: Agent) -> int:
         show_json(words)
         return 0
     stream = "err" if arguments.stderr else "out"
-    sys.stdout.flush()
-    write()
+    show_log(pieces())
     for name in found.get("workers", ()):
-        sys.stdout.buffer.write(b"==> worker %s <==\n" % name.encode())
-        write(worker=name)
-    sys.stdout.buffer.flush()
+        show_lines([f"==> worker {name} <=="])
+        show_log(pieces(worker=name))
     return 0

@@ -4,10 +4,11 @@ Everything around the interpreter is done by bash's builtins, so that it costs a
 claim is made before the interpreter starts: a missing interpreter is then a death with a record, like any other.
 """
 
+import os
 from shlex import quote
 from typing import Mapping, Sequence
 
-from . import publish
+from . import modules, publish
 
 _HEAD = """\
 #!/bin/bash
@@ -29,6 +30,14 @@ if [ ! -d "$sf_part/r" ]; then
         "is work_dir on a file system that the compute nodes share?" >&2
     exit 66
 fi
+# Where work_dir is not shared, somebody else may have made a folder of its name on this node.
+for sf_path in {ours}; do
+    if [ ! -O "$sf_path" ]; then
+        echo "slurmfutures: $sf_path on node ${{SLURMD_NODENAME:-$HOSTNAME}} is not yours, or not there:" \
+            "is work_dir on a file system that the compute nodes share?" >&2
+        exit 66
+    fi
+done
 cd "$sf_part/r" || exit 66
 # Only one job may run these calls, however often a submission was repeated; a requeue is the same job.
 set -C
@@ -79,10 +88,9 @@ trap 'sf_pass USR2 140' USR2
 
 _CALLS = """\
 cd {chdir} || exit 66
-{setup}export SLURMFUTURES_PATH={path} SLURMFUTURES_SHIP={shipped}
+{setup}{not_here}export {variables}
 sf_folder={folder}
-sf_program={program}
-{python} -u -c "$sf_program" "$sf_folder" "$1" "$sf_task" "$sf_run" "$2" &
+{python} -u {start} {module} "$sf_folder" "$1" "$sf_task" "$sf_run" "$2" &
 """
 
 _SCRIPT = """\
@@ -103,8 +111,6 @@ wait "$sf_child"
 exit "$?"
 """
 
-_PROGRAM = "import sys; sys.path.insert(1, {code!r}); from {package}.{module} import main; main()"
-
 
 def render(
     *,
@@ -114,7 +120,6 @@ def render(
     setup: str,
     python: str,
     code: str,
-    package: str,
     path: Sequence[str],
     shipped: str = "",
     module: str = "job",
@@ -122,19 +127,21 @@ def render(
     """Return the script of a batch of calls, or, by the `module` pilot, of pilots.
 
     It takes two arguments: the number of its part, and how array indices become tasks (`job.share`).
-    `python` is a shell word or phrase, as the user gave it; `path` is added to the interpreter's own `sys.path`, the
-    folder `shipped`, if there is one, put before that.
+    `python` is a shell word or phrase, as the user gave it. `code` is the folder with our source, `path` what the
+    driver searches for modules, and `shipped` the folder with the user's own code: see `modules`.
     """
+    variables = modules.environment(path, shipped)
     calls = _CALLS.format(
         folder=quote(folder),
         chdir=quote(chdir),
         setup=setup.rstrip("\n") + "\n" if setup.strip() else "",
-        path=quote("\n".join(path)),
-        shipped=quote(shipped),
+        variables=" ".join("%s=%s" % (name, quote(value)) for name, value in variables.items()),
+        not_here=modules.NOT_HERE,
         python=python,
-        program=quote(_PROGRAM.format(code=code, package=package, module=module)),
+        start=quote(code + "/start.py"),
+        module=module,
     )
-    return _head(batch, folder) + calls + _TAIL
+    return _head(batch, folder, [code, "%s/%s" % (code, __package__), code + "/start.py"]) + calls + _TAIL
 
 
 def render_around(
@@ -157,14 +164,19 @@ def render_around(
         script=quote(script),
     )
     reached = '[ "$sf_code" -ne 0 ] || sf_name=$sf_task.r\n        '
-    return _head(batch, folder, directives, reached, " || sf_code=%d" % publish.NO_ROOM) + own + _TAIL
+    return _head(batch, folder, [script], directives, reached, " || sf_code=%d" % publish.NO_ROOM) + own + _TAIL
 
 
-def _head(batch: str, folder: str, directives: Sequence[str] = (), ended: str = "", unended: str = "") -> str:
+def _head(
+    batch: str, folder: str, used: Sequence[str], directives: Sequence[str] = (), ended: str = "", unended: str = ""
+) -> str:
+    """Return the beginning; `used` are files and folders, below others of ours, that are executed or imported."""
+    ours = (os.path.dirname(os.path.dirname(folder)), folder, *used)
     return _HEAD.format(
         batch=batch,
         directives="".join(line + "\n" for line in directives),
         folder=quote(folder),
+        ours=" ".join(map(quote, ours)) + ' "$sf_part/r"',
         no_room=publish.NO_ROOM,
         ended=ended,
         unended=unended,

@@ -28,6 +28,9 @@ class Batch:
         self.place = work_dir / "the driver's $PWD"
         self.place.mkdir()
         self.saw = work_dir / "saw"
+        self.code = work_dir / "code's"
+        (self.code / script.__package__).mkdir(parents=True)
+        (self.code / "start.py").touch()
 
     def command(self, python: str, *, setup: str = "", chdir: str | None = None) -> list[str]:
         """Write the script and return the words that run it."""
@@ -37,8 +40,7 @@ class Batch:
             chdir=str(self.place) if chdir is None else chdir,
             setup=setup,
             python=python,
-            code=f"{self.folder.path}/code's",
-            package="slurmfutures_remote",
+            code=str(self.code),
             path=["/one two", "/it's $three"],
         )
         path = Path(self.folder.path) / "script.sh"
@@ -48,8 +50,12 @@ class Batch:
     def run(
         self, python: str, *, setup: str = "", chdir: str | None = None, **variables: str
     ) -> subprocess.CompletedProcess[str]:
+        return self.start(self.command(python, setup=setup, chdir=chdir), **variables)
+
+    def start(self, command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run a command as a job's shell."""
         return subprocess.run(
-            self.command(python, setup=setup, chdir=chdir),
+            command,
             env=environment(**variables),
             capture_output=True,
             text=True,
@@ -105,10 +111,8 @@ def test_all_words_survive_whatever_is_in_the_paths(batch: Batch, looker: str) -
     done = batch.run(looker, SLURM_ARRAY_JOB_ID="69", SLURM_ARRAY_TASK_ID="7", SLURM_RESTART_COUNT="2")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     saw = batch.saw.read_text().split("\0")
-    assert saw[:4] == [str(batch.place), "/one two\n/it's $three", "-u", "-c"]
-    assert saw[5:] == [batch.folder.path, "3", "7", "2", "map", ""]
-    code = f"{batch.folder.path}/code's"
-    assert saw[4] == f"import sys; sys.path.insert(1, {code!r}); from slurmfutures_remote.job import main; main()"
+    assert saw[:3] == [str(batch.place), "/one two\n/it's $three", "-u"]
+    assert saw[3:] == [f"{batch.code}/start.py", "job", batch.folder.path, "3", "7", "2", "map", ""]
 
 
 def test_a_plain_job_is_task_0_of_run_0(batch: Batch, looker: str) -> None:
