@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from . import _output
 from ._batcher import Batch, Batcher, Claim, Control, OwnScript, Spec
 from ._bootstrap import Started
 from ._checkpoint import Checkpoint
@@ -144,7 +145,7 @@ class Poller:
         self._reconnects = reconnects
         self._reconnect_timeout = reconnect_timeout
         self._attempts = 1 + retries
-        self._control = Control(self._cancel, self._logs, self._hurry)
+        self._control = Control(self._cancel, self._log, self._hurry)
         # Guards _batcher, _broken, _stopping, _leaving and _listeners, and what batches say of claims; any thread takes
         # it, briefly. Reentrant, as the collection of an executor may call `stop` in the middle of anything.
         self._lock = threading.RLock()
@@ -406,29 +407,25 @@ class Poller:
         self._cancels.append((batch, call))
         self.wake()
 
-    def _logs(self, batch: Batch, calls: Sequence[int], stream: str) -> list[str]:
-        asked: dict[int, Future[Reply]] = {}
-        found: list[str] = []
-        for call in calls:
-            if batch.kept_log(call, stream) is None:
-                words = {"op": "log", "batch": batch.id, "task": batch.task_of(call), "stream": stream}
-                _, asked[call] = self.link.request(words, again=True)
-        for call in calls:
-            kept = batch.kept_log(call, stream)
-            if kept is None and call in asked:
-                try:
-                    kept = str(self.reply_to(asked[call], REPLY_TIMEOUT).body, "utf-8", "replace")
-                except (AgentError, ConnectionLost):
-                    kept = batch.kept_log(call, stream)
-            found.append(kept or "")
-        return found
+    def _log(self, calls: Sequence[tuple[Batch, int]], stream: str, limit: int | None) -> str:
+        found = [
+            _output.Log(
+                {"batch": batch.id, "task": batch.task_of(call), "stream": stream},
+                functools.partial(batch.kept_log, call, stream),
+            )
+            for batch, call in calls
+        ]
+        return _output.read(self.asked_for_logs(), found, limit)
 
-    def _read_log(self, words: Mapping[str, Any]) -> str:
-        try:
-            body = self.reply_to(self.link.request({"op": "log", **words}, again=True)[1], REPLY_TIMEOUT).body
-        except (AgentError, ConnectionLost):
-            return ""
-        return str(body, "utf-8", "replace")
+    def _read_log(self, words: Mapping[str, Any], limit: int | None) -> str:
+        return _output.read(self.asked_for_logs(), [_output.Log(words)], limit)
+
+    def asked_for_logs(self) -> _output.Agent:
+        """Return how the agent is asked for a log."""
+        return _output.Agent(
+            lambda words: self.link.request({"op": "log", **words}, again=True)[1],
+            lambda reply: self.reply_to(reply, REPLY_TIMEOUT),
+        )
 
     def reply_to(self, reply: "Future[Reply]", timeout: float | None = None) -> Reply:
         """Wait for a reply. A callback, which runs in the poller's thread, does the poller's work meanwhile."""

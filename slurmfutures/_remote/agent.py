@@ -430,8 +430,7 @@ class Agent:
             elif op == "release":
                 self._batches.release(head["batch"], head["remove"], head["logs"], reply)
             elif op == "log":
-                where = head["batch"], head["task"], head["stream"], head.get("part"), head.get("worker", "")
-                reply({}, self._batches.log(*where))
+                self._files.do(self._batches.log(head), reply)
             elif op == "survey":
                 self._survey(lambda: survey.survey(self._work_dir, self._scheduler, self._session), reply)
             elif op == "find":

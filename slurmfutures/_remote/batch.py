@@ -1,10 +1,11 @@
 """A batch and its parts: which tasks wait for their submission, which were submitted together."""
 
+import contextlib
 import os
 import time
 from typing import Any, Collection, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
-from . import arrays, spool, watch
+from . import arrays, logs, spool, watch
 from .backpressure import Backpressure
 
 Range = Tuple[int, int]  # task numbers, the end not included
@@ -243,22 +244,30 @@ def ranges(numbers: Sequence[int]) -> List[Range]:
     return found
 
 
+def _written(folder: str) -> List[str]:
+    """Return the names of the logs that are not empty."""
+    found = []
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            with contextlib.suppress(OSError):  # a link to a file that is on a compute node
+                if entry.stat().st_size:
+                    found.append(entry.name)
+    return sorted(found)
+
+
 def collect_logs(batch: Batch) -> Dict[str, List[str]]:
     """Return what the last runs of a batch's tasks have printed, "task": [stdout, stderr], within bounds."""
     kept: Dict[str, List[str]] = {}
     total = 0
     owners = {task: part for part in batch.parts for task in part.tasks}
     for part in batch.parts:
-        try:
-            written = sorted(entry.name for entry in os.scandir(part.folder.logs) if entry.stat().st_size)
-        except OSError:
-            continue
-        for name in written:
+        for name in _written(part.folder.logs):
             index, _, stream = name.partition(".")
             task = part.at[int(index)]
             if owners[task] is not part:
                 continue
-            text = spool.read_tail(os.path.join(part.folder.logs, name), _LOG_LIMIT).decode("utf-8", "replace")
+            before, data = logs.tail(os.path.join(part.folder.logs, name), _LOG_LIMIT)
+            text = logs.note(before, "the end is kept") + logs.whole(before, data).decode("utf-8", "replace")
             total += len(text)
             if total > _LOGS_LIMIT:
                 return kept

@@ -21,8 +21,8 @@ from collections import deque
 from typing import IO, Collection, Deque, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
 from . import arrays
+from .logs import held_log
 from .scheduler import Ending, Limits, Outcome, Request, Row, Submitted
-from .spool import held_log
 from .states import TERMINAL, JobState
 from .times import parse_time
 

@@ -564,7 +564,7 @@ class Pool:
         again = self._jobs.replace(job)
         job.over = True
         job.hang_up()
-        said = self._around.batches.log(job.batch, job.task, "err")[-_TAIL:].decode("utf-8", "replace")
+        said = self._around.batches.log_tail(job.batch, job.task, "err", _TAIL).decode("utf-8", "replace")
         state = next((state for words, state in _PUT_BACK if words in said), "REQUEUED" if job.leaving else "NODE_FAIL")
         words = {"state": state, "exit_code": None, "signal": None, "stderr": said, "node": job.node}
         self._settle(job, dict(words, job_id=job.id, reason=""))

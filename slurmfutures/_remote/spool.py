@@ -20,14 +20,13 @@ script that reached its end `7.r` says how, in the same words.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import re
 import shutil
 import time
 import zlib
-from typing import IO, Any, Callable, Iterator, List, NamedTuple, Optional, Union
+from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Union
 
 from . import payload, trust
 from .incoming import Incoming
@@ -276,33 +275,3 @@ class ResultSource:
     def over(self, *, good: bool) -> None:
         self._file.close()
         self._then(good)
-
-
-def held_log(path: str) -> Optional[IO[bytes]]:
-    """Return an embedded job's log, opened, if a process of that job lives.
-
-    A file system that has no locks says that none does. On NFS a lock is its process's own, and went with the agent.
-    """
-    try:
-        file = open(path, "r+b", 0)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return file
-    except OSError:
-        pass
-    file.close()
-    return None
-
-
-def read_tail(path: str, limit: int) -> bytes:
-    """Return the last `limit` bytes of a file, nothing where there is none."""
-    try:
-        with open(path, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - limit))
-            return file.read(limit)
-    except OSError:
-        return b""

@@ -8,7 +8,7 @@ import os
 import time
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
-from . import death, payload, publish, spool, succession, watch
+from . import death, logs, payload, publish, spool, succession, watch
 from .batch import Batch, Part, ranges
 from .scheduler import Ending, Row, Scheduler
 from .states import TERMINAL, JobState
@@ -336,7 +336,7 @@ def _judge(part: Part, files: _Files, rows: Sequence[Tuple[Set[int], Row]], *, a
 
 
 def _lives(part: Part, index: int) -> bool:
-    log = spool.held_log(part.folder.log(index, "out"))
+    log = logs.held_log(part.folder.log(index, "out"))
     if log is None:
         return False
     log.close()

@@ -110,14 +110,3 @@ def test_a_large_result_that_is_not_whole_is_never_delivered(tmp_path: Path) -> 
     with pytest.raises(ValueError, match="not what was written"):
         read.read(4000)
     read.over(good=False)
-
-
-@pytest.mark.parametrize(("limit", "tail"), [(0, b""), (3, b"789"), (10, b"0123456789"), (99, b"0123456789")])
-def test_the_tail_of_a_file(tmp_path: Path, limit: int, tail: bytes) -> None:
-    (tmp_path / "log").write_bytes(b"0123456789")
-    assert spool.read_tail(str(tmp_path / "log"), limit) == tail
-
-
-def test_the_tail_of_no_file_is_nothing(tmp_path: Path) -> None:
-    assert spool.read_tail(str(tmp_path / "none"), 10) == b""
-    assert spool.read_tail(str(tmp_path), 10) == b""
