@@ -127,8 +127,8 @@ def load_key(path: str, phrase: str | None) -> PKey | None:
 
 def _public_file(path: str) -> tuple[str, bytes] | None:
     try:
-        kind, data = Path(path).read_text().split()[:2]
-        return kind, base64.b64decode(data)
+        kind, data = Path(path).read_bytes().split()[:2]
+        return kind.decode("ascii"), base64.b64decode(data)
     except (OSError, ValueError, binascii.Error):
         return None
 
@@ -136,8 +136,8 @@ def _public_file(path: str) -> tuple[str, bytes] | None:
 def _public_inside(path: str) -> tuple[str, bytes] | None:
     """Return the public part that stands before the encrypted one in a file of OpenSSH's own format."""
     try:
-        rows = Path(path).read_text().strip().splitlines()
-        data = base64.b64decode("".join(rows[1:-1]))
+        rows = Path(path).read_bytes().strip().split(b"\n")
+        data = base64.b64decode(b"".join(rows[1:-1]))
     except (OSError, ValueError, binascii.Error):
         return None
     magic = b"openssh-key-v1\0"

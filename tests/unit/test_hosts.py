@@ -171,7 +171,7 @@ def test_a_configuration_that_is_wrong_is_told(tmp_path: Path) -> None:
 def test_the_words_of_an_ssh_go_the_whole_way(config: str, tmp_path: Path) -> None:
     (tmp_path / "id").touch()
     route = find_route(Host("me@login:22", key=tmp_path / "id"), ["a", "b"], config)
-    words = route.ssh_command(lambda index: [f"-v{index}"])
+    words = route.ssh_command(lambda index: ["ssh", f"-v{index}"])
     assert words[:2] == ["ssh", "-v2"]
     assert words[-1] == "me@login"
     assert ["-i", str(tmp_path / "id")] == words[4:6]
