@@ -26,7 +26,7 @@ def options(*lines: str) -> dict[str, str]:
         ("#SBATCH --something-of-a-plugin=7", {"something_of_a_plugin": "7"}),
         ("##SBATCH --mem=4G", {}),
         ("# SBATCH --mem=4G", {}),
-        ("#SBATCH--mem=4G", {}),
+        ("#SBATCH--mem=4G", {"mem": "4G"}),
     ],
 )
 def test_a_line(line: str, found: dict[str, str]) -> None:
