@@ -20,7 +20,24 @@ import sys
 import time
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
-from . import batches, clean, files, hub, outbox, pool_files, pools, runs, ships, spool, survey, transfers, wire
+from . import (
+    batches,
+    clean,
+    entries,
+    files,
+    hub,
+    ids,
+    outbox,
+    pool_files,
+    pools,
+    runs,
+    ships,
+    spool,
+    survey,
+    transfers,
+    trust,
+    wire,
+)
 from .incoming import Incoming
 from .lane import Lane
 from .local import Local
@@ -147,6 +164,9 @@ class Agent:
     def _find_scheduler(self, name: str, slots: Optional[int]) -> Scheduler:
         if name == "local":
             return Local(self._work_dir, slots or os.cpu_count() or 1)
+        if "\\" in self._work_dir:
+            why = "work_dir %s on %s cannot be used: Slurm drops the backslash from the names of output files; %s"
+            raise Refusal("work-dir", why % (self._work_dir, os.uname().nodename, REMEDY))
         found = Slurm()
         try:
             found.version()
@@ -165,17 +185,18 @@ class Agent:
         key = os.environ.get("SLURM_CONF", "")
         try:
             if time.time() - os.stat(path).st_mtime < _LIMITS_FRESH:
-                with open(path) as file:
-                    cached = json.load(file)
-                if cached["conf"] == key:
-                    return Limits(cached["max_array_index"], cached["max_jobs"])
-        except (OSError, ValueError, KeyError):
+                cached = entries.document(trust.read(path, entries.MOST_BYTES, closed=False))
+                if cached.get("conf") == key:
+                    most = (ids.count(cached.get(name), 1 << 31) for name in Limits._fields)
+                    return Limits(*most)
+        except (OSError, ValueError):
             pass
         limits = self._scheduler.limits()
         if limits is None:
             return DEFAULT_LIMITS
         try:
-            with open(path + ".%d" % os.getpid(), "w") as file:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+            with open(trust.open_file(path + ".%d" % os.getpid(), flags, closed=False), "w") as file:
                 json.dump(dict(limits._asdict(), conf=key), file)
             os.rename(path + ".%d" % os.getpid(), path)
         except OSError:
@@ -556,7 +577,8 @@ def main(hello: Mapping[str, Any], incoming: int, outgoing: int, code: str) -> N
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the client's business
     try:
         agent = Agent(hello, code)
-    except Refusal as refusal:
+    except (Refusal, trust.Untrusted, ValueError) as error:
+        refusal = error if isinstance(error, Refusal) else Refusal("work-dir", "the agent cannot start: %s" % error)
         for buffer in wire.message(dict(refusal.words, op="refusal")):
             os.write(outgoing, wire.enveloped(bytes.fromhex(hello["sync"]), buffer))
         return

@@ -14,6 +14,8 @@ import signal
 import time
 from typing import Any, Dict, Optional, Sequence
 
+from . import entries, ids, trust
+
 POLL = 0.02  # seconds between two tries for the lock
 PATIENCE = 45.0  # seconds; an agent that was told to end takes up to 30 for what must not be cut off
 
@@ -22,11 +24,14 @@ class Succession:
     """Owner of sessions/<session> and of the lock beside it, from `claim` to `leave`."""
 
     def __init__(self, work_dir: str, session: str, mark: str, code: str = "") -> None:
-        """`mark` is a word in this process's command line, and in that of no other; `code` is where its source is."""
-        folder = os.path.join(work_dir, "sessions")
-        os.makedirs(folder, 0o700, exist_ok=True)
+        """`mark` is a word in this process's command line, and in that of no other; `code` is where its source is.
+
+        Raises Untrusted, OSError, and ValueError for what is not the id of a session.
+        """
+        self._path = _path_of(work_dir, session)
+        os.makedirs(os.path.dirname(self._path), 0o700, exist_ok=True)
+        trust.check_folder(os.path.dirname(self._path), closed=False)  # an older one may be open to a group
         self.session = session
-        self._path = os.path.join(folder, session)
         self._mark = mark
         self._code = code
         self._lock: Optional[int] = None
@@ -46,7 +51,7 @@ class Succession:
         words = json.dumps(dict(named, ships=ships)).encode()
         temporary = "%s.%d" % (self._path, os.getpid())
         try:
-            with open(temporary, "wb") as file:
+            with open(trust.open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, closed=False), "wb") as file:
                 file.write(words)
             os.rename(temporary, self._path)
         except OSError:  # no room: nobody will be able to end this one before its time
@@ -69,11 +74,8 @@ class Succession:
 
     def is_ours(self) -> bool:
         """Whether no other agent has taken over, on whatever machine."""
-        try:
-            with open(self._path, "rb") as file:
-                return bool(json.loads(file.read().decode())["mark"] == self._mark)
-        except (OSError, ValueError, KeyError):
-            return True
+        words = _read(self._path)
+        return not words or words["mark"] == self._mark
 
     def leave(self, *, for_good: bool) -> None:
         """Let go; `for_good` if the driver said that it will not come back."""
@@ -89,7 +91,7 @@ class Succession:
             self._lock = None
 
     def _open(self) -> int:
-        return os.open(self._path + ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+        return trust.open_file(self._path + ".lock", os.O_RDWR | os.O_CREAT, closed=False)
 
     def _try(self) -> bool:
         assert self._lock is not None
@@ -107,14 +109,12 @@ class Succession:
 
     def _see_predecessor(self, *, end: bool) -> None:
         """Note where the agent before this one was, and end it if asked."""
-        try:
-            with open(self._path, "rb") as file:
-                words = json.loads(file.read().decode())
-            self._before = words["host"]
-            if self._before == os.uname().nodename:
-                self._process = int(words["pid"]), str(words["mark"])
-        except (OSError, ValueError, KeyError, TypeError):
+        words = _read(self._path)
+        if not words:
             return  # there was none
+        self._before = words["host"]
+        if self._before == os.uname().nodename:
+            self._process = words["pid"], words["mark"]
         if end:
             self._tell_predecessor(signal.SIGTERM)
             self._tell_predecessor(signal.SIGCONT)  # it may have been stopped
@@ -135,12 +135,7 @@ class Succession:
 
 def agent_of(work_dir: str, session: str) -> Dict[str, Any]:
     """Return what the agent that serves a session, or did last, wrote of itself; nothing where there is none."""
-    try:
-        with open(os.path.join(work_dir, "sessions", session), "rb") as file:
-            words = json.loads(file.read().decode())
-    except (OSError, ValueError):
-        return {}
-    return words if isinstance(words, dict) else {}
+    return _read(_path_of(work_dir, session))
 
 
 def is_live(work_dir: str, session: str) -> Optional[bool]:
@@ -149,7 +144,7 @@ def is_live(work_dir: str, session: str) -> Optional[bool]:
     An agent that takes over in the very moment of the test waits a little longer for the lock: no more than that.
     """
     try:
-        handle = os.open(os.path.join(work_dir, "sessions", session + ".lock"), os.O_RDONLY)
+        handle = trust.open_file(_path_of(work_dir, session) + ".lock", closed=False)
     except FileNotFoundError:
         return False
     except OSError:
@@ -171,9 +166,25 @@ def is_live(work_dir: str, session: str) -> Optional[bool]:
 def last_seen(work_dir: str, session: str) -> float:
     """Return when an agent of the session has come or gone, in seconds since the epoch; 0 where there was none."""
     try:
-        return os.stat(os.path.join(work_dir, "sessions", session)).st_mtime
+        return os.lstat(_path_of(work_dir, session)).st_mtime
     except OSError:
         return 0.0
+
+
+def _path_of(work_dir: str, session: str) -> str:
+    """Return where a session's file is. Raises ValueError for what is not the id of a session."""
+    return os.path.join(work_dir, "sessions", ids.session(session))
+
+
+def _read(path: str) -> Dict[str, Any]:
+    """Return what an agent wrote of itself; nothing where there is none, or not all of it."""
+    try:
+        words = entries.document(trust.read(path, entries.MOST_BYTES, closed=False))
+        pid = ids.count(words.get("pid"), 1 << 31)
+    except (OSError, ValueError):
+        return {}
+    whole = pid > 0 and all(isinstance(words.get(name), str) and words[name] for name in ("host", "mark"))
+    return words if whole and isinstance(words.get("code", ""), str) else {}
 
 
 def _command_line(process: str) -> str:

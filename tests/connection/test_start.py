@@ -121,7 +121,7 @@ class Watched(ProcessStream):
 
 def hello(work_dir: Path) -> dict[str, object]:
     words = {"scheduler": "local", "work_dir": str(work_dir), "python": sys.executable, "setup": "", "path": []}
-    return {**words, "max_workers": 1, "login_workers": 1, "session": "s", "silence": None, "envelope": 4086}
+    return {**words, "max_workers": 1, "login_workers": 1, "session": "0123456789ab", "silence": None, "envelope": 4086}
 
 
 @pytest.fixture

@@ -51,11 +51,11 @@ def test_what_cannot_be_published_leaves_what_was_there(tmp_path: Path) -> None:
 
 
 def test_a_batch_is_written_whole_and_goes_whole(weird_tmp_path: Path) -> None:
-    batch = spool.Batch(str(weird_tmp_path), "abc")
-    batch.create({"batch": "abc"}, "#!/bin/bash\n", b"calls")
-    folder = weird_tmp_path / "batches/abc"
+    batch = spool.Batch(str(weird_tmp_path), "0123456789ab")
+    batch.create({"batch": "0123456789ab"}, "#!/bin/bash\n", b"calls")
+    folder = weird_tmp_path / "batches/0123456789ab"
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
-        "batch.json": b'{"batch": "abc"}',
+        "batch.json": b'{"batch": "0123456789ab"}',
         "calls": b"calls",
         "script.sh": b"#!/bin/bash\n",
     }
@@ -73,14 +73,14 @@ def test_a_batch_is_written_whole_and_goes_whole(weird_tmp_path: Path) -> None:
 
 
 def test_entries_are_read_back_and_a_torn_one_is_left_out(tmp_path: Path) -> None:
-    batch = spool.Batch(str(tmp_path), "abc")
+    batch = spool.Batch(str(tmp_path), "0123456789ab")
     assert list(batch.entries()) == []
     batch.create({}, "", b"")
     batch.record({"part": 0, "name": "ä"})
     batch.record({"part": 0, "job": "7"})
-    with open(tmp_path / "batches/abc/parts.jsonl", "ab") as file:
+    with open(tmp_path / "batches/0123456789ab/parts.jsonl", "ab") as file:
         file.write(b'{"part": 1, "na')
-    again = spool.Batch(str(tmp_path), "abc")
+    again = spool.Batch(str(tmp_path), "0123456789ab")
     assert list(again.entries()) == [{"part": 0, "name": "ä"}, {"part": 0, "job": "7"}]
     again.record({"part": 1})
     assert list(again.entries()) == [{"part": 0, "name": "ä"}, {"part": 0, "job": "7"}, {"part": 1}]
