@@ -20,7 +20,6 @@ script that reached its end `7.r` says how, in the same words.
 """
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -35,6 +34,7 @@ from .incoming import Incoming
 from .publish import FINAL, PARTIAL, publish
 from .wire import Buffer
 
+_ID_SIZE = 100  # bytes
 _REMOVALS = 25  # tries
 CLAIM = "c"
 END = "x"
@@ -53,8 +53,8 @@ def identify(work_dir: str) -> str:
         os.utime(path)  # what is old may be cleared away by the site
     except FileNotFoundError:
         temporary = "%s.%s.%d" % (path, os.uname().nodename, os.getpid())
-        with open(temporary, "w") as file:
-            file.write(os.urandom(6).hex())
+        with open(trust.open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
+            file.write(os.urandom(6).hex().encode())
         try:
             os.link(temporary, path)  # the first one's counts
         except FileExistsError:
@@ -63,9 +63,18 @@ def identify(work_dir: str) -> str:
             os.rename(temporary, path)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-    found = trust.read(path, _MOST_WORDS, closed=False).decode("ascii", "replace").strip()
+    return read_id(work_dir)
+
+
+def read_id(work_dir: str) -> str:
+    """Return the name of a work_dir, "" where it has none. Raises OSError, and ValueError where it is damaged."""
+    path = os.path.join(work_dir, "id")
+    try:
+        found = trust.read(path, _ID_SIZE, closed=False).decode("ascii", "replace").strip()
+    except FileNotFoundError:
+        return ""
     if not ids.is_batch(found):
-        raise OSError(errno.EINVAL, "it is damaged: remove it", path)
+        raise ValueError("%s is damaged: remove it" % path)
     return found
 
 

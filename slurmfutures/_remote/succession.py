@@ -26,11 +26,9 @@ class Succession:
     def __init__(self, work_dir: str, session: str, mark: str, code: str = "") -> None:
         """`mark` is a word in this process's command line, and in that of no other; `code` is where its source is.
 
-        Raises Untrusted, OSError, and ValueError for what is not the id of a session.
+        Raises ValueError for what is not the id of a session.
         """
         self._path = _path_of(work_dir, session)
-        os.makedirs(os.path.dirname(self._path), 0o700, exist_ok=True)
-        trust.check_folder(os.path.dirname(self._path), closed=False)  # an older one may be open to a group
         self.session = session
         self._mark = mark
         self._code = code
@@ -40,6 +38,7 @@ class Succession:
 
     def claim(self) -> bool:
         """Become the agent of the session; False where another one has still to go: then `wait` for that."""
+        trust.make_folder(os.path.dirname(self._path))
         self._lock = self._open()
         free = self._try()
         self._see_predecessor(end=not free)
@@ -51,7 +50,7 @@ class Succession:
         words = json.dumps(dict(named, ships=ships)).encode()
         temporary = "%s.%d" % (self._path, os.getpid())
         try:
-            with open(trust.open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, closed=False), "wb") as file:
+            with open(trust.open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
                 file.write(words)
             os.rename(temporary, self._path)
         except OSError:  # no room: nobody will be able to end this one before its time
