@@ -12,7 +12,6 @@ its reader. So it is opened once, and refused unless it belongs to the user or r
 
 import contextlib
 import errno
-import fcntl
 import os
 import secrets
 import socket
@@ -20,6 +19,8 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+import filelock
 
 from ._errors import CheckpointCorrupt, CheckpointLocked, SlurmFuturesError, give_warning
 from ._records import BATCH, FAILED, NO_KEY, OPENED, PART, RESULT, Contents, dumps, pack_batch, pack_failure
@@ -268,7 +269,7 @@ class Journal:
                 self.sync()
             os.close(self._file)
             self._file = -1
-        os.close(self._lock)
+        self._lock.release()
 
 
 def repair(path: str | os.PathLike[str]) -> tuple[Scan, str]:
@@ -279,7 +280,7 @@ def repair(path: str | os.PathLike[str]) -> tuple[Scan, str]:
     """
     path = os.path.realpath(os.path.expanduser(os.fspath(path)))
     with contextlib.ExitStack() as stack:
-        stack.callback(os.close, _acquire(path))
+        stack.callback(_acquire(path).release)
         file = _open(path, os.O_RDONLY)
         stack.callback(os.close, file)
         scan = Scan(path, file)
@@ -309,25 +310,37 @@ def _open(path: str, flags: int) -> int:
         ) from error
 
 
-def _acquire(path: str) -> int:
-    """Return a descriptor that holds the lock of a checkpoint until it is closed."""
+def _acquire(path: str) -> filelock.BaseFileLock:
+    """Return the lock of a checkpoint, held."""
     folder = os.path.dirname(path)
-    if not os.path.isdir(folder):
+    if not os.path.isdir(folder):  # filelock would make it
         raise SlurmFuturesError(f"the checkpoint {path} cannot be used: there is no folder {folder}")
     with contextlib.suppress(FileNotFoundError):
         os.close(_open(path, os.O_RDONLY))  # beside one that is refused no lock is left
-    lock = -1
+    # Not of a thread: it is taken and released by different ones.
+    lock = filelock.FileLock(path + ".lock", timeout=0, mode=0o600, thread_local=False)
     try:
-        lock = trust.open_file(path + ".lock", os.O_RDWR | os.O_CREAT, closed=False)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if lock >= 0:
-            os.close(lock)
-        if isinstance(error, BlockingIOError):
-            raise CheckpointLocked(path, owner(path)) from None
-        why = f"{path}.lock cannot be locked: {error.strerror or error}"
-        raise SlurmFuturesError(f"the checkpoint {path} cannot be used: {why}") from error
+        _prepare_lock(lock.lock_file)
+        lock.acquire()
+    except filelock.Timeout:
+        raise CheckpointLocked(path, owner(path)) from None
+    except (OSError, NotImplementedError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise SlurmFuturesError(f"the checkpoint {path} cannot be used: {path}.lock cannot be locked: {why}") from error
     return lock
+
+
+def _prepare_lock(path: str) -> None:
+    """Make the file that is locked, or check the one that is there. Raises Untrusted, OSError.
+
+    filelock follows no link. But it opens files of any kind and owner, and its older versions empty them.
+    """
+    handle = trust.open_file(path, os.O_RDWR | os.O_CREAT, closed=False)
+    about = os.fstat(handle)
+    os.close(handle)
+    if about.st_nlink > 1 and about.st_size:
+        why = f"it is {trust.describe(about)}, which has other names, and is not empty: remove it"
+        raise trust.Untrusted(path, why)
 
 
 def _write_anew(path: str, source: int, contents: Contents) -> tuple[int, Contents, int]:

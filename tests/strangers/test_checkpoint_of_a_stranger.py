@@ -33,7 +33,7 @@ class Touch:
 def plant(path: Path, mark: Path) -> None:
     """Write a checkpoint that makes `mark` where it is used: by its line of setup, or by a result."""
     journal = Journal(path)
-    place = {"host": None, "jump": [], "transport": "paramiko", "ssh_config": None, "python": None}
+    place: dict[str, object] = {"host": None, "jump": [], "transport": "paramiko", "ssh_config": None, "python": None}
     place.update(scheduler="local", work_dir=str(path.parent), setup=f"mkdir '{mark}'")
     words = {"batch": BATCH, "name": "f", "options": [], "time": 0, "spool": "x", "scheduler": "local", "where": "x"}
     key = bytes(KEY_SIZE - 1) + b"1"
@@ -214,11 +214,43 @@ def test_no_link_beside_it_is_followed(common: Path, stranger: Stranger, end: st
     use(lambda path: Journal(path).close())
 
 
+@pytest.mark.parametrize("whose", ["the user's", "a stranger's"])
+@pytest.mark.parametrize("kind", ["FIFO", "folder"])
+def test_a_lock_that_is_no_file_is_refused_at_once(common: Path, stranger: Stranger, kind: str, whose: str) -> None:
+    lock = common / "c.lock"
+    os.mkfifo(lock) if kind == "FIFO" else lock.mkdir()
+    if whose == "a stranger's":
+        stranger.own(lock)
+    with pytest.raises(SlurmFuturesError, match=f"{lock} cannot be locked: it is a {kind} of"):
+        Journal(common / "c")
+    assert not (common / "c").exists()
+
+
+def test_a_lock_that_cannot_be_written_to_is_refused(common: Path, stranger: Stranger) -> None:
+    lock = common / "c.lock"
+    lock.touch(mode=0o400)
+    stranger.own(common, lock)
+    os.seteuid(stranger.uid)
+    try:
+        with pytest.raises(SlurmFuturesError, match=f"{lock} cannot be locked: Permission denied"):
+            Journal(common / "c")
+    finally:
+        os.seteuid(0)
+
+
 def test_a_lock_that_is_another_name_of_a_file_leaves_its_content(common: Path) -> None:
-    (common / "precious").write_text("years of work")
-    os.link(common / "precious", common / "c.lock")
+    precious, lock = common / "precious", common / "c.lock"
+    precious.write_text("years of work")
+    os.link(precious, lock)
+    with pytest.raises(SlurmFuturesError, match=f"{lock} cannot be locked: .* has other names, and is not empty"):
+        Journal(common / "c")
+    assert precious.read_text() == "years of work"
+
+
+def test_a_lock_that_a_backup_has_linked_is_used(common: Path) -> None:
+    Journal(common / "c").close()
+    os.link(common / "c.lock", common / "c.lock.yesterday")
     journal = Journal(common / "c")
-    assert (common / "precious").read_text() == "years of work"
     with pytest.raises(CheckpointLocked):
         Journal(common / "c")
     journal.close()
