@@ -119,14 +119,17 @@ class Succession:
             self._tell_predecessor(signal.SIGCONT)  # it may have been stopped
 
     def _tell_predecessor(self, number: int) -> None:
-        """Send a signal; on another machine it sees by itself that it is not the one any more."""
+        """Send a signal to its process; on another machine it notices by itself that another agent took over."""
         process, mark = self._process
         if mark and mark in _command_line(str(process)):
             with contextlib.suppress(OSError):
                 os.kill(process, number)
 
     def may_be_submitting(self, name: str) -> Optional[bool]:
-        """Whether a command of the predecessor that submits a job of this name still runs; None if nobody can say."""
+        """Whether a command of the predecessor that submits a job of this name still runs.
+
+        None if that cannot be seen. Only the user's own processes count.
+        """
         if self._before != os.uname().nodename:
             return None
         return any(name in _command_line(process) for process in os.listdir("/proc") if process.isdigit())
@@ -187,8 +190,24 @@ def _read(path: str) -> Dict[str, Any]:
 
 
 def _command_line(process: str) -> str:
+    """Return the words that one of the user's processes was started with; "" for those of other accounts."""
     try:
+        # Another account can write our words into its own command line, and can have the reading of it hang.
+        if not _is_ours(process):
+            return ""
         with open("/proc/%s/cmdline" % process, "rb") as file:
             return file.read().decode("utf-8", "replace")
     except OSError:
         return ""
+
+
+def _is_ours(process: str) -> bool:
+    """Whether a process belongs to the user. Raises OSError where there is none.
+
+    Its folder in /proc is root's if it cannot be debugged, as with a command that the user may run but not read.
+    """
+    with open("/proc/%s/status" % process, "rb") as file:
+        for line in file:
+            if line.startswith(b"Uid:"):
+                return int(line.split()[1]) == os.getuid()
+    return False
