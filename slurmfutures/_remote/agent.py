@@ -442,7 +442,8 @@ class Agent:
             elif op == "find":
                 self._survey(lambda: survey.find(self._work_dir, head["call"]), reply)
             elif op == "finished":
-                self._survey(lambda: pool_files.finished(self._work_dir, head["session"]), reply)
+                session = ids.session(head["session"])
+                self._survey(lambda: pool_files.finished(self._work_dir, session), reply)
             elif op == "clean":
                 self._clean(head["age"], head["dry"], reply)
             elif op == "run":
@@ -459,9 +460,9 @@ class Agent:
     def _ship(self, head: Mapping[str, Any], body: Union[wire.Body, Incoming], reply: Callable[..., None]) -> None:
         """Unpack a version of the driver's own code, or, by a request without it, see whether it is there."""
         name = head["ship"]
+        folder = ships.folder_of(self._work_dir, name)
         self._hub.shipping(name)
         self._pools.shipping(name)
-        folder = ships.folder_of(self._work_dir, name)
 
         def work() -> bool:
             if not head["zip"]:

@@ -10,6 +10,7 @@ MOST_DIGITS = 10  # Slurm's ids and indices have 32 bits
 NUMBER = "(?:0|[1-9][0-9]{0,%d})" % (MOST_DIGITS - 1)
 _HEX = re.compile("[0-9a-f]{12}")
 _POOL = re.compile("[0-9a-f]{6}")
+_DIGEST = re.compile("[0-9a-f]{20}")
 _NUMBER = re.compile(NUMBER)
 _WORKER = re.compile("[0-9]{1,%d}-[0-9]{1,%d}" % (MOST_DIGITS, MOST_DIGITS))
 
@@ -56,6 +57,13 @@ def session(value: Any) -> str:
     if not is_session(value):
         raise ValueError("%.80r is not the id of a session, which is 12 hexadecimal digits" % (value,))
     return str(value)
+
+
+def digest(value: Any) -> str:
+    """Return the hash that names source or shipped code. Raises ValueError for anything else."""
+    if not (isinstance(value, str) and _DIGEST.fullmatch(value)):
+        raise ValueError("%.80r is not a hash, which is 20 hexadecimal digits" % (value,))
+    return value
 
 
 def count(value: Any, most: int) -> int:
