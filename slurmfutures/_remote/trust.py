@@ -4,7 +4,6 @@ Everything that is executed, unpickled, imported or followed is opened here. The
 anything can be imported from a disk, so it imports nothing but the standard library.
 """
 
-import errno
 import os
 import stat
 
@@ -24,6 +23,8 @@ class Untrusted(PermissionError):
     """
 
     def __init__(self, path: str, why: str) -> None:
+        import errno  # not for array tasks, which rarely come here
+
         super().__init__(errno.EPERM, why, path)
 
 

@@ -230,7 +230,7 @@ def test_a_name_of_two_lines_is_an_error() -> None:
         ("--wai", "wait"),
         ("--pars", "parsable"),
         ("--test", "test-only"),
-        ("--ui=7", "uid"),
+        ("--chd=x", "chdir"),
     ],
 )
 def test_an_abbreviation_of_an_executor_s_own_option_is_refused(word: str, name: str) -> None:
