@@ -679,11 +679,12 @@ class Poller:
         if reply.exception() is not None:
             return
         head = reply.result().head
-        if "error" in head and batch.restored:
+        if "error" in head and batch.restored and head["error"] == "gone":
             self._forsake(batch)
             return
         if "error" in head:
-            lost = ResultLost(f"the files of batch {batch.id} cannot be found: {head['message']}")
+            lost = ResultLost(f"the files of batch {batch.id} cannot be used: {head['message']}")
+            batch.failed = True  # its files stay
             for call in range(len(batch.futures)):
                 self._resolve(batch, call, None, lost)
             self._submitted(batch)

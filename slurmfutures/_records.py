@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ._remote import pool_files
+from ._remote import ids, pool_files
 
 KEY_SIZE = 20  # bytes of a call's key
 NO_KEY = bytes(KEY_SIZE)  # of a call that cannot be remembered
@@ -23,6 +23,8 @@ NO_KEY = bytes(KEY_SIZE)  # of a call that cannot be remembered
 OPENED, BATCH, PART, RESULT, FAILED, CLOSED = range(1, 7)
 
 _BATCH = struct.Struct(">III")  # length of the JSON, tasks, calls
+_MOST_POOL = (1 << 24) - 1  # as the name of a pool's folder has six hexadecimal digits
+_MOST_CALL = (1 << 64) - 1  # its pool's number, and below that a count
 _CALL = struct.Struct(">20s12sI")  # key, batch, number in the batch
 
 
@@ -30,6 +32,11 @@ class Batch:
     """What is known of a batch: its calls' keys, its jobs, and which of its calls have no end yet."""
 
     def __init__(self, words: Mapping[str, Any], firsts: Sequence[int], keys: Sequence[bytes]) -> None:
+        """Raises ValueError for ids that are none: they become parts of paths."""
+        ids.batch(words["batch"])
+        if "pool" in words:
+            ids.count(words["pool"], _MOST_POOL)
+            ids.count(words["first"], _MOST_CALL)
         self.words = words  # "batch", "name", "time", "spool", "scheduler"; of calls for pilots "pool" and "first" too
         self.firsts = firsts  # the first call of each task
         self.keys = keys
@@ -73,14 +80,14 @@ class Contents:
             self.finish(body[:KEY_SIZE], offset + KEY_SIZE, len(body) - KEY_SIZE)
         elif kind == FAILED:
             key, name, call = _CALL.unpack_from(body)
-            self.fail(key, name.decode(), call, json.loads(body[_CALL.size :]))
+            self.fail(key, ids.batch(name.decode()), call, _loads(body[_CALL.size :]))
             self.dead += size  # nearly: the last one of a call is kept for those who ask
         elif kind == BATCH:
             found = _unpack_batch(body)
             self._sizes[found.id] = size
             self.begin(found)
         elif kind == PART:
-            words = json.loads(body)
+            words = _loads(body)
             batch = self.batches.get(words["batch"])
             if batch is not None and not batch.closed:
                 batch.parts.append(words)
@@ -90,7 +97,7 @@ class Contents:
             self.close(body.decode())
         elif kind == OPENED:
             self.dead += size
-            self.opened = json.loads(body)
+            self.opened = _loads(body)
         else:
             raise ValueError(f"a record of the unknown kind {kind}")
 
@@ -132,6 +139,13 @@ def dumps(words: Mapping[str, Any]) -> bytes:
     return json.dumps(dict(words)).encode()
 
 
+def _loads(data: bytes) -> dict[str, Any]:
+    words = json.loads(data)
+    if not isinstance(words, dict):
+        raise ValueError("words that are no JSON object")
+    return words
+
+
 def pack_batch(words: Mapping[str, Any], firsts: Sequence[int], keys: Sequence[bytes]) -> bytes:
     text = dumps(words)
     numbers = array("I", firsts)
@@ -143,7 +157,7 @@ def pack_batch(words: Mapping[str, Any], firsts: Sequence[int], keys: Sequence[b
 def _unpack_batch(body: bytes) -> Batch:
     length, tasks, calls = _BATCH.unpack_from(body)
     at = _BATCH.size
-    words = json.loads(body[at : at + length])
+    words = _loads(body[at : at + length])
     at += length
     numbers = array("I", body[at : at + 4 * tasks])
     if sys.byteorder == "little":

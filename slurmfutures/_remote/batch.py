@@ -5,7 +5,7 @@ import os
 import time
 from typing import Any, Collection, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
-from . import arrays, logs, spool, watch
+from . import arrays, entries, ids, logs, spool, watch
 from .backpressure import Backpressure
 
 Range = Tuple[int, int]  # task numbers, the end not included
@@ -110,7 +110,7 @@ class Batch:
         """Return the batch as an earlier agent has left it, None where there is none.
 
         `wanted` are the tasks whose end the client does not know. A part without a job's id is one whose submission has
-        an unclear outcome.
+        an unclear outcome. Raises Untrusted, OSError, and ValueError where its files are damaged.
         """
         spec = folder.spec()
         if spec is None:
@@ -119,6 +119,7 @@ class Batch:
         parts: Dict[int, Part] = {}
         asked: Dict[Tuple[int, int], Retry] = {}
         for entry in folder.entries():
+            entries.check_entry(entry, folder.id, spec["tasks"])
             if "retries" in entry:
                 for retry in map(parse_retry, entry["retries"]):
                     asked[retry.task, retry.attempt] = retry
@@ -134,6 +135,8 @@ class Batch:
             else:
                 tasks = [task for first, end in entry["tasks"] for task in range(first, end)]
                 attempt, exclude = entry.get("attempt", 0), tuple(entry.get("exclude", ()))
+                if attempt and any((task, attempt) not in asked for task in tasks):
+                    raise ValueError("parts.jsonl has a retry that was not asked for")
                 retries = [asked[task, attempt]._replace(exclude=exclude) for task in tasks] if attempt else []
                 parts[number] = batch.part(number, tasks, entry["name"], retries)
                 parts[number].time = entry["time"]
@@ -263,7 +266,10 @@ def collect_logs(batch: Batch) -> Dict[str, List[str]]:
     for part in batch.parts:
         for name in _written(part.folder.logs):
             index, _, stream = name.partition(".")
-            task = part.at[int(index)]
+            number = ids.number(index)
+            if number is None or number not in part.indices or stream not in ("out", "err"):
+                continue
+            task = part.at[number]
             if owners[task] is not part:
                 continue
             before, data = logs.tail(os.path.join(part.folder.logs, name), _LOG_LIMIT)

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
-from . import logs, outbox, own, payload, publish, script, ships, spool, watch, wire
+from . import logs, outbox, own, payload, publish, script, ships, spool, trust, watch, wire
 from .batch import Batch, Part, Range, Retry, collect_logs, parse_retry, ranges
 from .death import explain
 from .incoming import Incoming
@@ -432,6 +432,7 @@ class Batches:
         part.throttle = min(bounds) if bounds else None
         batch.parts.append(part)
         try:
+            batch.folder.check()
             part.folder.create()
             if _mapping(part) == "map":
                 publish.publish(part.folder.path, "map", [_map(part).encode()])
@@ -638,10 +639,14 @@ class Batches:
                 part.unread.add(name.task)
                 continue  # the next look finds it
             try:
-                data = part.folder.read(name.text, LARGE)
+                data = part.folder.read(name.text, LARGE, closed=name.kind != spool.END and not own.is_own(batch.spec))
                 if data is None:
                     self._send_large(batch, part, name)
                     continue
+            except trust.Untrusted as error:
+                self._notice(batch, "out of sight", "%s is not used: %s" % (error.filename, error.strerror))
+                part.watch.unreadable(name, now)
+                continue
             except (OSError, ValueError):
                 part.watch.unreadable(name, now)
                 continue  # not there yet for this client of the file system: the next look finds it

@@ -105,9 +105,10 @@ def records_argv(job_ids: Sequence[str], user: int, with_reason: bool) -> List[s
     return ["sacct", "-X", "-P", "-n", who, "--format=" + fields, "--jobs=" + ",".join(job_ids)]
 
 
-def named_argv(name: str, days: int) -> List[str]:
+def named_argv(name: str, user: int, days: int) -> List[str]:
     """Return the sacct command that lists this user's jobs called `name`, of the last `days` days, or all of them."""
-    argv = ["sacct", "-X", "-P", "-n", f"--starttime=now-{days}days", "--format=JobID,JobName"]
+    # Without --user root would be shown everybody's.
+    argv = ["sacct", "-X", "-P", "-n", f"--user={user}", f"--starttime=now-{days}days", "--format=JobID,JobName"]
     # sacct takes a list of names: one with a comma, or in quotes, cannot be asked for.
     if re.fullmatch(r"[\w.:@%+=-]+", name, re.ASCII):
         argv.append("--name=" + name)
@@ -175,7 +176,9 @@ def compress(indices: Iterable[int]) -> Ranges:
 
 # ---- what an answer means
 
-_JOB_ID = re.compile(r"^[ \t]*(?:Submitted batch job )?(\d+)(?:;\S+| on cluster \S+)?[ \t]*\r?$", re.MULTILINE)
+_JOB_ID = re.compile(
+    r"^[ \t]*(?:Submitted batch job )?([1-9][0-9]{0,9})(?:;\S+| on cluster \S+)?[ \t]*\r?$", re.MULTILINE
+)
 
 
 def _any_of(*phrases: str) -> "re.Pattern[str]":
@@ -373,7 +376,7 @@ def _seconds(text: str) -> Optional[float]:
 
 def job_keys(job: str) -> Iterator[Tuple[str, Optional[int]]]:
     """Yield the jobs that "123", "123_4" or "123_[5-9]" stands for; none for a part of a heterogeneous job."""
-    match = re.fullmatch(r"(\d+)(?:_(\d+)|_\[(.*)\])?", job, re.ASCII)
+    match = re.fullmatch(r"([0-9]{1,10})(?:_([0-9]{1,10})|_\[(.*)\])?", job)
     if match is None:
         return
     if match[2]:

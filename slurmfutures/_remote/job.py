@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-from . import payload, publish
+from . import payload, publish, trust
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -121,8 +121,8 @@ def share(index: int, mapping: str, part: str) -> Tuple[int, Set[int]]:
     """
     if mapping != "map":
         return int(mapping) + index, set()
-    with open(os.path.join(part, "map")) as file:
-        task, *done = file.read().split()[index].split(":")
+    with trust.open_reader(os.path.join(part, "map")) as file:
+        task, *done = file.read().decode().split()[index].split(":")
     ranges = (ends.split("-") for ends in done)
     return int(task), {call for first, end in ranges for call in range(int(first), int(end))}
 
@@ -135,7 +135,7 @@ def _already_published(directory: str, task: int) -> Set[int]:
     for text in os.listdir(directory):
         name = spool.parse_name(text)
         if name and name.task == task and name.kind == publish.PARTIAL:
-            with open(os.path.join(directory, text), "rb") as file:
+            with trust.open_reader(os.path.join(directory, text)) as file:
                 body = payload.unpack_results(file.read())
             if body is not None:
                 done.update(record.call for record in payload.records(body))

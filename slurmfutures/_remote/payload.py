@@ -12,6 +12,8 @@ from _pickle import dumps as _dumps
 from _pickle import loads as _loads
 from struct import Struct, pack, unpack
 
+from . import trust
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
@@ -290,11 +292,13 @@ class BatchFile:
     """Reads one task's share of a batch file, and no more of it than that."""
 
     def __init__(self, path: str) -> None:
-        self._file = open(path, "rb", 0)
-        magic, self._blobs, self._calls, self._tasks = _CALLS_HEAD.unpack(self._file.read(_CALLS_HEAD.size))
-        if magic != _CALLS_MAGIC:
+        """Raises ValueError where it is none, OSError, Untrusted where another account could have written it."""
+        self._file = trust.open_reader(path)
+        head = self._file.read(_CALLS_HEAD.size)
+        if len(head) < _CALLS_HEAD.size or not head.startswith(_CALLS_MAGIC):
             self.close()
             raise ValueError("%s is not a batch of this version" % path)
+        _, self._blobs, self._calls, self._tasks = _CALLS_HEAD.unpack(head)
 
     def close(self) -> None:
         self._file.close()

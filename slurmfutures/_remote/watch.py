@@ -4,9 +4,10 @@ Nothing here does anything: listings, queue rows, records and the time come in a
 rule behind it: a task fails only when it is known to be over and its results had every chance to be seen.
 """
 
+import math
 from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
-from . import publish, spool
+from . import ids, publish, spool
 from .scheduler import UNKNOWN, Ending, Row
 from .states import TERMINAL, JobState
 
@@ -55,11 +56,14 @@ class Verdict(NamedTuple):
 def parse_end(data: bytes, run: int) -> Optional[End]:
     """Read an end record: "job run code node start end nodes", of which the last may be missing."""
     words = data.decode("utf-8", "replace").split()
+    code = ids.number(words[2]) if len(words) > 2 else None
     try:
-        start, end = (float(words[4]), float(words[5])) if len(words) > 5 else (None, None)
-        return End(run, int(words[2]), words[3] if len(words) > 3 else "", start, end, "".join(words[6:7]))
-    except (IndexError, ValueError):
+        start, end = (float(words[4]), float(words[5])) if len(words) > 5 else (0.0, 0.0)
+    except ValueError:
         return None
+    if code is None or not (math.isfinite(start) and math.isfinite(end)):
+        return None
+    return End(run, code, "".join(words[3:4]), start or None, end or None, "".join(words[6:7]))
 
 
 def is_stuck(row: Row) -> bool:

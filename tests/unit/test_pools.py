@@ -131,7 +131,7 @@ class Bench:
         self.transmitted: list[Sequence[wire.Buffer]] = []
         around = pools.Surroundings(
             work_dir=str(folder),
-            session="s",
+            session="0123456789ab",
             scheduler=cast("Any", None),
             batches=cast("Any", self.batches),
             send=lambda head, body=b"": self.events.append(head),
