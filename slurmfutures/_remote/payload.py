@@ -30,6 +30,11 @@ UNPUBLISHED = 5  # payload: why the result could not be written, see `pack_error
 REACHED = 6  # payload: JSON of how a user's own script has reached its end
 CRASHED = 7  # payload: JSON of how the worker ended that ran it, or nothing: it ended with its job
 
+
+class Damaged(ValueError):
+    """Bytes that are not what they should be: cut short, changed, or of another kind."""
+
+
 _RECORD = Struct(">QBQ")  # call number, status, length of the payload
 _CALL = Struct(">QQQ")  # call number, function number, length of the payload
 _NUMBER = Struct(">Q")  # what a record and a call begin with
