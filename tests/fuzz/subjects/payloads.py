@@ -89,7 +89,10 @@ def _job_info(data: bytes, folder: Path) -> object:
 
 
 def _job_error(data: bytes, folder: Path) -> object:
-    return str(job_error(jsons.loads(data)))
+    record = jsons.loads(data)
+    if not isinstance(record, dict):
+        raise ValueError("no record")
+    return str(job_error(record))
 
 
 _BATCHES = [

@@ -60,7 +60,7 @@ PARSERS = (
             b"PK\1\2",
             b"PK\3\4",
             b"PK\5\6",
-            struct.pack("<I", 0xFFFFFFFF),
+            b"\xff" * 4,
             b"\1\0",
             b"\x0c\0",
             b"\x0e\0",
