@@ -32,6 +32,8 @@ class Parser:
     repeated: Sequence[bytes] = ()
     tokens: Sequence[bytes] = ()  # what the format gives a meaning to
     large: Sequence[bytes] = ()  # inputs that are large as they are
+    memory: int = MEMORY  # bytes that it may take whatever the input
+    writes: bool = False  # it writes where an input says: then no input names a place outside the test's folder
 
     def __str__(self) -> str:
         return self.name
@@ -52,7 +54,7 @@ def check(parser: Parser, data: bytes, folder: Path) -> object:
     # An error that says which byte cannot be decoded says nothing about the format.
     assert not isinstance(outcome, UnicodeError), f"{parser} let {outcome!r} through"
     assert spent < SECONDS, f"{parser} took {spent:.1f} s for {len(data)} bytes"
-    most = MEMORY + MEMORY_PER_BYTE * len(data)
+    most = parser.memory + MEMORY_PER_BYTE * len(data)
     assert peak <= most, f"{parser} took {peak} bytes of memory for {len(data)} bytes"
     return outcome
 

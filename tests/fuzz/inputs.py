@@ -21,11 +21,17 @@ TOKENS: tuple[bytes, ...] = (
 )  # fmt: skip
 
 
+#: The same without what may lead out of a folder.
+TOKENS_INSIDE = tuple(token for token in TOKENS if b"/" not in token and token not in (b"~", b"."))
+
+
 @st.composite
-def mutated(draw: st.DrawFn, seeds: Sequence[bytes], tokens: Sequence[bytes] = ()) -> bytes:
+def mutated(
+    draw: st.DrawFn, seeds: Sequence[bytes], tokens: Sequence[bytes] = (), common: Sequence[bytes] = TOKENS
+) -> bytes:
     """Return one of some valid inputs with up to eight changes."""
     data = draw(st.sampled_from(seeds))
-    words = st.sampled_from((*TOKENS, *tokens, *tokens, *tokens))
+    words = st.sampled_from((*common, *tokens, *tokens, *tokens))
     for _ in range(draw(st.integers(1, 8))):
         at = draw(st.integers(0, len(data)))
         change = draw(st.integers(0, 8))
@@ -53,10 +59,14 @@ def mutated(draw: st.DrawFn, seeds: Sequence[bytes], tokens: Sequence[bytes] = (
 
 
 def inputs(
-    seeds: Sequence[bytes], tokens: Sequence[bytes] = (), more: st.SearchStrategy[bytes] | None = None
+    seeds: Sequence[bytes],
+    tokens: Sequence[bytes] = (),
+    more: st.SearchStrategy[bytes] | None = None,
+    common: Sequence[bytes] = TOKENS,
 ) -> st.SearchStrategy[bytes]:
     """Return a strategy of everything between noise and valid inputs."""
-    found = [st.binary(max_size=200), mutated(seeds, tokens), mutated(seeds, tokens), st.sampled_from(seeds)]
+    almost = mutated(seeds, tokens, common)
+    found = [st.binary(max_size=200), almost, almost, st.sampled_from(seeds)]
     return st.one_of(*found, *([] if more is None else [more] * 3))
 
 

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.harness import LARGE, Parser, check
-from tests.fuzz.inputs import TOKENS, inputs
+from tests.fuzz.inputs import TOKENS, TOKENS_INSIDE, inputs
 from tests.fuzz.subjects import PARSERS
 
 EXAMPLES = int(os.environ.get("SLURMFUTURES_FUZZ", "200"))  # inputs of each parser
@@ -25,7 +25,8 @@ every_parser = pytest.mark.parametrize("parser", PARSERS, ids=str)
 )
 @given(data=st.data())
 def test_any_input_gives_a_value_or_an_error_of_its_own(parser: Parser, tmp_path: Path, data: st.DataObject) -> None:
-    check(parser, data.draw(inputs(parser.seeds, parser.tokens, parser.more)), tmp_path)
+    common = TOKENS_INSIDE if parser.writes else TOKENS
+    check(parser, data.draw(inputs(parser.seeds, parser.tokens, parser.more, common)), tmp_path)
 
 
 @every_parser
@@ -37,7 +38,7 @@ def test_what_is_valid_is_read(parser: Parser, tmp_path: Path) -> None:
 
 @every_parser
 def test_a_large_input_takes_no_more_than_its_share(parser: Parser, tmp_path: Path) -> None:
-    more = TOKENS if EXAMPLES > 1000 else ()
+    more = (TOKENS_INSIDE if parser.writes else TOKENS) if EXAMPLES > 1000 else ()
     pieces = [piece for piece in (*parser.seeds, *parser.repeated, *parser.tokens, *more) if piece]
     for piece in dict.fromkeys(pieces):
         for start in (b"", *parser.seeds[:1]):

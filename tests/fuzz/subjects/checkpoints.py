@@ -168,7 +168,14 @@ _OWN = (CheckpointCorrupt,)
 
 PARSERS = (
     Parser(
-        "_journal:Scan", _scan, [*_SEEDS, _numbered(3000)], _OWN, _journals(), repeated=_FILES, tokens=[SYNC, *_HUGE]
+        "_journal:Scan",
+        _scan,
+        [*_SEEDS, _numbered(3000)],
+        _OWN,
+        _journals(),
+        repeated=_FILES,
+        tokens=[SYNC, *_HUGE],
+        large=[_MANY],
     ),
     Parser("_journal:Journal", _open, _SEEDS, (SlurmFuturesError,), _journals(), repeated=_FILES, tokens=[SYNC]),
     Parser("_journal:repair", _repair, _SEEDS, _OWN, _journals(), repeated=_FILES, tokens=[SYNC]),

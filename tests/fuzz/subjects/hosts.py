@@ -124,7 +124,7 @@ PARSERS = (
         _CONFIG,
         (ValueError,),
         repeated=[b"Host a\n", b"Host a*\n  Port 1\n", b"  IdentityFile x\n", b"Host *" + b"*a" * 20 + b"\n"],
-        tokens=[b"\nHost ", b"\nMatch ", b"\nPort ", b"\nConnectTimeout ", b"\nProxyCommand ", b"exec "],
+        tokens=[b"\nHost ", b"\nPort ", b"\nConnectTimeout ", b"\nProxyCommand "],
     ),
     Parser(
         "_hosts:Host",

@@ -21,7 +21,7 @@ def _agent(data: bytes, folder: Path) -> object:
     succession.is_live(str(folder), _SESSION)
     successor = succession.Succession(str(folder), _SESSION, "slurmfutures:y:")
     successor.is_ours()
-    successor._see_predecessor(end=True)
+    successor._see_predecessor(end=False)  # it would signal the process that the file names
     successor.may_be_submitting("no such job")
     return found
 

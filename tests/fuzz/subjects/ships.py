@@ -40,7 +40,23 @@ def _store(data: bytes, folder: Path) -> object:
 
 
 _NAMES = st.sampled_from(
-    ("m.py", "p/m.py", "../x", "/etc/x", "p/", "p", "a" * 300, "..", ".", "", "\0", "\ud83d", "p//m.py", "\\x", "ü.py")
+    (
+        "m.py",
+        "p/m.py",
+        "../x",
+        "p/../../y",
+        "p/",
+        "p",
+        "a" * 300,
+        "..",
+        ".",
+        "",
+        "\0",
+        "\ud83d",
+        "p//m.py",
+        "\\x",
+        "ü.py",
+    )
 )
 _MODES = st.sampled_from((0o100600, 0o104755, 0o120777, 0o40755, 0o10600, 0))
 _SEEDS = [_zip("m.py", "p/__init__.py"), _zip("run", mode=0o100755)]
@@ -51,7 +67,8 @@ PARSERS = (
         _store,
         _SEEDS,
         (OSError,),
-        st.builds(
+        writes=True,
+        more=st.builds(
             lambda names, mode: _zip(*names, mode=mode),
             st.lists(_NAMES.filter(lambda name: "\ud83d" not in name), min_size=1, max_size=4, unique=True),
             _MODES,

@@ -57,7 +57,22 @@ def _unpack(data: bytes, folder: Path) -> object:
 
 
 _NAMES = st.sampled_from(
-    (b"", b"a", b"in", b"in/b", b"in/in/c", b"..", b".", b"/etc/x", b"in/../x", b"a/b", b"a\0b", b"\xff", b"x" * 300)
+    (
+        b"",
+        b"a",
+        b"in",
+        b"in/b",
+        b"in/in/c",
+        b"..",
+        b".",
+        b"/x/y",
+        b"../x",
+        b"in/../x",
+        b"a/b",
+        b"a\0b",
+        b"\xff",
+        b"x" * 300,
+    )
 )
 _MODES = st.sampled_from((0, 0o644, 0o755, 0o4755, 0o7777, 0xFFFFFFFF))
 _TIMES = st.sampled_from((0, -1, 10**18, 2**63 - 1, -(2**63)))
@@ -79,6 +94,7 @@ PARSERS = (
         _SEEDS,
         (tree.TreeError, OSError),
         _records(),
+        writes=True,
         repeated=[_FOLDER[2], record(b"l", b"x", b"y"), record(b"f", b"b", b"x" * 60_000)],
         tokens=[tree._RECORD.pack(b"f", 0, 0, 1, size) + b"q" for size in (1 << 30, 1 << 62, 1 << 63, (1 << 64) - 1)]
         + [tree._RECORD.pack(b"l", 0, 0, 1, size) + b"q" for size in (1 << 20, 1 << 40, (1 << 64) - 1)],
