@@ -1,9 +1,11 @@
 """How the agent gets to run where nothing is installed.
 
-1. The transport runs one line of shell: the user's setup, then the interpreter with a loader of a few lines. Over SSH
-   that is done by a login shell, whatever kind it is, for there is no other way to its PATH: see `login_line`.
-2. The loader writes a marker, random for each start, its Python's version, and whether it has the source already.
-   Whatever a shell printed before the marker is skipped, and what comes after it between two envelopes (`wire`).
+1. The transport runs bash with a script that has the user's setup, and then the interpreter with a loader. The script
+   goes by the environment or by stdin: an argument list can be read by every account of the machine. Over SSH it is
+   run by a login shell, whatever kind that is, because nothing else knows its PATH: see `login_script`.
+2. The loader writes a marker, random for each start, its Python's version, and whether it has the source already. It
+   has looked at `work_dir` before that, by modules that travel with it: see `_remote/source`. Whatever a shell printed
+   before the marker is skipped, and what comes after it between two envelopes (`wire`).
 3. We answer with the source (a zip, or nothing if it is there) and the greeting (JSON), each behind its length.
 4. The loader unpacks the source below work_dir/code/<hash>, once and for all, and hands both ends of the pipe to
    the agent. Nothing else in that process can reach them: its own stdout is its stderr from then on.
@@ -11,23 +13,25 @@
 
 import base64
 import functools
-import hashlib
 import importlib.util
 import io
 import json
+import os
 import re
 import secrets
 import select
 import threading
 import time
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import Any, NamedTuple
 
 from ._errors import AgentError, PythonMismatch, SchedulerNotFound, SlurmFuturesError
-from ._remote import wire
+from ._remote import shell, wire
+from ._remote.source import Digest
 from ._transports.base import GaveUp, Stream
 
 OLDEST_PYTHON = (3, 8)
@@ -40,13 +44,11 @@ _NOT_FOUND = re.compile(
 )
 PACKAGE = "slurmfutures_remote"  # its name over there, so that it cannot be mistaken for an installed slurmfutures
 
-# Also read by Pythons too old for the agent: they must get as far as telling their version. `ps` shows its beginning.
+# Also read by Pythons too old for the agent: they must get as far as telling their version.
 _LOADER = """\
-# slurmfutures: submits and watches the jobs of its user, and ends with the connection
 import os, sys
-mark, work, digest, package = sys.argv[1:5]
-home = os.path.join(os.path.abspath(os.path.expanduser(work)), "code")
-code = os.path.join(home, digest)
+mark, digest, package, looks = sys.argv[1:5]
+work = os.environ.pop("SLURMFUTURES_FOLDER")
 def get(size):
     data = b""
     while len(data) < size:
@@ -55,93 +57,108 @@ def get(size):
             sys.exit(1)
         data += more
     return data
-have = os.path.isdir(code)
-os.write(1, ("%s %d.%d.%d %d\\n" % ((mark,) + tuple(sys.version_info[:3]) + (have,))).encode())
+place = None
+if sys.version_info >= (3, 8):
+    import base64, types, zlib
+    parent = sys.modules[package] = types.ModuleType(package)
+    parent.__path__ = []
+    for name, text in MODULES:
+        module = types.ModuleType(package + "." + name)
+        module.__package__ = package
+        sys.modules[module.__name__] = module
+        exec(compile(zlib.decompress(base64.b64decode(text)), name, "exec"), module.__dict__)
+        setattr(parent, name, module)
+    place = parent.source.Place(work, digest, looks == "looks")
+there = place is not None and place.is_there
+os.write(1, ("%s %d.%d.%d %d\\n" % ((mark,) + tuple(sys.version_info[:3]) + (there,))).encode())
 source = get(int(get(12)))
 hello = get(int(get(12)))
-if not have:
-    import compileall, io, json, shutil, struct, zipfile
-    part = "%s.%d" % (code, os.getpid())
-    try:
-        if not os.path.isdir(home):
-            os.makedirs(home, 0o700)
-        zipfile.ZipFile(io.BytesIO(source)).extractall(part)
-        compileall.compile_dir(part, quiet=2)
-        try:
-            os.rename(part, code)
-        except OSError:
-            shutil.rmtree(part, True)
-            if not os.path.isdir(code):
-                raise
-    except OSError as error:
-        shutil.rmtree(part, True)
-        words = {"op": "refusal", "error": "work-dir", "message": "work_dir %s on %s cannot be used: %s; %s" % (
-            work, os.uname()[1], error.strerror, "name another folder by work_dir=")}
-        words = json.dumps(words).encode()
-        words = struct.pack(">BIQ", 1, len(words), 0) + words
-        os.write(1, bytes.fromhex(mark[13:29]) + struct.pack(">H", len(words)) + words)
-        sys.exit(1)
-sys.path.insert(0, code)
+place.install(source)
+if place.error:
+    import json, struct
+    words = json.dumps({"op": "refusal", "error": place.code_of_error, "message": place.error}).encode()
+    words = struct.pack(">BIQ", 1, len(words), 0) + words
+    os.write(1, bytes.fromhex(mark[13:29]) + struct.pack(">H", len(words)) + words)
+    sys.exit(1)
 sys.argv = ["slurmfutures-agent"]
 incoming, outgoing = os.dup(0), os.dup(1)
 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 os.dup2(2, 1)
 import importlib, json
-importlib.import_module(package + ".agent").main(json.loads(hello.decode()), incoming, outgoing, code)
+importlib.import_module(package + ".agent").main(json.loads(hello.decode()), incoming, outgoing, place.code)
 """
+# What `ps` shows of the agent, behind the interpreter.
+_SHOWN = """\
+# slurmfutures: submits and watches the jobs of its user, and ends with the connection
+import os; exec(os.environ.pop("SLURMFUTURES_LOADER"))"""
 
 
 @functools.cache
 def archive() -> tuple[str, bytes]:
     """Return the cluster half and this interpreter's cloudpickle as a zip, behind the hash that names it."""
-    files = {f"{PACKAGE}/{path.name}": path for path in sorted((Path(__file__).parent / "_remote").glob("*.py"))}
+    paths = {f"{PACKAGE}/{path.name}": path for path in (Path(__file__).parent / "_remote").glob("*.py")}
+    paths["start.py"] = paths.pop(f"{PACKAGE}/start.py")
     spec = importlib.util.find_spec("cloudpickle")
     assert spec is not None
     for folder in spec.submodule_search_locations or ():
-        files.update({f"cloudpickle/{path.name}": path for path in sorted(Path(folder).glob("*.py"))})
-    digest = hashlib.sha256()
-    target = io.BytesIO()
+        paths.update({f"cloudpickle/{path.name}": path for path in Path(folder).glob("*.py")})
+    digest, target = Digest(), io.BytesIO()
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, path in files.items():
+        for name, path in sorted(paths.items()):
             data = path.read_bytes()
-            digest.update(name.encode() + b"\0" + data + b"\0")
+            digest.add(name, False, data)
             file.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
-    return digest.hexdigest()[:20], target.getvalue()
+    return digest.text(), target.getvalue()
 
 
-def start_line(mark: str, work_dir: str, python: str, setup: str) -> str:
-    """Return the bash that starts the loader."""
+@functools.cache
+def _loader() -> str:
+    texts = [(name, (Path(__file__).parent / "_remote" / f"{name}.py").read_bytes()) for name in ("trust", "source")]
+    modules = [(name, base64.b64encode(zlib.compress(text, 9)).decode()) for name, text in texts]
+    return f"MODULES = {modules!r}\n{_LOADER}"
+
+
+def start_script(mark: str, work_dir: str, python: str, setup: str, *, looks: bool = False) -> str:
+    """Return the bash that starts the loader. One that `looks` makes nothing in `work_dir`."""
     digest, _ = archive()
-    words = " ".join(quote(word) for word in (_LOADER, mark, work_dir, digest, PACKAGE))
-    return f"{setup}\nexec {python} -I -S -u -c {words}"
+    words = " ".join(map(quote, (_SHOWN, mark, digest, PACKAGE, "looks" if looks else "works")))
+    variables = f"SLURMFUTURES_LOADER={quote(_loader())} SLURMFUTURES_FOLDER={quote(work_dir)}"
+    return f"{setup}\nexport {variables}\nexec {python} -I -S -u -c {words}"
 
 
-# The variable is not for those who come after; and a profile may have gone elsewhere.
-_ALONE = "unset SLURMFUTURES_START\ncd\n"
+def start_here(script: str) -> tuple[Sequence[str], Mapping[str, str]]:
+    """Return the words and the environment of a process of this machine that runs a script."""
+    return shell.EVAL, {**os.environ, **shell.variable(script)}
+
+
+_HOME = "cd\n"  # a profile may have gone elsewhere
 _BASH = "/usr/bin/env SHLVL=1 /bin/bash"
 _CSH_LOGIN = "".join(f"if ($?tcsh == 0 && -r {file}) source {file}; " for file in ("/etc/csh.login", "~/.login"))
+#: The command that sshd gives to the user's shell. It reads from stdin, to the first NUL, what is to be done.
+LOGIN_LINE = f'exec {_BASH} -c \'IFS= read -r -d "" SLURMFUTURES_START && eval "$SLURMFUTURES_START"\''
 
 
-def login_line(start: str) -> str:
-    """Return a line that runs some bash by way of the user's login shell, whichever shell is given the line.
+def login_script(start: str) -> bytes:
+    """Return what `LOGIN_LINE` is to read: it runs some bash by way of the user's login shell.
 
-    sshd gives it to the user's shell, which reads it as no login shell: PATH need not be what the user has. So that one
-    runs bash, bash runs the login shell again, as what it is by a "-" before its name, and that runs bash, which finds
-    the script in a variable. All the while nothing is said that csh, fish and a POSIX shell would read differently:
-    within single quotes no quote, backslash, exclamation mark or new line.
+    sshd gives its command to the user's shell, which reads it as no login shell: PATH need not be what the user has. So
+    that one runs bash, bash runs the login shell again, as what it is by a "-" before its name, and that runs bash,
+    which finds the script in a variable. All the while nothing is said that csh, fish and a POSIX shell would read
+    differently: within single quotes no quote, backslash, exclamation mark or new line.
 
     Two shells need help. A bash that sshd's variables reach reads ~/.bashrc, and so would each command that the agent
     runs; not where SHLVL says that there is a shell around it. A csh with words to run is never a login shell, unless
     it is a tcsh, and sources by our order what it would have read.
     """
-    again = f"exec {_BASH} -c 'eval \"$SLURMFUTURES_START\"'"
+    ((name, text),) = shell.variable(_HOME + start).items()
+    again = f"exec {_BASH} -c 'eval \"${name}\"'"
     script = f"""\
-export SLURMFUTURES_START={quote(_ALONE + start)}
+export {name}={quote(text)}
 words={quote(again)}
 [[ ${{SHELL##*/}} == *csh ]] && words={quote(_CSH_LOGIN)}$words
 exec -a "-${{SHELL##*/}}" "$SHELL" -c "$words"
 """
-    return f"exec {_BASH} -c 'eval \"$(echo {base64.b64encode(script.encode()).decode()} | base64 -d)\"'"
+    return os.fsencode(script) + b"\0"
 
 
 def new_mark() -> str:
@@ -151,6 +168,10 @@ def new_mark() -> str:
 def sync_of(mark: str) -> str:
     """Return, in hexadecimal digits, the bytes that envelopes on this connection begin with."""
     return mark.partition(":")[2][: 2 * wire.SYNC_SIZE]
+
+
+class NoFolder(SlurmFuturesError):
+    """There is no `work_dir` to look at."""
 
 
 class Started(NamedTuple):
@@ -192,6 +213,8 @@ def handshake(
             words: Mapping[str, Any] = frame.head
             if words["op"] == "hello":
                 return Started(stream, opener, reader, words)
+            if words["error"] == "no-folder":
+                raise NoFolder(words["message"])
             if words["error"] == "no-scheduler":
                 raise SchedulerNotFound(words["message"])
             raise SlurmFuturesError(words["message"])

@@ -9,7 +9,6 @@ executor. One that raised or died does not count: what is submitted in its place
 
 import contextlib
 import heapq
-import logging
 import socket
 import threading
 import time
@@ -21,12 +20,13 @@ from ._batcher import Batch
 from ._errors import JobError, SlurmFuturesError, give_warning
 from ._future import NOBODY, SlurmFuture
 from ._journal import Journal
+from ._logs import get_logger
 from ._pickling import name_of, result_of
 from ._records import NO_KEY
 from ._remote import payload, wire
 from ._ship import Shipment
 
-logger = logging.getLogger("slurmfutures.checkpoint")
+logger = get_logger("checkpoint")
 
 #: Given the function, its positional and its keyword arguments; returns what stands for the call, or None: forget it.
 CheckpointKey = Callable[[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]], object]

@@ -7,10 +7,12 @@ code. What a command needs beyond its parser it imports when it runs: the extra 
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from . import SlurmFuturesError, __version__
 from ._commands import cancel, clean, logs, repair, status
 from ._demo import command as demo
+from ._printable import printable
 
 INTERRUPTED = 130  # what a shell gives for a command that Ctrl-C ended
 
@@ -36,8 +38,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are printable. They quote arguments, which a shell may have made from file names."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="slurmfutures", description="concurrent.futures for Slurm.")
+    parser = _Parser(prog="slurmfutures", description="concurrent.futures for Slurm.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for add_parser in _COMMANDS:
@@ -46,5 +55,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"slurmfutures: {message}", file=sys.stderr)
+    print(printable(f"slurmfutures: {message}"), file=sys.stderr)
     return code

@@ -13,6 +13,7 @@ from typing import Any, TypeGuard, Union
 
 from ._hosts import Host
 from ._options import is_option, render_options, split_labels, suggest
+from ._printable import printable
 
 DEFAULT_WORK_DIR = "~/.slurmfutures"
 HOST = "SLURMFUTURES_HOST"
@@ -304,7 +305,7 @@ def _yaml(where: str, data: bytes) -> Any:
     try:
         return yaml.load(data, Loader)
     except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from error
+        raise ValueError(printable(" ".join(str(error).split()))) from None  # it shows the lines of the file
 
 
 def _table(where: str, value: object) -> Mapping[str, Any]:

@@ -6,9 +6,10 @@ import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from shlex import quote
 from typing import Any
 
-from ._bootstrap import Started, handshake, new_mark, start_line
+from ._bootstrap import Started, handshake, new_mark, start_here, start_script
 from ._checkpoint import Checkpoint
 from ._errors import PythonMismatch
 from ._link import Reply
@@ -20,6 +21,8 @@ from ._ssh import Entrance
 from ._transports.base import Stream
 from ._transports.process import ProcessStream
 
+HEARTBEAT = 30.0  # seconds of silence after which a connection by SSH counts as lost, by default
+_MOST_SETUP = 30_000  # bytes: what a pipe takes at once, with what goes along
 _SILENCE = 300.0  # seconds, at least, of silence after which the agent gives the driver up
 
 
@@ -41,8 +44,10 @@ class Connection:
         reconnect_timeout: float | None,
         checkpoint: Checkpoint | None,
         ship: Ship,
+        looks: bool = False,
     ) -> None:
-        """`entrance` is None where the login node is this machine."""
+        """`entrance` is None where the login node is this machine. One that `looks` makes nothing in `work_dir`."""
+        _check_setup(setup)
         here, where = entrance is None, entrance.where if entrance is not None else "this machine"
         self.python = python
         self.max_workers = max_workers
@@ -52,7 +57,7 @@ class Connection:
         entries = [
             os.path.abspath(entry) for entry in sys.path if entry.endswith(".zip") or os.path.isdir(entry or ".")
         ]
-        path = entries if here else []
+        path = [sys.prefix, *entries] if here else []
         hello = {
             "scheduler": scheduler,
             "work_dir": work_dir,
@@ -61,6 +66,7 @@ class Connection:
             "max_workers": max_workers,
             "login_workers": login_workers,
             "path": path,
+            "looks": looks,
             # One checkpoint is one driver: the agent of one that was killed makes way for that of the next.
             "session": checkpoint.id if checkpoint is not None else uuid.uuid4().hex[:12],
             # Lines of setup may leave something behind that writes to the agent's pipe, as a login shell does.
@@ -71,8 +77,8 @@ class Connection:
 
         def connect(stop: threading.Event | None) -> Started:
             mark = new_mark()
-            line = start_line(mark, work_dir, python, setup)
-            stream: Stream = ProcessStream(["/bin/bash", "-c", line]) if entrance is None else entrance.open(line, stop)
+            script = start_script(mark, work_dir, python, setup, looks=looks)
+            stream: Stream = ProcessStream(*start_here(script)) if entrance is None else entrance.open(script, stop)
             try:
                 started = handshake(stream, mark, hello, where, python, stop)
             except BaseException:
@@ -153,6 +159,23 @@ class Connection:
                 f"{remote[0]}.{remote[1]} ({self.greeting['executable']}) cannot run: name a matching interpreter by "
                 "python=, or put the function into a module that is installed there"
             )
+
+
+def default_python(host: object) -> str:
+    """Return the phrase of shell that runs Python where the user names none."""
+    return quote(sys.executable) if host is None else "python3"
+
+
+def _check_setup(setup: str) -> None:
+    """Raise ValueError for lines of setup that cannot be sent."""
+    size = len(os.fsencode(setup))
+    if "\0" in setup:
+        raise ValueError("setup= holds a NUL character, which no shell takes")
+    if size > _MOST_SETUP:
+        raise ValueError(
+            f"setup= has {size} bytes, and at most {_MOST_SETUP} are sent: put it into a file on the cluster, and have "
+            "setup= source that"
+        )
 
 
 class Channel:

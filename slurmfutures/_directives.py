@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from ._options import OURS, names_like
+from ._printable import printable
 from ._remote import arrays
 from ._remote.times import parse_time
 
@@ -68,7 +69,7 @@ def read_directives(text: str) -> Directives:
         try:
             options.update(_read(line))
         except ValueError as error:
-            raise ValueError(f"line {number} of the script, {line!r}: {error}") from None
+            raise ValueError(printable(f"line {number} of the script, {line!r}: {error}")) from None
     interpreter = tuple(first[2:].strip().split(None, 1))
     return Directives(interpreter, tuple(lines), options, tuple(late))
 

@@ -28,6 +28,9 @@
 
 The first line of a message says what, where, why, and what to do; what a program printed last follows it. `transient`
 tells whether the same thing may well work at another time.
+
+`str` of an error is safe on a terminal: control characters from servers, programs and files are escaped. The attributes
+of an error keep the raw text.
 """
 
 import contextlib
@@ -40,6 +43,7 @@ from concurrent.futures import BrokenExecutor
 from typing import Any, ClassVar
 
 from ._jobinfo import JobInfo, job_info
+from ._printable import printable
 from ._remote.states import JobState, parse_state
 
 _TAIL_LINES = 20
@@ -56,6 +60,10 @@ class SlurmFuturesError(Exception):
         self.message = message
 
     def __str__(self) -> str:
+        return printable(self._text())
+
+    def _text(self) -> str:
+        """Return the whole text, which may hold control characters."""
         return self.message
 
     def __repr__(self) -> str:
@@ -78,7 +86,22 @@ class SlurmFuturesWarning(UserWarning):
 def give_warning(text: str) -> None:
     """Warn, and go on where the user made warnings errors: what it is about has not failed."""
     with contextlib.suppress(SlurmFuturesWarning):
-        warnings.warn(SlurmFuturesWarning(text), stacklevel=2)
+        warnings.warn(SlurmFuturesWarning(printable(text)), stacklevel=2)
+
+
+def add_note(error: BaseException, text: str) -> bool:
+    """Add a printable note to any exception. Return whether it was added, which needs Python 3.11."""
+    if not hasattr(error, "add_note"):
+        return False
+    with contextlib.suppress(Exception):  # another package's class may refuse notes
+        error.add_note(printable(text))
+        return True
+    return False
+
+
+def os_error(number: int, said: str, *names: Any) -> OSError:
+    """Return an OSError that the other side reports. `names` are the arguments after the message: the files."""
+    return OSError(int(number), printable(said), *names)
 
 
 class RemoteTraceback(Exception):
@@ -89,7 +112,7 @@ class RemoteTraceback(Exception):
         self.text = text
 
     def __str__(self) -> str:
-        return f'\n"""\n{self.text}"""'
+        return f'\n"""\n{printable(self.text)}"""'
 
 
 # ---- the way to the cluster
@@ -204,7 +227,7 @@ class AgentError(SlurmFuturesError):
         self.stderr_tail = stderr_tail
         self.transient = transient
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         return _with_tail(self.message, self.stderr_tail)
 
 
@@ -218,7 +241,7 @@ class PythonMismatch(SlurmFuturesError):
 class SchedulerNotFound(SlurmFuturesError):
     """There is no sbatch where the agent runs: it is no login node, or Slurm is not on the PATH there."""
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         return (
             f"{self.message}: name a login node as host, have setup= make Slurm available, "
             'or use scheduler="local" to run the jobs without it'
@@ -237,7 +260,7 @@ class SubmitError(SlurmFuturesError):
         super().__init__(message)
         self.options = tuple(options)
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         given = f" (options: {' '.join(self.options)})" if self.options else ""
         return f"the job was not submitted: {self.message}{given}"
 
@@ -314,7 +337,7 @@ class ResultLost(_Attempt, SlurmFuturesError):
 
     transient = True
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         return self._told(self.message)
 
 
@@ -364,7 +387,7 @@ class JobError(_Attempt, SlurmFuturesError):
         self.started = started
         super().__init__(self._headline())
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         return self._told(_with_tail(self._headline(), self.stderr_tail))
 
     @property

@@ -3,13 +3,11 @@
 import itertools
 import os
 import subprocess
-import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from numbers import Real
 from pathlib import Path, PurePosixPath
-from shlex import quote
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -17,7 +15,7 @@ from . import _files, _runs
 from ._batcher import Claim, Spec
 from ._checkpoint import Checkpoint, CheckpointKey, Found
 from ._config import ClusterConfig, Source, from_environment
-from ._connection import Channel, Connection
+from ._connection import HEARTBEAT, Channel, Connection, default_python
 from ._errors import PythonMismatch
 from ._future import SlurmFuture
 from ._hosts import Host
@@ -30,6 +28,7 @@ from ._own_scripts import Rendered, job_name_of, own_spec, script_text
 from ._paths import ClusterPath, StrPath, place_of, text_of
 from ._pickling import pickle_initializer
 from ._pilots import PilotsExecutor, pool_number, settings_of
+from ._printable import printable
 from ._remote import wire
 from ._ship import Item, Ship, Shipment
 from ._ssh import Entrance
@@ -251,7 +250,8 @@ class SlurmExecutor(_Jobs):
     :param transport: "paramiko", or "openssh" for the system's `ssh` (ControlMaster, Kerberos, FIDO keys).
     :param ssh_config: a file in place of ~/.ssh/config.
     :param ask: called as `ask("user@host", prompt, echo)` for passphrases, passwords and one-time codes, returns the
-        answer; None asks on the terminal, or in the notebook. After a lost connection it is called in another thread,
+        answer; None asks on the terminal, or in the notebook. The prompt is the host's words, with control characters
+        written as escapes and each line but the first indented. After a lost connection it is called in another thread,
         in one attempt to connect and no more.
     :param accept_new_host_keys: whether a host that is not in known_hosts is added there; a changed key never is.
     :param connect_timeout: seconds for each host on the way; None is what the ssh configuration says, or 30.
@@ -306,7 +306,7 @@ class SlurmExecutor(_Jobs):
         ask: Ask | None = None,
         accept_new_host_keys: bool = False,
         connect_timeout: float | None = None,
-        heartbeat: float = 30.0,
+        heartbeat: float = HEARTBEAT,
         reconnect_timeout: float | None = None,
         scheduler: str = "slurm",
         work_dir: str | os.PathLike[str] | None = None,
@@ -360,7 +360,7 @@ class SlurmExecutor(_Jobs):
                 accept_new_host_keys=accept_new_host_keys,
                 connect_timeout=connect_timeout,
             )
-        python = python or (quote(sys.executable) if host is None else "python3")
+        python = python or default_python(host)
         journal = None
         if checkpoint is not None:
             jumps = [jump] if isinstance(jump, str | Host) else list(jump or ())
@@ -573,7 +573,7 @@ class SlurmExecutor(_Jobs):
     def __repr__(self) -> str:
         greeting = self._connection.greeting
         state = "closed" if self._closed else f"{len(self._pending())} calls pending"
-        return f"<{type(self).__name__} {greeting['scheduler']} on {greeting['host']}: {state}>"
+        return printable(f"<{type(self).__name__} {greeting['scheduler']} on {greeting['host']}: {state}>")
 
 
 class SlurmView(_Jobs):

@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from ._errors import ConnectionLost, SlurmFuturesError
+from ._errors import ConnectionLost, SlurmFuturesError, os_error
 from ._link import Reply
 from ._remote import tree, wire
 from ._remote.transfers import ACK, WINDOW
@@ -187,5 +187,5 @@ def _checked(words: Mapping[str, Any]) -> Mapping[str, Any]:
     if "error" not in words:
         return words
     if words["error"] == "os":
-        raise OSError(words["errno"], words["strerror"], words["filename"])
+        raise os_error(words["errno"], words["strerror"], words["filename"])
     raise SlurmFuturesError(f"the transfer failed on the login node: {words['message']}")

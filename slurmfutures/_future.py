@@ -1,7 +1,6 @@
 """`SlurmFuture`: a `concurrent.futures.Future` that knows its job."""
 
 import asyncio
-import logging
 import threading
 from collections import deque
 from collections.abc import Generator
@@ -9,11 +8,12 @@ from concurrent.futures import Future, InvalidStateError
 from typing import Any, Protocol, TypeVar
 
 from ._errors import JobError
+from ._logs import get_logger
 from ._remote.states import JobState
 
 T = TypeVar("T")
 
-logger = logging.getLogger("slurmfutures.future")
+logger = get_logger("future")
 
 _PENDING = "PENDING"
 _RUNNING = "RUNNING"

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Union
 
+from ._printable import printable
+
 _HINT = 'write it as "host", "user@host", "user@host:port" or "[IPv6]:port", or as an alias of ~/.ssh/config'
 _CONFIG_TIMEOUT = 30.0  # seconds; `Match exec` runs programs
 _MOST_HOPS = 16
@@ -190,7 +192,9 @@ def _jumps_of(hop: Hop, config: str | None, left: int) -> tuple[Hop, ...]:
     names = [name.strip().removeprefix("ssh://").rstrip("/") for name in hop.proxy_jump.split(",")]
     jumps = [resolve(Host(name), config) for name in names if name]
     if len(jumps) > left or not jumps:
-        raise ValueError(f"ProxyJump {hop.proxy_jump} of {hop} in the ssh configuration leads nowhere, or in a circle")
+        raise ValueError(
+            f"ProxyJump {hop.proxy_jump!r} of {hop} in the ssh configuration leads nowhere, or in a circle"
+        )
     return (*_jumps_of(jumps[0], config, left - len(jumps)), *jumps)
 
 
@@ -257,7 +261,7 @@ def _ask_ssh(host: Host, config: str | None) -> Mapping[str, list[str]]:
         raise ValueError(f"`{shlex.join([*words, host.name])}` did not end within {_CONFIG_TIMEOUT:.0f} s") from None
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
-        raise ValueError(f"ssh cannot use its configuration for {host.name!r}, it says: {said}")
+        raise ValueError(f"ssh cannot use its configuration for {host.name!r}, it says: {printable(said)}")
     values: dict[str, list[str]] = {}
     for line in done.stdout.splitlines():
         name, _, value = line.partition(" ")
@@ -277,7 +281,7 @@ def _ask_paramiko(host: Host, config: str | None) -> Mapping[str, list[str]]:
         try:
             found = SSHConfig.from_path(str(file)).lookup(host.name)
         except ConfigParseError as error:
-            raise ValueError(f"{file} cannot be understood: {error}") from error
+            raise ValueError(f"{file} cannot be understood: {printable(str(error))}") from None
         for name, value in found.items():
             several: list[str] = value if isinstance(value, list) else [str(value)]
             if name == "identityfile":

@@ -17,8 +17,9 @@ from concurrent.futures import Future
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol, Union
 
-from ._errors import SlurmFuturesError
+from ._errors import SlurmFuturesError, os_error
 from ._link import Reply
+from ._printable import printable
 from ._remote import wire
 
 RANGE = 4 << 20  # bytes of a file that are read by one request
@@ -204,9 +205,9 @@ class ClusterPath:
             return found
         if words["error"] == "os":
             first, second = map(self._as_said, words["names"])
-            raise OSError(words["errno"], words["strerror"], first, None, second)
+            raise os_error(words["errno"], words["strerror"], first, None, second)
         kinds: dict[str, type[Exception]] = {"value": ValueError, "not-implemented": NotImplementedError}
-        raise kinds.get(words["error"], SlurmFuturesError)(words["message"])
+        raise kinds.get(words["error"], SlurmFuturesError)(printable(words["message"]))
 
     def _as_said(self, name: str | None) -> str | None:
         """Return a file's name the way this path is written: relative where it is."""
@@ -285,7 +286,7 @@ class ClusterPath:
         head = {"op": "path", "do": "expand", "path": first[0]}
         home = self._answer(self._cluster.request(head, (), again=True)).head["path"]
         if home == first[0]:
-            raise RuntimeError(f"the cluster does not know the home of {first[0]}")
+            raise RuntimeError(f"the cluster does not know the home of {printable(first[0])}")
         return self._like(PurePosixPath(home, *self._pure.parts[1:]))
 
     # ---- contents
@@ -616,5 +617,6 @@ class _TextWriter(io.TextIOWrapper):
 def _forgotten(file: "io.BufferedWriter | io.TextIOWrapper", writing: _Writing) -> None:
     if not file.closed:
         writing.give_up()
-        warnings.warn(f"{writing.name} was not closed, and so not written", ResourceWarning, source=file, stacklevel=3)
+        text = f"{printable(writing.name)} was not closed, and so not written"
+        warnings.warn(text, ResourceWarning, source=file, stacklevel=3)
         file.close()

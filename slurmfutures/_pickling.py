@@ -8,7 +8,15 @@ from typing import Any
 
 import cloudpickle
 
-from ._errors import InitializerError, PayloadError, RemoteImportError, RemoteTraceback, ResultLost, send_along
+from ._errors import (
+    InitializerError,
+    PayloadError,
+    RemoteImportError,
+    RemoteTraceback,
+    ResultLost,
+    add_note,
+    send_along,
+)
 from ._remote import payload
 
 # Values of exactly these types are the same by the plain pickler, which is twenty times as fast.
@@ -82,9 +90,7 @@ def result_of(record: payload.Record, job_id: str | None, where: str) -> tuple[A
     failure: BaseException
     if record.status == payload.RAISED:
         failure = _load_exception(pickled, raised)
-        if hint and hasattr(failure, "add_note"):
-            failure.add_note(hint)
-        elif hint:
+        if hint and not add_note(failure, hint):
             trace = RemoteTraceback(f"{words['traceback']}\n{hint}")
     elif record.status == payload.UNINITIALIZED:
         failure = InitializerError(f"the initializer raised {raised}, on {at}{f'; {hint}' if hint else ''}")

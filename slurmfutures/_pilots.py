@@ -1,7 +1,6 @@
 """`PilotsExecutor`: calls in workers that stay."""
 
 import hashlib
-import logging
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +12,13 @@ from ._checkpoint import Checkpoint, Found
 from ._connection import Connection
 from ._errors import SlurmFuturesError
 from ._future import SlurmFuture
+from ._logs import get_logger
 from ._pool import Pool, Settings
 from ._remote.times import parse_time
 from ._ship import Shipment
 from ._views import View
 
-logger = logging.getLogger("slurmfutures.pilots")
+logger = get_logger("pilots")
 
 REPLY_TIMEOUT = 60.0  # seconds
 

@@ -9,7 +9,6 @@ is made again by a thread that lives as long as that takes; the poller takes ove
 
 import contextlib
 import functools
-import logging
 import os
 import pickle
 import selectors
@@ -41,6 +40,7 @@ from ._future import SlurmFuture, begin, settle
 from ._jobinfo import job_info
 from ._link import Link, LinkDown, Reply
 from ._login import LoginCalls
+from ._logs import get_logger
 from ._pickling import LOGIN_NODE, result_of
 from ._pool import BITS, Handful, Pool, Settings
 from ._reconnect import Reconnect
@@ -49,7 +49,7 @@ from ._remote.states import JobState
 from ._retries import Attempts
 from ._shipping import Shipping
 
-logger = logging.getLogger("slurmfutures.poller")
+logger = get_logger("poller")
 
 CLOSE_TIMEOUT = 40.0  # seconds in which the agent may finish cancelling and clearing away
 OFFLINE_TIMEOUT = 5.0  # seconds in which a lost connection may come back for that
@@ -173,7 +173,7 @@ class Poller:
         self._thread = threading.Thread(target=self._run, name="slurmfutures-poller", daemon=True)
         _pollers.add(self)
         self._thread.start()
-        self._see_space()
+        self._see_work_dir()
 
     @staticmethod
     def _open(checkpoint: Checkpoint, greeting: Mapping[str, Any], where: str) -> None:
@@ -635,7 +635,7 @@ class Poller:
         logger.info("connected to %s again", self._where)
         self._since = time.monotonic()
         self.greeting = found.greeting
-        self._see_space()
+        self._see_work_dir()
         self.link.connect(found)
         self._watch_link()
         self.shipping.connected_again()
@@ -722,8 +722,15 @@ class Poller:
             self.checkpoint.part(batch.id, job, tasks)
         return True
 
-    def _see_space(self) -> None:
-        """Say so where there is little room left for batches and results."""
+    def _see_work_dir(self) -> None:
+        """Warn where there is little room left for batches and results, or where others can rename the folder."""
+        exposed = self.greeting["exposed"]
+        if exposed:
+            give_warning(
+                f"others can put another folder in the place of work_dir {self.greeting['work_dir']} on "
+                f"{self.greeting['host']}, because they can write to {exposed}: set its sticky bit (chmod +t), or name "
+                "another folder by work_dir="
+            )
         free = self.greeting["free"]
         if free < LOW_SPACE:
             where = f"work_dir {self.greeting['work_dir']} on {self.greeting['host']}"

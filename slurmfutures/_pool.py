@@ -22,6 +22,7 @@ from ._checkpoint import Checkpoint
 from ._errors import PilotsBroken, SlurmFuturesError, SubmitError, give_warning, job_error
 from ._future import SlurmFuture, settle
 from ._link import Link, Reply
+from ._logs import get_logger
 from ._pickling import result_of
 from ._records import NO_KEY
 from ._remote import jsons, payload, wire
@@ -29,7 +30,7 @@ from ._remote.batch import ranges
 from ._remote.states import JobState
 from ._retries import Attempts
 
-logger = logging.getLogger("slurmfutures.pilots")
+logger = get_logger("pilots")
 
 BITS = 40  # of a call's number that are its own; above them is the pool's
 MOST_KILLS = 3  # workers that a call may take along before it is blamed, however many retries there are

@@ -1,6 +1,5 @@
 """Tries to connect again until it works, in a thread of its own, so that the poller never waits for the network."""
 
-import logging
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -8,8 +7,9 @@ from typing import Generic, TypeVar
 import tenacity
 
 from ._errors import AuthenticationError, HostKeyError, PythonMismatch, SlurmFuturesError, give_warning
+from ._logs import get_logger
 
-logger = logging.getLogger("slurmfutures.reconnect")
+logger = get_logger("reconnect")
 
 T = TypeVar("T")
 

@@ -1,10 +1,9 @@
 """Calls that are lost through no fault of their own: which of them run again, and what is told of the times before."""
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ._errors import JobError, JobPreempted, ResultLost, SlurmFuturesError, tell_attempts
+from ._errors import JobError, JobPreempted, ResultLost, SlurmFuturesError, add_note, tell_attempts
 from ._remote.batch import ranges
 
 
@@ -29,9 +28,8 @@ class Attempts:
             return error
         if isinstance(error, JobError | ResultLost):
             error.earlier, error.attempts = tuple(self.errors), self._most
-        elif hasattr(error, "add_note"):  # from Python 3.11 on
-            with contextlib.suppress(Exception):  # what somebody else's exception class thinks of it
-                error.add_note("\n".join(tell_attempts(self.errors)))
+        else:
+            add_note(error, "\n".join(tell_attempts(self.errors)))
         return error
 
     def again(self, error: SlurmFuturesError, node: str) -> bool:

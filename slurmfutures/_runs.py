@@ -4,7 +4,9 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ._errors import os_error
 from ._poller import Poller
+from ._printable import printable
 from ._remote import wire
 
 
@@ -32,8 +34,8 @@ def run(
         raise
     if "error" in head:
         if head.get("errno"):
-            raise OSError(head["errno"], head["strerror"], head["filename"])
-        raise ValueError(head["message"])
+            raise os_error(head["errno"], head["strerror"], head["filename"])
+        raise ValueError(printable(head["message"]))
     out, err = bytes(body[: head["split"]]), bytes(body[head["split"] :])
     streams: tuple[Any, Any] = (out, err) if binary else (out.decode(errors="replace"), err.decode(errors="replace"))
     if head["timeout"]:

@@ -20,10 +20,11 @@ from types import ModuleType
 from typing import NamedTuple, Union
 
 from . import _keys
+from ._printable import printable
+from ._remote.source import Digest
 
 MOST_BYTES = 512 << 20  # of an item
 MOST_FILES = 50_000  # the same
-_DIGEST = 20  # hexadecimal digits
 _TRIES = 3  # where files change while they are read
 _SHARE = 0.05  # of the time is what looking may take
 _BURST = 0.25  # seconds of looking that may be ahead of that
@@ -37,9 +38,8 @@ Item = Union[str, "os.PathLike[str]", ModuleType]
 class Shipment:
     """One version of what is shipped. Equal content is equal, also in another driver's `digest`."""
 
-    def __init__(self, digest: str, files: int, data: bytes) -> None:
+    def __init__(self, digest: str, data: bytes) -> None:
         self.digest = digest
-        self.files = files
         self.data = data  # the zip
         self._names = {_module_of(name): name for name in _archive(data).namelist() if _module_of(name)}
         self._codes: dict[str, tuple[bytes, frozenset[str]]] = {}  # of the modules that were asked for
@@ -132,7 +132,7 @@ class Ship:
                 raise ValueError(f"ship: the name of a file is no text: {error.object!r}") from error
             except OSError as error:
                 if tries == _TRIES or error.errno not in (errno.ENOENT, errno.ESTALE):
-                    raise ValueError(f"ship: {error.filename} cannot be read: {error.strerror}") from error
+                    raise ValueError(f"ship: {printable(error.filename)} cannot be read: {error.strerror}") from error
                 files = _listed(self._sources, self._without)
                 continue
             again = _listed(self._sources, self._without)
@@ -141,7 +141,7 @@ class Ship:
             seen, files = time.time(), again
         self._files, self._seen = files, seen
         if self._shipment is None or digest != self._shipment.digest:
-            self._shipment = Shipment(digest, len(files), data)
+            self._shipment = Shipment(digest, data)
 
 
 # ---- what is meant
@@ -177,7 +177,7 @@ def _of_path(given: object) -> _Source:
         _check_name(told, name if package else "folder")
         return _Source(told, ((name if package else "", path),))
     if not os.path.isfile(path):
-        raise ValueError(f"ship={told}: there is no {path}")
+        raise ValueError(f"ship={told}: there is no {printable(path)}")
     if not name.endswith((".py", *_EXTENSIONS)):
         raise ValueError(f"ship={told} is no module: that is a .py file, or a folder; other files go by put()")
     _check_name(told, name.partition(".")[0])
@@ -213,7 +213,7 @@ def _spec(told: str, name: str) -> importlib.machinery.ModuleSpec | None:
         return None
     except Exception as error:  # a package that is imported on the way may raise anything
         said = f"{type(error).__name__}: {error}"
-        raise ValueError(f"ship={told}: {name} cannot be imported here: {said}") from error
+        raise ValueError(f"ship={told}: {name} cannot be imported here: {printable(said)}") from error
 
 
 def _of_module(module: ModuleType) -> _Source:
@@ -236,7 +236,9 @@ def _located(told: str, name: str, file: str | None, folders: Iterable[str] | No
         return _Source(
             told, ((f"{os.path.dirname(prefix)}/{os.path.basename(file)}".lstrip("/"), os.path.abspath(file)),)
         )
-    raise ValueError(f"ship={told} cannot be shipped: it has no file of its own with source ({file or 'none'})")
+    raise ValueError(
+        f"ship={told} cannot be shipped: it has no file of its own with source ({printable(file or 'none')})"
+    )
 
 
 # ---- its files
@@ -266,7 +268,8 @@ def _listed(sources: Iterable[_Source], without: Container[str]) -> list[_File]:
         for name, file in own.items():
             other, told = found.setdefault(name, (file, source.told))
             if other.path != file.path:
-                raise ValueError(f"ship={source.told} and ship={told} both have {name}: {file.path} and {other.path}")
+                text = f"ship={source.told} and ship={told} both have {name}: {file.path} and {other.path}"
+                raise ValueError(printable(text))
     return [found[name][0] for name in sorted(found)]
 
 
@@ -274,7 +277,7 @@ def _files_of(told: str, prefix: str, root: str) -> Iterator[_File]:
     try:
         about = os.stat(root)
     except OSError as error:
-        raise ValueError(f"ship={told}: {root} cannot be read: {error.strerror}") from error
+        raise ValueError(f"ship={told}: {printable(root)} cannot be read: {error.strerror}") from error
     if os.path.isfile(root):
         yield _file(prefix, root, about)
         return
@@ -288,7 +291,7 @@ def _walk(prefix: str, folder: str, above: frozenset[tuple[int, int]]) -> Iterat
     except FileNotFoundError:  # just removed
         return
     except OSError as error:
-        raise ValueError(f"ship: {folder} cannot be read: {error.strerror}") from error
+        raise ValueError(f"ship: {printable(folder)} cannot be read: {error.strerror}") from error
     for entry in entries:
         if entry.name.startswith(".") or entry.name in ("__pycache__", "CVS") or entry.name.endswith(_LEFT_OUT):
             continue
@@ -323,16 +326,16 @@ def _check_size(told: str, files: Iterable[_File]) -> None:
 
 def _packed(files: Iterable[_File]) -> tuple[str, bytes]:
     """Return files as a zip, and the digest that says what they hold. Raises OSError."""
-    digest, target = hashlib.sha256(), io.BytesIO()
+    digest, target = Digest(), io.BytesIO()
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for file in files:
             with open(file.path, "rb") as source:
                 data = source.read()
-            digest.update(b"%b\0%d %d\0" % (os.fsencode(file.name), file.runs, len(data)) + data)
+            digest.add(file.name, file.runs, data)
             entry = zipfile.ZipInfo(file.name)
             entry.external_attr = (0o700 if file.runs else 0o600) << 16
             archive.writestr(entry, data, zipfile.ZIP_DEFLATED, 1)
-    return digest.hexdigest()[:_DIGEST], target.getvalue()
+    return digest.text(), target.getvalue()
 
 
 def _archive(data: bytes) -> zipfile.ZipFile:

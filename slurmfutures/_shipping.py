@@ -42,7 +42,7 @@ class Shipping:
             self.send(shipment)
 
     def _request(self, shipment: Shipment, done: "Future[None]", *, zipped: bool) -> None:
-        words = {"op": "ship", "ship": shipment.digest, "files": shipment.files, "zip": zipped}
+        words = {"op": "ship", "ship": shipment.digest, "zip": zipped}
         _, reply = self._link.request(words, [shipment.data] if zipped else (), again=True)
         reply.add_done_callback(lambda reply: self._answered(shipment, done, reply))
 

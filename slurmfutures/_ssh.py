@@ -1,16 +1,16 @@
 """The way to a login node: by which transport, through which hosts, and who is asked for what only a person knows."""
 
-import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
 
-from ._bootstrap import login_line
+from ._bootstrap import LOGIN_LINE, login_script
 from ._errors import give_warning
 from ._hosts import Host, find_route
+from ._logs import get_logger
 from ._transports.base import Ask, NobodyToAsk, Stream
 
-logger = logging.getLogger("slurmfutures.ssh")
+logger = get_logger("ssh")
 
 TRANSPORTS = ("paramiko", "openssh")
 
@@ -53,11 +53,12 @@ class Entrance:
         self._lost = False  # there was a connection before
         self._asked_in: int | None = None  # the attempt in which somebody was asked since it was lost
 
-    def open(self, start: str, stop: threading.Event | None) -> Stream:
-        """Run a line of bash in a login shell over there. Raises what the transports raise."""
+    def open(self, script: str, stop: threading.Event | None) -> Stream:
+        """Run a bash script by a login shell on the login node. Raises what the transports raise."""
         self._attempt += 1
         return self._open(
-            login_line(start),
+            LOGIN_LINE,
+            login_script(script),
             ask=self._ask,
             timeout=self._timeout,
             accept_new_host_keys=self._accept_new_host_keys,

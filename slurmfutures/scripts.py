@@ -26,6 +26,7 @@ from typing import Union
 
 from . import _bash
 from ._directives import read_directives
+from ._printable import printable
 
 AnyPath = Union[str, "os.PathLike[str]"]
 Command = str | Sequence[AnyPath]
@@ -346,7 +347,7 @@ def _header(text: object) -> str:
     for number, line in enumerate(lines, 1):
         fault = _header_fault(line)
         if fault:
-            raise ValueError(f"line {number} of header: {line!r}: {fault}")
+            raise ValueError(printable(f"line {number} of header: {line!r}: {fault}"))
     return "\n".join(lines).strip("\n")
 
 

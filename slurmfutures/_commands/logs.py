@@ -1,14 +1,13 @@
 """The command `slurmfutures logs`: what a call has printed."""
 
 import argparse
-import sys
 from functools import partial
 from typing import Any
 
 from .. import SlurmFuturesError
 from . import checkpoint
 from .place import Agent, add_flags, run_at, run_at_place
-from .table import show_json
+from .table import show_json, show_lines, show_log
 
 
 def add_parser(commands: Any) -> None:
@@ -34,7 +33,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
 
 
 def run(arguments: argparse.Namespace, agent: Agent) -> int:
-    """Show a log as it is, byte by byte."""
+    """Show a log."""
     found = agent.ask_json("find", call=arguments.call)
     if "size" in found:
         example = f"{arguments.call}_{found['first']}"
@@ -54,12 +53,10 @@ def run(arguments: argparse.Namespace, agent: Agent) -> int:
         show_json(words)
         return 0
     stream = "err" if arguments.stderr else "out"
-    sys.stdout.flush()
-    sys.stdout.buffer.write(_read(agent, stream, **task))
+    show_log(_read(agent, stream, **task))
     for name in found.get("workers", ()):
-        sys.stdout.buffer.write(b"==> worker %s <==\n" % name.encode())
-        sys.stdout.buffer.write(_read(agent, stream, **task, worker=name))
-    sys.stdout.buffer.flush()
+        show_lines([f"==> worker {name} <=="])
+        show_log(_read(agent, stream, **task, worker=name))
     return 0
 
 

@@ -3,16 +3,17 @@
 import argparse
 import importlib
 import json
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from shlex import quote
 from typing import Any, NamedTuple
 
-from .. import AgentError, SlurmExecutor, SlurmFuturesError
+from .. import SlurmFuturesError
+from .._bootstrap import NoFolder
 from .._config import DEFAULT_WORK_DIR, HOST, WORK_DIR, from_environment
-
-_MISSING = "slurmfutures: there is no work_dir"
+from .._connection import HEARTBEAT, Connection, default_python
+from .._ship import Ship
+from .._ssh import Entrance
+from .._transports.asking import ask_on_terminal
 
 
 class Place(NamedTuple):
@@ -58,8 +59,11 @@ def run_at(place: "Place", parser: argparse.ArgumentParser, command: "Command", 
         opened = _open(place)
     except (TypeError, ValueError) as error:
         parser.error(str(error))
-    with opened as executor:
-        return command(arguments, Agent(executor, place))
+    try:
+        return command(arguments, Agent(opened, place))
+    finally:
+        opened.poller.stop()
+        opened.poller.join()
 
 
 def use(parser: argparse.ArgumentParser, command: "Command", *, tables: bool) -> None:
@@ -78,19 +82,19 @@ def place_of(arguments: argparse.Namespace) -> Place:
 class Agent:
     """An agent at a place, to be asked."""
 
-    def __init__(self, executor: SlurmExecutor, place: Place) -> None:
-        self._executor = executor
+    def __init__(self, connection: Connection, place: Place) -> None:
+        self._connection = connection
         self.place = place
 
     @property
     def where(self) -> str:
         """The folder and its machine, in words."""
-        greeting = self._executor._connection.greeting
+        greeting = self._connection.greeting
         return f"{greeting['work_dir']} on {greeting['host']}"
 
     def ask(self, op: str, **words: Any) -> bytes:
         """Return what the agent replies to a request. Raises SlurmFuturesError where it cannot do it."""
-        poller = self._executor._connection.poller
+        poller = self._connection.poller
         head, body = poller.reply_to(poller.request({"op": op, **words})[1])
         if "error" in head:
             raise SlurmFuturesError(f"{self.where}: {head['message']}")
@@ -104,23 +108,37 @@ class Agent:
 Command = Callable[[argparse.Namespace, Agent], int]
 
 
-def _open(place: Place) -> SlurmExecutor:
-    """Return an executor that is connected to a place that is there: looking must not make one."""
-    words = place._asdict()
-    jump: Sequence[str] | None = place.jump or None
-    setup = f"{place.setup}\n{_must_be_there(place.work_dir)}"
+def _open(place: Place) -> Connection:
+    """Return a connection to an agent that makes nothing in `work_dir`: one that is not there is an error."""
+    entrance = None
+    if place.host is None and place.jump:
+        raise TypeError(f"--jump {place.jump[0]} needs a host to jump to: name it by --host")
+    if place.host is not None:
+        entrance = Entrance(
+            place.host,
+            jump=place.jump or None,
+            transport=place.transport,
+            ssh_config=place.ssh_config,
+            ask=ask_on_terminal,
+            accept_new_host_keys=False,
+            connect_timeout=None,
+        )
     try:
-        return SlurmExecutor(**{**words, "host": place.host or "", "jump": jump, "setup": setup})
-    except AgentError as error:
-        if _MISSING not in error.stderr_tail:
-            raise
+        return Connection(
+            entrance,
+            scheduler=place.scheduler,
+            work_dir=place.work_dir,
+            python=place.python or default_python(place.host),
+            setup=place.setup,
+            max_workers=None,
+            retries=0,
+            login_workers=1,
+            heartbeat=None if place.host is None else HEARTBEAT,
+            reconnect_timeout=None,
+            checkpoint=None,
+            ship=Ship(()),
+            looks=True,
+        )
+    except NoFolder:
         where = f"on {place.host}" if place.host else "on this machine"
         raise SlurmFuturesError(f"there is no folder {place.work_dir} {where}: name another by --work-dir") from None
-
-
-def _must_be_there(work_dir: str) -> str:
-    """Return a line of bash that ends where there is no such folder; a "~" it takes as Python does."""
-    home = re.match(r"~[\w.-]*(/|$)", work_dir, re.ASCII)
-    head = home[0] if home else ""
-    path = head + (quote(work_dir[len(head) :]) if len(work_dir) > len(head) else "")
-    return f"[ -d {path} ] || {{ echo {quote(_MISSING)} >&2; exit 1; }}"

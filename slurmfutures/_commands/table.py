@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from .._printable import printable, printable_line
+
 _WIDE = 100_000  # characters of a line where the output is no terminal: nothing is cut or broken there
 _WHOLE = ("batch", "call", "driver", "pilot", "pool")
 _UNITS = (("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
@@ -16,10 +18,20 @@ def show_json(document: Any) -> None:
     sys.stdout.write("\n")
 
 
+def show_log(data: bytes) -> None:
+    """Write a program's output: printable on a terminal, the bytes as they are elsewhere."""
+    if sys.stdout.isatty():
+        sys.stdout.write(printable(data.decode("utf-8", "surrogateescape")))
+    else:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+
 def show_lines(lines: Iterable[str]) -> None:
-    """Write lines as they are."""
+    """Write lines, printable, each on one line."""
     for line in lines:
-        print(line)
+        print(printable_line(line))
 
 
 def show_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[str] = ()) -> None:
@@ -43,7 +55,7 @@ def show_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, number
             no_wrap=number or heading in _WHOLE,
         )
     for row in rows:
-        table.add_row(*map(Text, row))  # what is in square brackets is no markup
+        table.add_row(*(Text(printable_line(cell)) for cell in row))  # what is in square brackets is no markup
     console.print(table)
 
 

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from .._printable import printable
 from . import analysis
 from .analysis import CRITICAL_TEMPERATURE, Estimate
 from .sweep import Outcome, Plan
@@ -59,7 +60,7 @@ class Screen:
         if self._output.encoding.startswith("utf") and len(outcome.plan.temperatures) > 1:
             self._output.print(_plot(outcome, self._output))
         self._output.print(_critical_temperature(outcome))
-        self._output.print(_costs(outcome))
+        self._output.print(Text(printable(_costs(outcome))))  # names of nodes are no markup either
 
 
 def _table(outcome: Outcome, narrow: bool) -> Table:

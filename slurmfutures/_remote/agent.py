@@ -18,9 +18,28 @@ import shutil
 import signal
 import sys
 import time
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Union
 
-from . import batches, clean, files, hub, outbox, pool_files, pools, runs, ships, spool, survey, transfers, wire
+from . import (
+    batches,
+    clean,
+    files,
+    hub,
+    modules,
+    outbox,
+    pool_files,
+    pools,
+    publish,
+    runs,
+    shell,
+    ships,
+    source,
+    spool,
+    survey,
+    transfers,
+    trust,
+    wire,
+)
 from .incoming import Incoming
 from .lane import Lane
 from .local import Local
@@ -33,9 +52,9 @@ NICE = 10
 HANDOVER_SECONDS = 2.0  # the same when another agent takes over
 LAST_SECONDS = 30.0  # in which a submission, a cancellation or a removal may still be done when the client is gone
 DEFAULT_LIMITS = Limits(max_array_index=1000, max_jobs=10_000)  # Slurm's own defaults
-REMEDY = "name another folder by work_dir="
 _CHUNK = 1 << 18
 _ROOM = 4096  # bytes that must fit into work_dir
+_LIMITS_SIZE = 10_000  # bytes
 _LIMITS_FRESH = 24 * 3600.0  # seconds for which a site's limits are not read again
 # File systems on which a name shows as soon as it is there, for whoever looks; all others get the long grace.
 _COHERENT = frozenset("ext2 ext3 ext4 xfs btrfs zfs tmpfs overlay lustre gpfs beegfs".split())
@@ -70,9 +89,15 @@ class Agent:
         self._open = True
         self._for_good = False  # the driver said so
         self._leaving = False  # somebody else is there for the driver
-        self._work_dir, self._began = _prepare(hello["work_dir"])
-        self._spool = spool.identify(self._work_dir)
-        _touch(code)
+        self._looks: bool = hello["looks"]  # then nothing is made in work_dir
+        self._work_dir = os.path.abspath(os.path.expanduser(hello["work_dir"]))
+        self._began = time.time()
+        if self._looks:
+            self._spool = spool.read_id(self._work_dir)
+        else:
+            self._began = _write_there(self._work_dir)
+            self._spool = spool.identify(self._work_dir)
+            _touch(code)
         self._session: str = hello["session"]
         self._succession = Succession(self._work_dir, self._session, hello["mark"], code)
         self._surveying: Optional[Lane] = None  # there since somebody first asked
@@ -81,13 +106,14 @@ class Agent:
         # What concerns batches, or changes files, while the agent before this one has still to go; None once it has.
         self._held: Optional[List[Callable[[], None]]] = None
         self._login = os.path.join(self._work_dir, "login", "%s.%d" % (os.uname().nodename, os.getpid()))
-        _clear_dead(os.path.dirname(self._login))
-        os.makedirs(self._login, 0o700, exist_ok=True)
+        if not self._looks:
+            _clear_dead(os.path.dirname(self._login))
+            os.makedirs(self._login, 0o700, exist_ok=True)
         self._scheduler = self._find_scheduler(hello["scheduler"], hello["max_workers"])
         self._hub = hub.Hub(
             most=hello["login_workers"],
-            command=_worker_command(hello["setup"], hello["python"], code),
-            environment=dict(os.environ, SLURMFUTURES_PATH="\n".join(hello["path"])),
+            command=[*shell.EVAL, os.path.join(code, "start.py")],
+            environment=_worker_environment(hello),
             logs=self._login,
             shipped=self._ship_folder,
             register=self._loop.register,
@@ -99,7 +125,7 @@ class Agent:
         self._files = files.Files(self._loop.post)
         self._runs = runs.Runs(self._loop.post, hello["python"], self._login)
         self._batches = batches.Batches(
-            place=batches.Place(self._work_dir, code, __package__),
+            place=batches.Place(self._work_dir, code),
             scheduler=self._scheduler,
             limits=self._read_limits(),
             pace=self._pace(),
@@ -137,6 +163,7 @@ class Agent:
             "work_dir": self._work_dir,
             "spool": self._spool,
             "now": self._began,
+            "exposed": source.exposed(self._work_dir),
             "free": space.f_bavail * space.f_frsize,
             "host": os.uname().nodename,
             "cwd": os.getcwd(),
@@ -161,12 +188,13 @@ class Agent:
         """Return the scheduler's limits, as read within a day: each reading costs a request."""
         if isinstance(self._scheduler, Local):
             return self._scheduler.limits() or DEFAULT_LIMITS
+        if self._looks:  # and submits nothing
+            return DEFAULT_LIMITS
         path = os.path.join(self._work_dir, "limits.json")
         key = os.environ.get("SLURM_CONF", "")
         try:
             if time.time() - os.stat(path).st_mtime < _LIMITS_FRESH:
-                with open(path) as file:
-                    cached = json.load(file)
+                cached = json.loads(trust.read(path, _LIMITS_SIZE, closed=False).decode())
                 if cached["conf"] == key:
                     return Limits(cached["max_array_index"], cached["max_jobs"])
         except (OSError, ValueError, KeyError):
@@ -175,9 +203,7 @@ class Agent:
         if limits is None:
             return DEFAULT_LIMITS
         try:
-            with open(path + ".%d" % os.getpid(), "w") as file:
-                json.dump(dict(limits._asdict(), conf=key), file)
-            os.rename(path + ".%d" % os.getpid(), path)
+            publish.publish(self._work_dir, "limits.json", [json.dumps(dict(limits._asdict(), conf=key)).encode()])
         except OSError:
             pass  # no room: they are read again next time
         return limits
@@ -239,7 +265,7 @@ class Agent:
 
     def _succeed(self) -> None:
         """Take over from the agent before this one, if there is one."""
-        if self._succession.claim():
+        if self._looks or self._succession.claim():
             return
         self._held = []
         Lane("succeed", self._loop.post).do(self._succession.wait, lambda _: self._begin())
@@ -427,22 +453,22 @@ class Agent:
 
     def _ship(self, head: Mapping[str, Any], body: Union[wire.Body, Incoming], reply: Callable[..., None]) -> None:
         """Unpack a version of the driver's own code, or, by a request without it, see whether it is there."""
-        name, files = head["ship"], head["files"]
+        name = head["ship"]
         self._hub.shipping(name)
         self._pools.shipping(name)
         folder = ships.folder_of(self._work_dir, name)
 
         def work() -> bool:
             if not head["zip"]:
-                return ships.is_whole(folder, files)
-            os.makedirs(os.path.dirname(folder), 0o700, exist_ok=True)
+                return ships.is_whole(folder)
+            trust.make_folder(os.path.dirname(folder))
             archive = "%s.%d.zip" % (folder, os.getpid())
             if isinstance(body, Incoming):
                 body.move_to(archive)
             else:
-                with open(archive, "wb") as file:
+                with open(trust.open_file(archive, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
                     file.write(body)
-            ships.store(folder, archive, files)
+            ships.store(folder, archive)
             return True
 
         def then(outcome: Any) -> None:
@@ -484,27 +510,19 @@ class Agent:
         self._survey(work.run, reply)
 
 
-def _prepare(work_dir: str) -> Tuple[str, float]:
-    """Make sure that `work_dir` is there, ours and private; return its absolute path, and what its clock says."""
-    path = os.path.abspath(os.path.expanduser(work_dir))
+def _write_there(work_dir: str) -> float:
+    """Return what the clock of the file system says. Raises Refusal where `work_dir` cannot be written to."""
+    path = os.path.join(work_dir, ".writable.%d" % os.getpid())
     try:
-        os.makedirs(path, 0o700, exist_ok=True)
-        if os.stat(path).st_uid != os.getuid():
-            raise Refusal(
-                "work-dir", "work_dir %s on %s belongs to another user; %s" % (path, os.uname().nodename, REMEDY)
-            )
-        if os.stat(path).st_mode & 0o077:
-            os.chmod(path, 0o700)
-        with open(os.path.join(path, ".writable.%d" % os.getpid()), "wb", 0) as file:
+        with open(trust.open_file(path, os.O_WRONLY | os.O_CREAT), "wb", 0) as file:
             try:
                 file.write(b"x" * _ROOM)
-                now = os.fstat(file.fileno()).st_mtime
+                return os.fstat(file.fileno()).st_mtime
             finally:
-                os.unlink(file.name)
+                os.unlink(path)
     except OSError as error:
-        words = (path, os.uname().nodename, error.strerror, REMEDY)
+        words = (work_dir, os.uname().nodename, error.strerror, source.REMEDY)
         raise Refusal("work-dir", "work_dir %s on %s cannot be used: %s; %s" % words) from error
-    return path, now
 
 
 def _clear_dead(folder: str) -> None:
@@ -544,11 +562,10 @@ def _file_system(path: str) -> str:
     return kind
 
 
-def _worker_command(setup: str, python: str, code: str) -> List[str]:
-    """Return the words that start a worker on this machine; a descriptor number is appended."""
-    program = "import sys; sys.path.insert(1, %r); from %s.worker import main; main()" % (code, __package__)
-    start = '%s\nexec %s -u -c "$0" "$@"' % (setup, python)
-    return ["/bin/bash", "-c", start, program]
+def _worker_environment(hello: Mapping[str, Any]) -> Dict[str, str]:
+    """Return what starts a worker on this machine by `shell.EVAL`; its first argument is the program to start."""
+    start = '%s\n%sexec %s -u "$0" worker "$@"' % (hello["setup"], modules.NOT_HERE, hello["python"])
+    return dict(os.environ, **shell.variable(start), **modules.environment(hello["path"]))
 
 
 def main(hello: Mapping[str, Any], incoming: int, outgoing: int, code: str) -> None:

@@ -35,7 +35,6 @@ class Place(NamedTuple):
 
     work_dir: str
     code: str
-    package: str
 
 
 class Pace(NamedTuple):
@@ -155,7 +154,6 @@ class Batches:
                 setup=spec["setup"],
                 python=spec["python"],
                 code=self._place.code,
-                package=self._place.package,
                 path=spec["path"],
                 shipped=ships.folder_of(self._place.work_dir, spec["ship"]) if spec["ship"] else "",
                 module="pilot" if "pilot" in spec else "job",

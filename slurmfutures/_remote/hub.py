@@ -13,7 +13,7 @@ import time
 from collections import deque
 from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Set, Tuple
 
-from . import payload, spool, wire
+from . import modules, payload, spool, wire
 
 AHEAD = 0.01  # seconds of work that a worker may hold beside the call it runs
 MOST_AHEAD = 64  # calls
@@ -389,7 +389,7 @@ class Hub:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env=dict(self._environment, SLURMFUTURES_SHIP=folder, **self._own(slot)),
+                env=dict(self._environment, **{modules.SHIP: folder}, **self._own(slot)),
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )

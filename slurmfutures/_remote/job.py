@@ -209,10 +209,5 @@ def main() -> None:
         _signal.signal(_signal.SIGQUIT, _signal.SIG_DFL)
     folder, part, index, run, mapping = sys.argv[1:6]
     sys.argv[1:] = []
-    shipped = os.environ.pop("SLURMFUTURES_SHIP", "")
-    if shipped:
-        sys.path.insert(0, shipped)
-    extra = os.environ.pop("SLURMFUTURES_PATH", "").split("\n")
-    sys.path += [entry for entry in extra if entry and entry not in sys.path]
     good = run_task(folder, os.path.join(folder, part), int(index), int(run), mapping)
     sys.exit(0 if good else 1)

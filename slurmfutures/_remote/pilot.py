@@ -65,10 +65,9 @@ class Pilot:
         self._kills = memory.kills()
         logs = spool.Part(part).workers
         os.makedirs(logs, 0o700, exist_ok=True)
-        program = "import sys; sys.path.insert(1, %r); from %s.worker import main; main()" % (sys.path[1], __package__)
         self._hub = hub.Hub(
             most=self._workers,
-            command=[sys.executable, "-u", "-c", program],
+            command=[sys.executable, "-u", os.path.join(sys.path[0], "start.py"), "worker"],
             environment=dict(os.environ),
             logs=logs,
             prefix="%d-%d" % (index, run),

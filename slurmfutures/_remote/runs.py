@@ -13,12 +13,13 @@ import signal
 import subprocess
 import tempfile
 import threading
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
-from . import wire
+from . import shell, wire
 from .lane import Lane
 
 Reply = Callable[..., None]
+Command = Tuple[List[str], Dict[str, str]]  # its words, and what it needs in its environment
 
 
 class Runs:
@@ -39,9 +40,9 @@ class Runs:
         """Run a command. Raises OSError and what else Popen does where it cannot be started."""
         script = head.get("script")
         if script is None:
-            self._start(number, head, head["command"], body, None, reply)
+            self._start(number, head, _command(head["command"]), body, None, reply)
         elif "path" in script:
-            self._start(number, head, self._words(script["path"], script["args"]), body, None, reply)
+            self._start(number, head, self._python_command(script["path"], script["args"]), body, None, reply)
         else:
             self._send(number, head, body, reply)
 
@@ -55,8 +56,8 @@ class Runs:
         for process in list(self._running.values()):
             _kill_group(process)
 
-    def _words(self, path: str, args: Sequence[str]) -> List[str]:
-        return ["/bin/bash", "-c", 'exec %s "$0" "$@"' % self._python, path, *args]
+    def _python_command(self, path: str, args: Sequence[str]) -> Command:
+        return [*shell.EVAL, path, *args], shell.variable('exec %s "$0" "$@"' % self._python)
 
     def _send(self, number: int, head: Mapping[str, Any], body: wire.Body, reply: Reply) -> None:
         """Write a script down, then run it."""
@@ -81,8 +82,8 @@ class Runs:
             else:
                 self._starting.discard(number)
                 try:
-                    words = self._words(path, head["script"]["args"])
-                    self._start(number, head, words, given, os.path.dirname(path), reply)
+                    command = self._python_command(path, head["script"]["args"])
+                    self._start(number, head, command, given, os.path.dirname(path), reply)
                 except Exception as error:  # words that no process can be given, a folder that is not there
                     shutil.rmtree(os.path.dirname(path), ignore_errors=True)
                     reply(told(error))
@@ -96,17 +97,15 @@ class Runs:
         self,
         number: int,
         head: Mapping[str, Any],
-        command: Union[str, Sequence[str]],
+        command: Command,
         given: wire.Body,
         folder: Optional[str],
         reply: Reply,
     ) -> None:
         process = subprocess.Popen(
-            command,
-            shell=isinstance(command, str),
-            executable="/bin/bash" if isinstance(command, str) else None,
+            command[0],
             cwd=head["cwd"],
-            env=_environment(head),
+            env=dict(_environment(head), **command[1]),
             stdin=subprocess.PIPE if head["input"] else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -131,6 +130,10 @@ class Runs:
             reply({"code": process.returncode, "split": len(out), "timeout": timed_out}, out + err)
 
         threading.Thread(target=work, name="run-%d" % number, daemon=True).start()
+
+
+def _command(command: Union[str, List[str]]) -> Command:
+    return (list(shell.EVAL), shell.variable(command)) if isinstance(command, str) else (command, {})
 
 
 def told(error: Exception) -> Dict[str, Any]:

@@ -7,7 +7,7 @@ claim is made before the interpreter starts: a missing interpreter is then a dea
 from shlex import quote
 from typing import Mapping, Sequence
 
-from . import publish
+from . import modules, publish
 
 _HEAD = """\
 #!/bin/bash
@@ -79,10 +79,9 @@ trap 'sf_pass USR2 140' USR2
 
 _CALLS = """\
 cd {chdir} || exit 66
-{setup}export SLURMFUTURES_PATH={path} SLURMFUTURES_SHIP={shipped}
+{setup}{not_here}export {variables}
 sf_folder={folder}
-sf_program={program}
-{python} -u -c "$sf_program" "$sf_folder" "$1" "$sf_task" "$sf_run" "$2" &
+{python} -u {start} {module} "$sf_folder" "$1" "$sf_task" "$sf_run" "$2" &
 """
 
 _SCRIPT = """\
@@ -103,8 +102,6 @@ wait "$sf_child"
 exit "$?"
 """
 
-_PROGRAM = "import sys; sys.path.insert(1, {code!r}); from {package}.{module} import main; main()"
-
 
 def render(
     *,
@@ -114,7 +111,6 @@ def render(
     setup: str,
     python: str,
     code: str,
-    package: str,
     path: Sequence[str],
     shipped: str = "",
     module: str = "job",
@@ -122,17 +118,19 @@ def render(
     """Return the script of a batch of calls, or, by the `module` pilot, of pilots.
 
     It takes two arguments: the number of its part, and how array indices become tasks (`job.share`).
-    `python` is a shell word or phrase, as the user gave it; `path` is added to the interpreter's own `sys.path`, the
-    folder `shipped`, if there is one, put before that.
+    `python` is a shell word or phrase, as the user gave it. `code` is the folder with our source, `path` what the
+    driver searches for modules, and `shipped` the folder with the user's own code: see `modules`.
     """
+    variables = modules.environment(path, shipped)
     calls = _CALLS.format(
         folder=quote(folder),
         chdir=quote(chdir),
         setup=setup.rstrip("\n") + "\n" if setup.strip() else "",
-        path=quote("\n".join(path)),
-        shipped=quote(shipped),
+        variables=" ".join("%s=%s" % (name, quote(value)) for name, value in variables.items()),
+        not_here=modules.NOT_HERE,
         python=python,
-        program=quote(_PROGRAM.format(code=code, package=package, module=module)),
+        start=quote(code + "/start.py"),
+        module=module,
     )
     return _head(batch, folder) + calls + _TAIL
 

@@ -29,11 +29,12 @@ import time
 import zlib
 from typing import IO, Any, Callable, Iterator, List, NamedTuple, Optional, Union
 
-from . import payload
+from . import payload, trust
 from .incoming import Incoming
 from .publish import FINAL, PARTIAL, publish
 from .wire import Buffer
 
+_ID_SIZE = 100  # bytes
 _REMOVALS = 25  # tries
 CLAIM = "c"
 END = "x"
@@ -47,8 +48,8 @@ def identify(work_dir: str) -> str:
         os.utime(path)  # what is old may be cleared away by the site
     except FileNotFoundError:
         temporary = "%s.%s.%d" % (path, os.uname().nodename, os.getpid())
-        with open(temporary, "w") as file:
-            file.write(os.urandom(6).hex())
+        with open(trust.open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
+            file.write(os.urandom(6).hex().encode())
         try:
             os.link(temporary, path)  # the first one's counts
         except FileExistsError:
@@ -57,8 +58,15 @@ def identify(work_dir: str) -> str:
             os.rename(temporary, path)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-    with open(path) as file:
-        return file.read().strip()
+    return read_id(work_dir)
+
+
+def read_id(work_dir: str) -> str:
+    """Return the name of a work_dir, "" where it has none. Raises OSError."""
+    try:
+        return trust.read(os.path.join(work_dir, "id"), _ID_SIZE, closed=False).decode("ascii", "replace").strip()
+    except FileNotFoundError:
+        return ""
 
 
 class Name(NamedTuple):

@@ -14,6 +14,8 @@ import signal
 import time
 from typing import Any, Dict, Optional, Sequence
 
+from . import trust
+
 POLL = 0.02  # seconds between two tries for the lock
 PATIENCE = 45.0  # seconds; an agent that was told to end takes up to 30 for what must not be cut off
 
@@ -23,10 +25,8 @@ class Succession:
 
     def __init__(self, work_dir: str, session: str, mark: str, code: str = "") -> None:
         """`mark` is a word in this process's command line, and in that of no other; `code` is where its source is."""
-        folder = os.path.join(work_dir, "sessions")
-        os.makedirs(folder, 0o700, exist_ok=True)
         self.session = session
-        self._path = os.path.join(folder, session)
+        self._path = os.path.join(work_dir, "sessions", session)
         self._mark = mark
         self._code = code
         self._lock: Optional[int] = None
@@ -35,6 +35,7 @@ class Succession:
 
     def claim(self) -> bool:
         """Become the agent of the session; False where another one has still to go: then `wait` for that."""
+        trust.make_folder(os.path.dirname(self._path))
         self._lock = self._open()
         free = self._try()
         self._see_predecessor(end=not free)
@@ -46,7 +47,7 @@ class Succession:
         words = json.dumps(dict(named, ships=ships)).encode()
         temporary = "%s.%d" % (self._path, os.getpid())
         try:
-            with open(temporary, "wb") as file:
+            with open(trust.open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
                 file.write(words)
             os.rename(temporary, self._path)
         except OSError:  # no room: nobody will be able to end this one before its time

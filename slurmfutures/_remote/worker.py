@@ -101,11 +101,6 @@ def main() -> None:
     sys.argv[1:] = []
     connection.set_inheritable(False)
     _end_with_parent()
-    shipped = os.environ.pop("SLURMFUTURES_SHIP", "")
-    if shipped:
-        sys.path.insert(0, shipped)
-    extra = os.environ.pop("SLURMFUTURES_PATH", "").split("\n")
-    sys.path += [entry for entry in extra if entry and entry not in sys.path]
     try:
         Worker(connection).run()
     except (BrokenPipeError, ConnectionResetError):

@@ -17,6 +17,7 @@ from paramiko.ssh_exception import SSHException
 
 from .._errors import AuthenticationError, HostUnreachable
 from .._hosts import Hop
+from .._printable import printable
 from .asking import Asked, Secrets
 from .base import GaveUp
 from .identities import Agent, FileIdentity, Identity, identities
@@ -36,6 +37,13 @@ class Connection(Transport):
     farewell = ""
     refusal = ""
     server_extensions: Mapping[str, bytes | str]
+
+    def get_exception(self) -> Exception | None:
+        """Return the error that ended the connection, printable: it may quote the server, and tracebacks show it."""
+        error = super().get_exception()
+        if error is not None:
+            error.args = tuple(printable(word) if isinstance(word, str) else word for word in error.args)
+        return error
 
     def _parse_disconnect(self, message: Message) -> None:
         message.get_int()

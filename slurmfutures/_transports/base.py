@@ -1,14 +1,16 @@
 """What a transport gives: a duplex stream of bytes to one process."""
 
-import logging
 from collections.abc import Callable
 from typing import Protocol
 
-logger = logging.getLogger("slurmfutures.transports")
+from .._logs import get_logger
+
+logger = get_logger("transports")
 
 LAST_WORDS = 4000  # bytes of stderr that are kept
 
 # Called with user@host, what is asked, and whether the answer may be seen while it is typed; returns the answer.
+# Host and question are printable.
 Ask = Callable[[str, str, bool], str]
 
 

@@ -93,6 +93,7 @@ class Opener:
     def open(
         self,
         line: str,
+        first: bytes,
         *,
         ask: Ask,
         timeout: float | None,
@@ -101,11 +102,13 @@ class Opener:
     ) -> "OpensshStream":
         """Run a line in the user's shell on the last hop; `timeout` is in seconds, for each hop.
 
+        `first` is sent to the line's stdin without waiting for anything.
+
         Raises HostUnreachable, HostKeyError, AuthenticationError, GaveUp once `stop` is set.
         """
         attempt = _Attempt(self._route, self._secrets, ask, accept_new=accept_new_host_keys)
         try:
-            stream = attempt.start(line, timeout)
+            stream = attempt.start(line, first, timeout)
             attempt.wait(stream, stop)
         except BaseException:
             attempt.close()
@@ -129,7 +132,7 @@ class _Attempt:
         self._socket = socket.socket(socket.AF_UNIX)
         self._stream: OpensshStream | None = None
 
-    def start(self, line: str, timeout: float | None) -> "OpensshStream":
+    def start(self, line: str, first: bytes, timeout: float | None) -> "OpensshStream":
         path = os.path.join(self._folder.name, "ask")
         self._socket.bind(path)
         self._socket.listen()
@@ -152,7 +155,7 @@ class _Attempt:
         display = os.environ.get("DISPLAY") or ":none"  # without one, versions before 8.4 ask nobody
         env = {**os.environ, "SSH_ASKPASS": str(program), "SSH_ASKPASS_REQUIRE": "force", "DISPLAY": display}
         words = [*self._route.ssh_command(options), line]
-        self._stream = OpensshStream(words, env, self._route, self._logs, self._folder)
+        self._stream = OpensshStream(words, env, first, self._route, self._logs, self._folder)
         return self._stream
 
     def wait(self, stream: "OpensshStream", stop: threading.Event | None) -> None:
@@ -303,13 +306,14 @@ class OpensshStream(ProcessStream):
         self,
         words: Sequence[str],
         env: dict[str, str],
+        first: bytes,
         route: Route,
         logs: Sequence[Path],
         folder: "tempfile.TemporaryDirectory[str]",
     ) -> None:
         self._logs = logs
         self._folder = folder
-        super().__init__(words, env)
+        super().__init__(words, env, first)
 
     def ended(self) -> bool:
         """Whether the other end is closed already; to be called when there is something to read."""

@@ -14,6 +14,7 @@ from paramiko.ssh_exception import ChannelException, SSHException
 
 from .._errors import AgentError, HostUnreachable
 from .._hosts import Hop, Route
+from .._logs import get_logger
 from .asking import Asked, Secrets
 from .auth import Connection, Conversation, Login
 from .base import LAST_WORDS, Ask, GaveUp, logger
@@ -37,6 +38,7 @@ class Opener:
     def open(
         self,
         line: str,
+        first: bytes,
         *,
         ask: Ask,
         timeout: float | None,
@@ -44,6 +46,8 @@ class Opener:
         stop: threading.Event | None,
     ) -> "ParamikoStream":
         """Run a line in the user's shell on the last hop; `timeout` is in seconds, for each hop.
+
+        `first` is sent to the line's stdin without waiting for anything.
 
         Raises HostUnreachable, HostKeyError, AuthenticationError, AgentError where commands are not run, GaveUp once
         `stop` is set.
@@ -63,7 +67,7 @@ class Opener:
                 channel.exec_command(line)
             except (SSHException, EOFError, OSError) as error:
                 raise _no_channel(connection, where, error) from error
-            return ParamikoStream(connection, channel, stack.pop_all())
+            return ParamikoStream(connection, channel, stack.pop_all(), first)
 
 
 def _no_channel(connection: Connection, where: str, error: Exception) -> Exception:
@@ -94,7 +98,7 @@ class _Attempt:
         stack.callback(_close, connection)
         connection.daemon = True
         connection.name = f"slurmfutures-ssh-{self._index}"
-        connection.set_log_channel("slurmfutures.paramiko")
+        connection.set_log_channel(get_logger("paramiko").name)
         connection.banner_timeout = connection.handshake_timeout = 2 * self.timeout  # ours ends first, and says more
         self._prefer(connection)
         done = threading.Event()
@@ -241,7 +245,7 @@ class ParamikoStream:
     is not as fast as we are.
     """
 
-    def __init__(self, connection: Connection, channel: Channel, resources: contextlib.ExitStack) -> None:
+    def __init__(self, connection: Connection, channel: Channel, resources: contextlib.ExitStack, first: bytes) -> None:
         self._connection = connection
         self._channel = channel
         self._resources = resources  # closes what there is below the channel
@@ -253,6 +257,7 @@ class ParamikoStream:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIPE)
         self._pump = threading.Thread(target=self._write_all, name="slurmfutures-ssh-writer", daemon=True)
         self._pump.start()
+        self._near.send(first)
 
     def readable(self) -> int:
         return self._readable

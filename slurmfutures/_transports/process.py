@@ -18,7 +18,8 @@ _PATIENCE = 0.2  # seconds in which a process that has closed its stdout ends
 class ProcessStream:
     """Runs a program here and talks to it."""
 
-    def __init__(self, words: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, words: Sequence[str], env: Mapping[str, str] | None = None, first: bytes = b"") -> None:
+        """`first` goes to the program's stdin at once: as much as a pipe holds, 64 kB or more."""
         # A file and not a pipe: nobody reads it until something is wrong.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         self._process = subprocess.Popen(
@@ -40,6 +41,8 @@ class ProcessStream:
         self._scratch = memoryview(bytearray(_LARGEST_READ))  # room that is made for each read costs more than a copy
         os.set_blocking(self._in, False)
         os.set_blocking(self._out, False)
+        with contextlib.suppress(OSError):  # it has ended already: the reading end tells how
+            os.write(self._in, first)
 
     def readable(self) -> int:
         return self._out

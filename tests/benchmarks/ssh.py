@@ -58,7 +58,7 @@ class Laptop:
 
         route = find_route(self.host, None, self._config)
         stream = paramiko.Opener(route).open(
-            "exec cat", ask=nobody, timeout=None, accept_new_host_keys=False, stop=None
+            "exec cat", b"", ask=nobody, timeout=None, accept_new_host_keys=False, stop=None
         )
 
         def once() -> None:

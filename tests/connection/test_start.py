@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slurmfutures._bootstrap import handshake, new_mark, start_line
+from slurmfutures._bootstrap import handshake, new_mark, start_here, start_script
 from slurmfutures._transports.process import ProcessStream
 from tests import calls
 from tests.cluster import Cluster
@@ -102,9 +102,9 @@ def test_setup_makes_what_the_login_shell_does_not_have(
 class Watched(ProcessStream):
     """Keeps who spoke, one letter for each change of direction."""
 
-    def __init__(self, line: str) -> None:
-        super().__init__(["/bin/bash", "-c", line])
-        self.turns = "w"  # the line itself
+    def __init__(self, script: str) -> None:
+        super().__init__(*start_here(script))
+        self.turns = "w"  # the script itself
         self.written = 0
 
     def read(self, limit: int) -> bytes:
@@ -121,14 +121,22 @@ class Watched(ProcessStream):
 
 def hello(work_dir: Path) -> dict[str, object]:
     words = {"scheduler": "local", "work_dir": str(work_dir), "python": sys.executable, "setup": "", "path": []}
-    return {**words, "max_workers": 1, "login_workers": 1, "session": "s", "silence": None, "envelope": 4086}
+    return {
+        **words,
+        "max_workers": 1,
+        "login_workers": 1,
+        "session": "s",
+        "silence": None,
+        "envelope": 4086,
+        "looks": False,
+    }
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Callable[[], Watched]:
     def start() -> Watched:
         mark, work_dir = new_mark(), tmp_path / "work"
-        stream = Watched(start_line(mark, str(work_dir), sys.executable, ""))
+        stream = Watched(start_script(mark, str(work_dir), sys.executable, ""))
         try:
             handshake(stream, mark, hello(work_dir), "here", sys.executable)
         finally:

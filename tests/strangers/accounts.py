@@ -22,7 +22,8 @@ class Stranger:
     def run(self, command: Sequence[str], **more: Any) -> "subprocess.CompletedProcess[bytes]":
         """Run a command as this account, in `/`."""
         words: dict[str, Any] = {"cwd": "/", "capture_output": True, **more}
-        return subprocess.run(command, check=True, user=self.uid, group=self.gid, extra_groups=[], **words)
+        check: bool = words.pop("check", True)
+        return subprocess.run(command, check=check, user=self.uid, group=self.gid, extra_groups=[], **words)
 
     def start(self, command: Sequence[str], **more: Any) -> "subprocess.Popen[bytes]":
         """Start a command as this account, in `/`."""

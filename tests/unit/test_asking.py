@@ -1,7 +1,5 @@
 """Asking the person at the terminal: a real one, with somebody who types."""
 
-import os
-import select
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -9,6 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.terminals import Terminal
 from tests.waiting import DEADLINE
 
 # The first terminal that the leader of a session opens becomes its own.
@@ -28,31 +27,6 @@ import sys, types
 sys.modules["IPython"] = types.SimpleNamespace(get_ipython=lambda: types.SimpleNamespace(kernel=1))
 """
 PROMPT = "me@gate: Verification code: "
-
-
-class Terminal:
-    """Both ends of a terminal; what is seen on it."""
-
-    def __init__(self) -> None:
-        self._person, self._line = os.openpty()
-        self.name = os.ttyname(self._line)
-        self._seen = b""
-
-    def wait_for(self, text: str) -> None:
-        while text not in self.seen():
-            assert select.select([self._person], [], [], DEADLINE)[0], self.seen()
-
-    def seen(self) -> str:
-        while select.select([self._person], [], [], 0)[0]:
-            self._seen += os.read(self._person, 4096)
-        return self._seen.decode()
-
-    def type(self, text: str) -> None:
-        os.write(self._person, text.encode())
-
-    def close(self) -> None:
-        os.close(self._person)
-        os.close(self._line)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurmfutures._printable import printable
+from slurmfutures._printable import printable, printable_line
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,9 @@ def test_what_a_terminal_would_obey_is_written_as_an_escape(text: str, shown: st
 @given(st.text())
 def test_all_that_is_shown_can_be_printed(text: str) -> None:
     assert all(character in "\n\t" or character.isprintable() for character in printable(text))
+
+
+@given(st.text())
+def test_a_line_is_one_line(text: str) -> None:
+    assert "\n" not in printable_line(text)
+    assert printable_line(text) == printable(text).replace("\n", r"\x0a")

@@ -38,7 +38,6 @@ class Batch:
             setup=setup,
             python=python,
             code=f"{self.folder.path}/code's",
-            package="slurmfutures_remote",
             path=["/one two", "/it's $three"],
         )
         path = Path(self.folder.path) / "script.sh"
@@ -105,10 +104,8 @@ def test_all_words_survive_whatever_is_in_the_paths(batch: Batch, looker: str) -
     done = batch.run(looker, SLURM_ARRAY_JOB_ID="69", SLURM_ARRAY_TASK_ID="7", SLURM_RESTART_COUNT="2")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     saw = batch.saw.read_text().split("\0")
-    assert saw[:4] == [str(batch.place), "/one two\n/it's $three", "-u", "-c"]
-    assert saw[5:] == [batch.folder.path, "3", "7", "2", "map", ""]
-    code = f"{batch.folder.path}/code's"
-    assert saw[4] == f"import sys; sys.path.insert(1, {code!r}); from slurmfutures_remote.job import main; main()"
+    assert saw[:3] == [str(batch.place), "/one two\n/it's $three", "-u"]
+    assert saw[3:] == [f"{batch.folder.path}/code's/start.py", "job", batch.folder.path, "3", "7", "2", "map", ""]
 
 
 def test_a_plain_job_is_task_0_of_run_0(batch: Batch, looker: str) -> None:
