@@ -30,7 +30,7 @@ def _store(data: bytes, folder: Path) -> object:
     archive = folder / "incoming"
     archive.write_bytes(data)
     try:
-        ships.store(ships.folder_of(str(work_dir), "0" * 20), str(archive), 1)
+        ships.store(ships.folder_of(str(work_dir), "0" * 20), str(archive))
     finally:
         found = sorted(os.listdir(folder))
         assert found == ["w"], f"files outside: {found}"

@@ -47,6 +47,9 @@ def _unpack(data: bytes, folder: Path) -> object:
                 unpacker.feed(data[at : at + step])
             if unpacker.complete:
                 unpacker.finish()
+        except (tree.TreeError, OSError):
+            if not merged:
+                raise
         finally:
             unpacker.discard()
             assert os.listdir(outside) == ["kept"]
