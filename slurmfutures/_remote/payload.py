@@ -332,6 +332,7 @@ class BatchFile:
     """Reads one task's share of a batch file, and no more of it than that. All of it raises Damaged, and OSError."""
 
     def __init__(self, path: str) -> None:
+        self._path = path
         self._file = open(path, "rb", 0)
         try:
             self._size = fstat(self._file.fileno()).st_size
@@ -348,13 +349,13 @@ class BatchFile:
 
     def _at(self, offset: int, length: int) -> bytes:
         if offset + length > self._size:
-            raise Damaged("%s is cut short" % self._file.name)
+            raise Damaged("%s is cut short" % self._path)
         self._file.seek(offset)
         data = self._file.read(length)
         while len(data) < length:
             more = self._file.read(length - len(data))
             if not more:
-                raise Damaged("%s is cut short" % self._file.name)
+                raise Damaged("%s is cut short" % self._path)
             data += more
         return data
 
@@ -364,7 +365,7 @@ class BatchFile:
 
     def _within(self, number: int, end: int, what: str) -> None:
         if not 0 <= number < end:
-            raise Damaged("%s has no %s %d" % (self._file.name, what, number))
+            raise Damaged("%s has no %s %d" % (self._path, what, number))
 
     def size(self) -> Tuple[int, int]:
         """Return how many tasks and how many calls there are."""
@@ -385,7 +386,7 @@ class BatchFile:
         self._within(number, self._tasks, "task")
         first, end = _LENGTHS.unpack(self._at(self._first(number), _LENGTHS.size))
         if not first <= end <= self._calls:
-            raise Damaged("%s has no calls %d to %d" % (self._file.name, first, end))
+            raise Damaged("%s has no calls %d to %d" % (self._path, first, end))
         return range(first, end)
 
     def call(self, number: int) -> Tuple[int, bytes]:
