@@ -115,7 +115,7 @@ class Scan:
         size = _BLOCK // 16
         while at < self.size:
             file.seek(at)
-            data = file.read(size + _RECORD.size - 1)
+            data: bytes = file.read(size + _RECORD.size - 1)
             place = data.find(self.sync, 0, size + len(self.sync) - 1)
             while place >= 0:
                 if self._is_whole(file, at + place, data[place : place + _RECORD.size]):

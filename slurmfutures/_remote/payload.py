@@ -263,7 +263,11 @@ def pack_error(error: BaseException) -> bytes:
 
 
 _TEXTS = ("type", "said", "traceback", "node", "python", "executable")
-_ERROR_WORDS = (*((name, str) for name in _TEXTS), ("module", (str, type(None))), ("missing", bool))
+_ERROR_WORDS: Tuple[Tuple[str, Any], ...] = (
+    *((name, str) for name in _TEXTS),
+    ("module", (str, type(None))),
+    ("missing", bool),
+)
 
 
 def unpack_error(data: Buffer) -> Tuple[Any, bytes]:
@@ -361,7 +365,8 @@ class BatchFile:
 
     def _first(self, task: int) -> int:
         """Return where the number of a task's first call is."""
-        return _CALLS_HEAD.size + _SPAN.size * self._blobs + _ENTRY.size * self._calls + _FIRST.size * task
+        place: int = _CALLS_HEAD.size + _SPAN.size * self._blobs + _ENTRY.size * self._calls + _FIRST.size * task
+        return place
 
     def _within(self, number: int, end: int, what: str) -> None:
         if not 0 <= number < end:
