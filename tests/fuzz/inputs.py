@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 TOKENS: tuple[bytes, ...] = (
     *(bytes([byte]) * size for byte in (0x00, 0x7F, 0x80, 0xFF) for size in (1, 2, 4, 8)),
     b"\n", b"\r", b"\r\n", b" ", b"\t", b"\x0b", b"\x0c", b"\x1b[2J", b"\x1c", b"\x1d", b"\x1e", b"\x1f",
-    *(text.encode() for text in ("\x85", "\u2028", "\u00b2", "\u0663", "\u2167", "\uff11", "\u017f", "\u0130", "\ufeff", "\U0001f600")),
+    *(
+        text.encode()
+        for text in ("\x85\u2028", "\u00b2", "\u0663", "\u2167", "\uff11", "\u017f", "\u0130", "\ufeff", "\U0001f600")
+    ),
     b"\xc3", b"\xed\xa0\x80", b"\xf4\x90\x80\x80",
     b"-1", b"+1", b"1_0", b" 7", b"007", b"0x10", b"1e3", b"1e999", b"-1e999", b"0.1", b"nan", b"inf", b"Infinity",
     b"NaN", b"4294967295", b"4294967296", b"9223372036854775808", b"18446744073709551616", b"9" * 30, b"9" * 400,

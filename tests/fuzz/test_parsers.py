@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from tests.fuzz.harness import LARGE, Parser, check
 from tests.fuzz.inputs import TOKENS, TOKENS_INSIDE, inputs
+from tests.fuzz.modules import import_all
 from tests.fuzz.subjects import PARSERS
 
+import_all()
 EXAMPLES = int(os.environ.get("SLURMFUTURES_FUZZ", "200"))  # inputs of each parser
 
 every_parser = pytest.mark.parametrize("parser", PARSERS, ids=str)

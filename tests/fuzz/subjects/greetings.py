@@ -10,11 +10,15 @@ from hypothesis import strategies as st
 from slurmfutures import SlurmFuturesError, _bootstrap
 from slurmfutures._remote import wire
 from tests.fuzz.harness import Parser
-from tests.fuzz.inputs import json_like
+from tests.fuzz.inputs import as_json, json_like
 
 _MARK = "slurmfutures:0123456789abcdef01234567:"
 _SYNC = bytes.fromhex(_bootstrap.sync_of(_MARK))
-_HELLO: Any = {"op": "hello", "version": "0", "python": "3.8.1", "host": "login", "session": "0123456789ab"}
+_HELLO: Any = {
+    "op": "hello", "protocol": 3, "python": [3, 8, 1], "executable": "/usr/bin/python3", "scheduler": "slurm 22.05",
+    "work_dir": "/w", "spool": "0123456789ab", "now": 1e9, "exposed": "", "free": 1 << 40, "host": "login", "cwd": "/w",
+    "home": "/w", "pid": 7,
+}  # fmt: skip
 _REFUSAL: Any = {"op": "refusal", "error": "work-dir", "message": "work_dir x cannot be used"}
 
 
@@ -77,7 +81,7 @@ _VERSIONS = st.sampled_from(
         b"\xd9\xa3.8.1 1",
     )
 )
-_SEEDS = [_greeting(b'{"op":"hello","version":"0"}')]
+_SEEDS = [_greeting(as_json(_HELLO))]
 
 PARSERS = (
     Parser(

@@ -31,7 +31,8 @@ _SSH_G = [
         b"stricthostkeychecking ask\nconnecttimeout none\nidentityagent SSH_AUTH_SOCK\nproxycommand none\n"
     ),
     (
-        b"hostname h\nproxyjump none\nproxycommand ssh -W %h:%p gate\nidentityfile ${HOME}/%d/%u key\nconnecttimeout 7\n"
+        b"hostname h\nproxyjump none\nproxycommand ssh -W %h:%p gate\nidentityfile ${HOME}/%d key\n"
+        b"connecttimeout 7\n"
         b"identityagent $SOCK\nhostkeyalias alias\nport 22\n"
     ),
 ]
@@ -88,7 +89,8 @@ def _host(said: str) -> object:
 
 _WORDS = st.sampled_from(
     "port 0 22 65535 65536 -1 \u00b2 \u0663 1e3 99999999999999999999 connecttimeout nan inf none 0 user hostname "
-    "proxyjump a,b,,c identityfile %% %d %z ${HOME} ${X} userknownhostsfile ~x/y ~ \0 \x0c \u2028 identityagent $A ${A} yes no".split()
+    "proxyjump a,b,,c identityfile %% %d %z ${HOME} ${X} userknownhostsfile "
+    "~x/y ~ \0 \x0c \u2028 identityagent $A ${A} yes no".split()
 )
 
 PARSERS = (

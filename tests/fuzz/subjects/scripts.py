@@ -15,7 +15,8 @@ _SCRIPTS = [
 ]
 _OPTIONS = (
     "--time=1 --time 1-2 -t5 --array=0-9 -a 1,2 --array=0-3999999 --array=1-2:0 -n4 --mem=1 --mem --wrap=x --par "
-    "--out=x -W -H --exclusive --job-name='a b' -J \"x --unknown=1 - -- --= -Wn -o %j # \u00b2 --time=\u0663 --time=99999999999999999999"
+    "--out=x -W -H --exclusive --job-name='a b' "
+    '-J "x --unknown=1 - -- --= -Wn -o %j # \u00b2 --time=\u0663 --time=99999999999999999999'
 ).split()
 
 

@@ -88,7 +88,8 @@ def _lines(draw: st.DrawFn, separator: str, end: str, fields: int) -> bytes:
     """Return lines of fields that look right one by one."""
     words = st.sampled_from(
         "7 7_1 7_[0-9] 7_[0-3999999] 7_[0-3999999:2] 8+0 N/A None Unknown PENDING RUNNING COMPLETED CANCELLED F 0:0 "
-        "0:15 9:9:9 2026-01-01T00:00:00 0001-01-01T00:00:00 9999-12-31T23:59:60 n[1-4] 1-3 1-3:2 1-0 1-3:0 \u00b2 \u0663 5-... "
+        "0:15 9:9:9 2026-01-01T00:00:00 0001-01-01T00:00:00 9999-12-31T23:59:60 n[1-4] 1-3 "
+        "1-3:2 1-0 1-3:0 \u00b2 \u0663 5-... "
         "4294967294 99999999999999999999 CANCELLED\u2028by Dependency (null)".split()
     )
     rows = draw(st.lists(st.lists(words, min_size=fields - 1, max_size=fields + 1), max_size=5))

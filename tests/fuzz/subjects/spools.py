@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from slurmfutures._remote import batch, job, jsons, spool, survey, watch
+from slurmfutures._remote import batch, job, spool, survey, watch
 from tests.fuzz.harness import Parser
 from tests.fuzz.inputs import as_json, json_like
 from tests.fuzz.subjects.payloads import RECORDS, checked
@@ -19,13 +19,13 @@ _SPEC: Any = {
 }  # fmt: skip
 _SCRIPT: Any = {**_SPEC, "script": {"cwd": None, "array": "0-4:2%1", "indices": "0-4:2", "output": "", "error": ""}}
 _PILOT: Any = {**_SPEC, "pilot": {"folder": "/w/pilots/ba9876543210/000007", "workers": 2, "idle": 60.0}}
-_INTENT: Any = {"part": 0, "tasks": [[0, 1], [2, 3]], "name": "f.sf-ab.0", "time": 1e9, "throttle": None}
+_INTENT: Any = {"part": 0, "tasks": [[0, 1], [2, 3]], "name": f"f.sf-{BATCH}.0", "time": 1e9, "throttle": None}
 _RETRY: Any = {"task": 0, "attempt": 1, "exclude": ["n1"], "done": [[0, 2]]}
 _ENTRIES: list[Any] = [
     _INTENT,
     {"part": 0, "job": "7"},
     {"retries": [_RETRY]},
-    {**_INTENT, "part": 1, "tasks": [[0, 1]], "attempt": 1, "exclude": ["n1"]},
+    {**_INTENT, "part": 1, "name": f"f.sf-{BATCH}.1", "tasks": [[0, 1]], "attempt": 1, "exclude": ["n1"]},
     {"part": 1, "void": True},
 ]
 
@@ -140,10 +140,6 @@ def _logs(data: bytes, folder: Path) -> object:
     return batch.collect_logs(found)
 
 
-def _retry(data: bytes, folder: Path) -> object:
-    return batch.parse_retry(jsons.loads(data))
-
-
 _DAMAGED = (ValueError,)
 _DONE = [b":0-4000000000", b":0-9", b"7 ", b":"]
 
@@ -183,11 +179,4 @@ PARSERS = (
     ),
     Parser("_remote.job:_already_published", _done, [checked(RECORDS[0])], (), st.just(checked(RECORDS[0][:-1]))),
     Parser("_remote.batch:collect_logs", _logs, [b"0.out", b"1.err"], tokens=[b".out", b"."]),
-    Parser(
-        "_remote.batch:parse_retry",
-        _retry,
-        [as_json(_ENTRIES[2]["retries"][0])],
-        _DAMAGED,
-        json_like(_ENTRIES[2]["retries"]),
-    ),
 )
