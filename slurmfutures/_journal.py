@@ -34,6 +34,7 @@ _RECORD = struct.Struct(">8sBQI")  # sync, kind, length of the body, crc32 of th
 _SUMMED = struct.Struct(">BQ")
 _CHUNK = 1 << 20
 _BLOCK = 1 << 16
+_DOUBTS = 16  # times the size of a file: what is read of it to find whole records behind damage
 _COMPACT_FROM = 1 << 20  # bytes that are dead and half of all, from which on the file is written anew
 
 
@@ -49,6 +50,7 @@ class Scan:
         self.contents = Contents()
         self.problem: CheckpointCorrupt | None = None  # damage in the middle
         self.lost = 0  # bytes of damage that were passed over, at the end of the file or before
+        self._doubted = 0  # bytes of what might have been records behind damage
         handle = _open(path, os.O_RDONLY) if opened is None else opened
         with open(handle, "rb", _CHUNK, closefd=opened is None) as file:
             file.seek(0)
@@ -114,33 +116,35 @@ class Scan:
             return 0
         try:
             self.contents.take(kind, body, at + _RECORD.size)
-        except (ValueError, KeyError, TypeError, RecursionError, struct.error) as error:
+        except ValueError as error:
             raise CheckpointCorrupt(self.path, f"a record makes no sense ({error})", offset=at) from error
         return _RECORD.size + length
 
     def _find(self, file: Any, at: int) -> int | None:
-        """Return where the next whole record begins."""
+        """Return where the next whole record begins, None where there is none, or too much that looks like one."""
+        size = _BLOCK // 16
         while at < self.size:
             file.seek(at)
-            data = file.read(_CHUNK + len(self.sync))
-            place = data.find(self.sync)
-            if place < 0:
-                at += _CHUNK
-                continue
-            at += place
-            file.seek(at)
-            if self._is_whole(file, at):
-                return at
-            at += 1
+            data: bytes = file.read(size + _RECORD.size - 1)
+            place = data.find(self.sync, 0, size + len(self.sync) - 1)
+            while place >= 0:
+                if self._is_whole(file, at + place, data[place : place + _RECORD.size]):
+                    return at + place
+                if self._doubted > _DOUBTS * self.size:
+                    return None
+                place = data.find(self.sync, place + 1, size + len(self.sync) - 1)
+            at += size
+            size = min(2 * size, _CHUNK)  # what is whole is mostly near
         return None
 
-    def _is_whole(self, file: Any, at: int) -> bool:
-        head = file.read(_RECORD.size)
+    def _is_whole(self, file: Any, at: int, head: bytes) -> bool:
         if len(head) < _RECORD.size:
             return False
         _, kind, length, checksum = _RECORD.unpack(head)
         if length > self.size - at - _RECORD.size:
             return False
+        self._doubted += _RECORD.size + length
+        file.seek(at + _RECORD.size)
         found = int(zlib.crc32(file.read(length), zlib.crc32(_SUMMED.pack(kind, length))))
         return found == int(checksum)
 

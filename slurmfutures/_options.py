@@ -184,6 +184,8 @@ def _render(name: str, value: Any) -> str | None:
 
 def _value(name: str, value: Any) -> str:
     if isinstance(value, list | tuple):
+        if any(isinstance(item, list | tuple) for item in value):
+            raise TypeError(f"sbatch option {name!r} has a list in a list, which is neither text nor a number")
         return ",".join(_value(name, item) for item in value)
     if isinstance(value, timedelta) and name in _TIMES:
         return _slurm_time(name, value)

@@ -9,7 +9,6 @@ is made again by a thread that lives as long as that takes; the poller takes ove
 
 import contextlib
 import functools
-import json
 import os
 import pickle
 import selectors
@@ -46,7 +45,7 @@ from ._logs import get_logger
 from ._pickling import LOGIN_NODE, result_of
 from ._pool import BITS, Handful, Pool, Settings
 from ._reconnect import Reconnect
-from ._remote import payload, wire
+from ._remote import jsons, payload, wire
 from ._remote.states import JobState
 from ._retries import Attempts
 from ._shipping import Shipping
@@ -1255,7 +1254,7 @@ def _death(record: Mapping[str, Any]) -> SlurmFuturesError:
 
 def _infos(body: wire.Body) -> bytes:
     """Return the records of scripts that have reached their ends as those of calls: the result is a JobInfo."""
-    infos = [(record.call, job_info(json.loads(bytes(record.payload)))) for record in payload.records(body)]
+    infos = [(record.call, job_info(jsons.loads(record.payload))) for record in payload.records(body)]
     return b"".join(
         bytes(part) for call, info in infos for part in payload.pack_record(call, payload.OK, pickle.dumps(info))
     )

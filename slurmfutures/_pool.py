@@ -8,7 +8,6 @@ again under the same numbers, and what pilots have of it is not run twice. A cal
 """
 
 import hashlib
-import json
 import logging
 import threading
 import time
@@ -26,7 +25,7 @@ from ._link import Link, Reply
 from ._logs import get_logger
 from ._pickling import result_of
 from ._records import NO_KEY
-from ._remote import payload, wire
+from ._remote import jsons, payload, wire
 from ._remote.batch import ranges
 from ._remote.states import JobState
 from ._retries import Attempts
@@ -465,7 +464,7 @@ class Pool:
 
     def _crashed(self, record: payload.Record) -> None:
         """A call has ended with its worker, or with its job: it runs again where that is wanted, or fails."""
-        words = json.loads(bytes(record.payload))
+        words = jsons.loads(record.payload)
         error = job_error(words)
         with self.lock:
             entry = self._entries.pop(record.call, None)

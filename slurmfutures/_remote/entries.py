@@ -3,12 +3,11 @@
 The files are the user's own, but disks fail and people edit. What is not as it was written is damage: ValueError.
 """
 
-import json
 import math
 import os
 from typing import Any, Dict, Iterator
 
-from . import arrays, ids
+from . import arrays, ids, jsons
 
 MOST_BYTES = 64 << 20  # of a file that is read as a whole
 MOST_TASKS = 1 << 24  # of a batch
@@ -17,10 +16,7 @@ MOST_NUMBER = 1 << 31  # of parts, attempts and calls
 
 def document(data: bytes) -> Dict[str, Any]:
     """Return a JSON object. Raises ValueError for anything else."""
-    try:
-        words = json.loads(data.decode())
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    words = jsons.loads(data)
     if not isinstance(words, dict):
         raise ValueError("it is not a JSON object")
     return words

@@ -205,12 +205,15 @@ class PoolFiles:
                     os.unlink(os.path.join(self._last, pilot))
 
     def left(self, pilot: str) -> Optional[Buffer]:
-        """Return the records that a pilot has left, None where there are none."""
+        """Return the records that a pilot has left, None where there are none, or where they are damaged."""
         try:
             with trust.open_reader(os.path.join(self._last, pilot)) as file:
-                return payload.unpack_results(file.read())
-        except OSError:
+                data = payload.unpack_results(file.read())
+            for _ in payload.heads(data or b""):
+                pass  # none is damaged
+        except (OSError, payload.Damaged):
             return None
+        return data
 
 
 def _is_entry(entry: Any) -> bool:
