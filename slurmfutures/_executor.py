@@ -540,7 +540,8 @@ class SlurmExecutor(_Jobs):
     ) -> Path:
         """Copy a file or a folder from the login node; return its path here. All else is as with `put`."""
         self._check_open()
-        return _files.get(Channel(self._connection.poller), place_of(remote), local, progress)
+        channel = Channel(self._connection.poller)
+        return _files.get(channel, place_of(remote), _files.name_of(text_of(remote)), local, progress)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls and end the connection when those under way are done; `login`'s count too.

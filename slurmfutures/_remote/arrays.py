@@ -5,7 +5,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence
 
 MOST_INDEX = 4000000  # Slurm's highest, whatever a site allows
 MOST_TASKS = 100000  # of one array here
-_RANGE = re.compile(r"([0-9]+)(?:-([0-9]+)(?::([0-9]+))?)?")
+_RANGE = re.compile(r"([0-9]{1,10})(?:-([0-9]{1,10})(?::([0-9]{1,10}))?)?")
 _LIKE = "an array is given as in '0-9', '1-10:3', '0,5,7' or '0-9%2'"
 
 

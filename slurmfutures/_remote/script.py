@@ -4,6 +4,7 @@ Everything around the interpreter is done by bash's builtins, so that it costs a
 claim is made before the interpreter starts: a missing interpreter is then a death with a record, like any other.
 """
 
+import os
 from shlex import quote
 from typing import Mapping, Sequence
 
@@ -29,6 +30,14 @@ if [ ! -d "$sf_part/r" ]; then
         "is work_dir on a file system that the compute nodes share?" >&2
     exit 66
 fi
+# Where work_dir is not shared, somebody else may have made a folder of its name on this node.
+for sf_path in {ours}; do
+    if [ ! -O "$sf_path" ]; then
+        echo "slurmfutures: $sf_path on node ${{SLURMD_NODENAME:-$HOSTNAME}} is not yours, or not there:" \
+            "is work_dir on a file system that the compute nodes share?" >&2
+        exit 66
+    fi
+done
 cd "$sf_part/r" || exit 66
 # Only one job may run these calls, however often a submission was repeated; a requeue is the same job.
 set -C
@@ -132,7 +141,7 @@ def render(
         start=quote(code + "/start.py"),
         module=module,
     )
-    return _head(batch, folder) + calls + _TAIL
+    return _head(batch, folder, [code, "%s/%s" % (code, __package__), code + "/start.py"]) + calls + _TAIL
 
 
 def render_around(
@@ -155,14 +164,19 @@ def render_around(
         script=quote(script),
     )
     reached = '[ "$sf_code" -ne 0 ] || sf_name=$sf_task.r\n        '
-    return _head(batch, folder, directives, reached, " || sf_code=%d" % publish.NO_ROOM) + own + _TAIL
+    return _head(batch, folder, [script], directives, reached, " || sf_code=%d" % publish.NO_ROOM) + own + _TAIL
 
 
-def _head(batch: str, folder: str, directives: Sequence[str] = (), ended: str = "", unended: str = "") -> str:
+def _head(
+    batch: str, folder: str, used: Sequence[str], directives: Sequence[str] = (), ended: str = "", unended: str = ""
+) -> str:
+    """Return the beginning; `used` are files and folders, below others of ours, that are executed or imported."""
+    ours = (os.path.dirname(os.path.dirname(folder)), folder, *used)
     return _HEAD.format(
         batch=batch,
         directives="".join(line + "\n" for line in directives),
         folder=quote(folder),
+        ours=" ".join(map(quote, ours)) + ' "$sf_part/r"',
         no_room=publish.NO_ROOM,
         ended=ended,
         unended=unended,

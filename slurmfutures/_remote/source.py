@@ -21,6 +21,7 @@ from . import trust
 REMEDY = "name another folder by work_dir="
 _DIGEST = 20  # hexadecimal digits
 _CACHE = "__pycache__"
+MOST_UNPACKED = 1 << 32  # bytes of what is sent
 # What there is of ours in a work_dir that has lost its `id`, as a purge of old files may take it.
 _OURS = ("batches", "code", "id", "limits.json", "local_job_id", "login", "pilots", "sessions", "ship")
 
@@ -81,11 +82,15 @@ def unpack(archive: Any, folder: str) -> None:
     os.mkdir(folder, 0o700)
     try:
         with zipfile.ZipFile(archive) as file:
-            file.extractall(folder)
-            for entry in file.infolist():
-                path = os.path.join(folder, entry.filename)
+            entries = file.infolist()
+            if sum(entry.file_size for entry in entries) > MOST_UNPACKED:
+                raise OSError(errno.EFBIG, "what was sent has more than %d bytes" % MOST_UNPACKED)
+            for entry in entries:
+                path = file.extract(entry, folder)  # within the folder, whatever the name
                 os.chmod(path, 0o700 if entry.is_dir() or (entry.external_attr >> 16) & 0o100 else 0o600)
-    except zipfile.BadZipFile as error:
+    except OSError:
+        raise
+    except Exception as error:  # of a dozen kinds: BadZipFile, zlib.error, NotImplementedError, RuntimeError...
         raise OSError(errno.EBADMSG, "what was sent is damaged: %s" % error) from error
     for path, folders, _ in os.walk(folder):
         for name in folders:
@@ -242,7 +247,7 @@ class _Memory:
 
 
 def _is_our_name(name: str) -> bool:
-    return name in _OURS or name.startswith(("id.", "limits.json.", ".writable."))
+    return name in _OURS or name.startswith(("id.", ".limits.json.", ".writable."))
 
 
 def check_links(path: str) -> None:

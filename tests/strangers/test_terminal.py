@@ -398,7 +398,7 @@ def entered(liar: Liar, folder: Path, ask: Callable[[str, str, bool], str]) -> B
     (folder / "config").write_text("\n".join(lines))
     route = _hosts.find_route(f"me@127.0.0.1:{liar.port}", ssh_config=folder / "config")
     with pytest.raises((AuthenticationError, HostUnreachable)) as caught:
-        ParamikoOpener(route).open("true", ask=ask, timeout=DEADLINE, accept_new_host_keys=False, stop=None)
+        ParamikoOpener(route).open("true", b"", ask=ask, timeout=DEADLINE, accept_new_host_keys=False, stop=None)
     return caught.value
 
 

@@ -22,22 +22,25 @@ class Batch:
     """A batch's folder with one part, and its script, whose "interpreter" is any line of bash."""
 
     def __init__(self, work_dir: Path) -> None:
-        self.folder = spool.Batch(str(work_dir), "abc")
+        self.folder = spool.Batch(str(work_dir), "0123456789ab")
         self.part = self.folder.part(3)
         self.part.create()
         self.place = work_dir / "the driver's $PWD"
         self.place.mkdir()
         self.saw = work_dir / "saw"
+        self.code = work_dir / "code's"
+        (self.code / script.__package__).mkdir(parents=True)
+        (self.code / "start.py").touch()
 
     def command(self, python: str, *, setup: str = "", chdir: str | None = None) -> list[str]:
         """Write the script and return the words that run it."""
         text = script.render(
-            batch="abc",
+            batch="0123456789ab",
             folder=self.folder.path,
             chdir=str(self.place) if chdir is None else chdir,
             setup=setup,
             python=python,
-            code=f"{self.folder.path}/code's",
+            code=str(self.code),
             path=["/one two", "/it's $three"],
         )
         path = Path(self.folder.path) / "script.sh"
@@ -47,8 +50,12 @@ class Batch:
     def run(
         self, python: str, *, setup: str = "", chdir: str | None = None, **variables: str
     ) -> subprocess.CompletedProcess[str]:
+        return self.start(self.command(python, setup=setup, chdir=chdir), **variables)
+
+    def start(self, command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run a command as a job's shell."""
         return subprocess.run(
-            self.command(python, setup=setup, chdir=chdir),
+            command,
             env=environment(**variables),
             capture_output=True,
             text=True,
@@ -105,7 +112,7 @@ def test_all_words_survive_whatever_is_in_the_paths(batch: Batch, looker: str) -
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     saw = batch.saw.read_text().split("\0")
     assert saw[:3] == [str(batch.place), "/one two\n/it's $three", "-u"]
-    assert saw[3:] == [f"{batch.folder.path}/code's/start.py", "job", batch.folder.path, "3", "7", "2", "map", ""]
+    assert saw[3:] == [f"{batch.code}/start.py", "job", batch.folder.path, "3", "7", "2", "map", ""]
 
 
 def test_a_plain_job_is_task_0_of_run_0(batch: Batch, looker: str) -> None:
