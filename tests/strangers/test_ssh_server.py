@@ -74,9 +74,14 @@ def error_of(transport: str, tmp_path: Path) -> Iterator[Try]:
     """Return the error that a script makes. No thread is left that would hold the interpreter."""
     with contextlib.ExitStack() as stack:
 
-        def error_of(script: Script | None = None, person: Person | None = None, raw: Raw | None = None) -> str:
+        def error_of(
+            script: Script | None = None,
+            person: Person | None = None,
+            raw: Raw | None = None,
+            timeout: float = TIMEOUT,
+        ) -> str:
             server = stack.enter_context(closing(Server(script, raw)))
-            return attempt(server, transport, write_config(tmp_path, server), person or Person())
+            return attempt(server, transport, write_config(tmp_path, server), person or Person(), timeout)
 
         yield error_of
         timers = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
@@ -183,7 +188,7 @@ def test_a_silent_server_does_not_hold_who_gives_up(tmp_path: Path, transport: s
 @pytest.mark.parametrize("script", [scripts.rounds, scripts.factors], ids=name_of)
 def test_questions_have_an_end(error_of: Try, script: Script) -> None:
     person = Person()
-    assert error_of(script, person).startswith("AuthenticationError")
+    assert error_of(script, person, timeout=DEADLINE).startswith("AuthenticationError")
     assert 0 < person.asked <= max(MOST_QUESTIONS, MOST_ROUNDS)
 
 
