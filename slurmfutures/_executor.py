@@ -521,12 +521,13 @@ class SlurmExecutor(_Jobs):
 
         `remote` is the name that it gets, unless that is a folder and `local` is a file, or it ends in "/": then it
         gets into that folder. A folder onto a folder is merged: files are replaced, others stay. Permissions, times and
-        links are kept. A file shows under its name when all of it is there, and so does a folder that is new. After a
-        lost connection it goes on behind the last whole file. `progress(done, total)`, in bytes, is called in this
-        thread.
+        links are kept, but no bit by which a program runs as its owner or group. A file shows under its name when all
+        of it is there, and so does a folder that is new. After a lost connection it goes on behind the last whole file.
+        `progress(done, total)`, in bytes, is called in this thread.
 
-        Raises OSError for what cannot be read here or written there, ConnectionLost where there will be no connection
-        any more, SlurmFuturesError for what would be written through a link in the target.
+        Raises OSError for what cannot be read here or written there, and for a link of another account that either path
+        names; ConnectionLost where there will be no connection any more; SlurmFuturesError for what would be written
+        through a link in the target.
         """
         self._check_open()
         return _files.put(Channel(self._connection.poller), local, place_of(remote), progress)
@@ -538,7 +539,11 @@ class SlurmExecutor(_Jobs):
         *,
         progress: Callable[[int, int], object] | None = None,
     ) -> Path:
-        """Copy a file or a folder from the login node; return its path here. All else is as with `put`."""
+        """Copy a file or a folder from the login node; return its path here.
+
+        All else is as with `put`. Where the copy gets into a folder, its name is the last part of `remote`: a path
+        without one, such as "~" or "..", raises SlurmFuturesError.
+        """
         self._check_open()
         channel = Channel(self._connection.poller)
         return _files.get(channel, place_of(remote), _files.name_of(text_of(remote)), local, progress)

@@ -50,8 +50,9 @@ class ClusterPath:
     Methods have the names and meanings of `pathlib.Path`, and raise what it raises: FileNotFoundError and its kin with
     errno and filename. Each that looks at files is one round trip, however many files it is about.
 
-    What is written shows under its name when all of it is on disk there, with the mode of what it replaces; a link is
-    written through. The folder must be writable for that. While a connection is lost all methods wait for the next one.
+    What is written shows under its name when all of it is on disk there, with the permissions of what it replaces. The
+    folder must be writable for that. A link is written through if it belongs to the user or to root; one of another
+    account raises PermissionError. While a connection is lost all methods wait for the next one.
     What may be done twice is asked again then; `rename`, `replace`, `rmdir`, `symlink_to`, appending, and `mkdir`,
     `touch`, `unlink` and the mode "x" where they mind what is there, may raise ConnectionLost, for they may have been
     done.

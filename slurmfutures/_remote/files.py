@@ -350,9 +350,21 @@ def _check(head: Mapping[str, Any], body: wire.Body) -> _Outcome:
     return {}, b""
 
 
+def _at_place(path: str, change: Callable[[str], Any]) -> Any:
+    """Do something to a file where it is: only links of the user or of root are followed. An error names `path`."""
+    try:
+        return change(places.resolve(path))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
+
+
 def _append(head: Mapping[str, Any], body: wire.Body) -> _Outcome:
     path = head["path"]
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    if os.path.exists(path) and not os.path.isfile(path):
+        handle = os.open(path, flags)
+    else:
+        handle = _at_place(path, lambda place: os.open(place, flags | os.O_NOFOLLOW, 0o666))
     try:
         regular = stat.S_ISREG(os.fstat(handle).st_mode)
         before = os.fstat(handle).st_size
@@ -418,13 +430,13 @@ def _readlink(head: Mapping[str, Any], body: wire.Body) -> _Outcome:
 
 
 def _touch(head: Mapping[str, Any], body: wire.Body) -> _Outcome:
-    pathlib.Path(head["path"]).touch(head["mode"], exist_ok=head["exist_ok"])
+    _at_place(head["path"], lambda place: pathlib.Path(place).touch(head["mode"], exist_ok=head["exist_ok"]))
     return {}, b""
 
 
 def _chmod(head: Mapping[str, Any], body: wire.Body) -> _Outcome:
     if head["follow"]:
-        os.chmod(head["path"], head["mode"])
+        _at_place(head["path"], lambda place: places.chmod(place, head["mode"]))
     else:
         os.chmod(head["path"], head["mode"], follow_symlinks=False)
     return {}, b""

@@ -71,6 +71,17 @@ def hold(path: str) -> int:
     return os.open(path, _HELD)
 
 
+def chmod(path: str, mode: int) -> None:
+    """Change the mode of what is no link. Raises OSError, for a link too."""
+    handle = os.open(path, _PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if stat.S_ISLNK(os.fstat(handle).st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        os.chmod("/proc/self/fd/%d" % handle, mode)  # what is opened by O_PATH has no fchmod
+    finally:
+        os.close(handle)
+
+
 def empty(folder: int) -> None:
     """Remove what is in a folder that is open, as far as that can be done."""
     try:

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import stat
+import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -281,6 +282,8 @@ def test_a_link_of_another_account_is_not_followed_at_the_top(
     (tmp_path / "tree/x").write_text("new")
     (shared / "link").symlink_to(secrets)
     (shared / "file").symlink_to(secrets / "a")
+    os.utime(secrets / "a", (1, 1))
+    (secrets / "a").chmod(0o600)
     stranger.own(shared / "link", shared / "file")
     before = contents(secrets)
     whose = f"a link of {stranger.name}.* and not yours: name the place that it leads to"
@@ -298,11 +301,15 @@ def test_a_link_of_another_account_is_not_followed_at_the_top(
         lambda: executor.path(shared / "file").write_text("new"),
         lambda: executor.path(shared / "link/a").write_text("new"),
         lambda: executor.path(shared / "file").open("w").close(),
+        lambda: executor.path(shared / "file").open("a").close(),
+        lambda: executor.path(shared / "file").chmod(0o666),
+        lambda: executor.path(shared / "file").touch(),
     ]
     for number, attempt in enumerate(tries):
         with pytest.raises(PermissionError, match=whose):
             attempt()
         assert contents(secrets) == before, number
+    assert ((secrets / "a").stat().st_mtime, stat.S_IMODE((secrets / "a").stat().st_mode)) == (1, 0o600)
     assert not (tmp_path / "there").exists()
     assert not (tmp_path / "here").exists()
 
@@ -323,8 +330,12 @@ def test_the_user_s_own_links_are_followed_at_the_top(tmp_path: Path, executor: 
     assert contents(tmp_path / "real") == {"file": b"1", "here": b"2", "sub": None}
     executor.path(tmp_path / "to-file").write_text("3")
     executor.path(tmp_path / "up/file2").write_text("4")
+    with executor.path(tmp_path / "to-file").open("a") as file:
+        file.write("+")
+    executor.path(tmp_path / "to-file").chmod(0o640)
+    assert stat.S_IMODE((tmp_path / "real/file").stat().st_mode) == 0o640
     assert (tmp_path / "to-file").is_symlink()
-    assert contents(tmp_path / "real") == {"file": b"3", "file2": b"4", "here": b"2", "sub": None}
+    assert contents(tmp_path / "real") == {"file": b"3+", "file2": b"4", "here": b"2", "sub": None}
 
 
 def test_a_link_is_resolved_as_the_system_does(tmp_path: Path) -> None:
@@ -496,6 +507,53 @@ def test_a_group_that_cannot_be_kept_is_given_nothing_more(tmp_path: Path, monke
     writer.finish()
     about = (tmp_path / "file").stat()
     assert (about.st_gid, stat.S_IMODE(about.st_mode)) == (os.getgid(), 0o644)
+
+
+def access_list(*named: tuple[int, int]) -> bytes:
+    """Return a POSIX access list: owner rw, these users, the group nothing, a mask of rw, others nothing."""
+    entries = [(1, 6, 0xFFFFFFFF), *((2, mode, user) for user, mode in named), (4, 0, 0xFFFFFFFF)]
+    entries += [(0x10, 6, 0xFFFFFFFF), (0x20, 0, 0xFFFFFFFF)]
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+def test_an_access_list_is_kept_and_none_is_handed_down(tmp_path: Path) -> None:
+    with_list, without = tmp_path / "with", tmp_path / "without"
+    with_list.write_text("before")
+    without.write_text("before")
+    without.chmod(0o660)
+    name = "system.posix_acl_access"
+    try:
+        os.setxattr(with_list, name, access_list((12345, 4)))
+        os.setxattr(tmp_path, "system.posix_acl_default", access_list((54321, 6)))
+    except OSError as error:
+        pytest.skip(f"no access lists here: {error}")
+    for path in (with_list, without):
+        writer = files.Writer(str(path), exclusive=False)
+        writer.write(b"new")
+        writer.finish()
+    assert os.getxattr(with_list, name) == access_list((12345, 4))
+    assert name not in os.listxattr(without)
+    assert stat.S_IMODE(without.stat().st_mode) == 0o660
+
+
+def test_a_list_that_cannot_be_kept_leaves_the_group_nothing_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    path.write_text("before")
+    try:
+        os.setxattr(path, "system.posix_acl_access", access_list((12345, 4)))
+    except OSError as error:
+        pytest.skip(f"no access lists here: {error}")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "setxattr", refuse)
+    writer = files.Writer(str(path), exclusive=False)
+    writer.write(b"new")
+    writer.finish()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_a_file_is_written_in_the_folder_that_it_began_in(shared: Path, secrets: Path) -> None:
