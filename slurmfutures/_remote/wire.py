@@ -107,7 +107,9 @@ class _Growing:
         if len(start) < PREFIX.size:
             raise WireError("a large frame that begins with less than a prefix")
         kind, head, body = PREFIX.unpack_from(start)
-        _check(kind, head, body, start)
+        most = MOST_HEAD if kind == MESSAGE else 0
+        if not MESSAGE <= kind <= RESULTS or head > most or body > MOST_BODY:
+            raise WireError("not a frame: %r" % bytes(start[:40]))
         self._kind = kind
         self._place = place
         self._start = PREFIX.size + head
@@ -188,7 +190,9 @@ class Reader:
                     if body_length > (_LARGE if kind == PART else 0):
                         raise WireError("not a frame: %r" % bytes(buffer[at : at + 40]))
                 else:
-                    _check(kind, head_length, body_length, buffer[at : at + 40])
+                    most = MOST_HEAD if kind == MESSAGE else 0
+                    if not MESSAGE <= kind <= RESULTS or head_length > most or body_length > MOST_BODY:
+                        raise WireError("not a frame: %r" % bytes(buffer[at : at + 40]))
                 start = at + PREFIX.size
                 end = start + head_length + body_length
                 if size < end:
@@ -233,12 +237,6 @@ class Reader:
         if frame is not None:
             del self._lanes[lane]
         return frame
-
-
-def _check(kind: int, head: int, body: int, start: Buffer) -> None:
-    """Raise WireError where a prefix is none."""
-    if not MESSAGE <= kind <= RESULTS or head > (MOST_HEAD if kind == MESSAGE else 0) or body > MOST_BODY:
-        raise WireError("not a frame: %r" % bytes(start[:40]))
 
 
 def _parse(kind: int, text: Buffer) -> Optional[Dict[str, Any]]:

@@ -1,6 +1,6 @@
 """An agent that means no good: it says hello as ours does, and then sends what it was given.
 
-It stands in the place of an interpreter: hostile.py FRAMES -I -S -u -c LOADER MARK WORK_DIR DIGEST PACKAGE.
+It stands in the place of an interpreter: hostile.py FRAMES, and then the words that start the loader.
 When it has sent FRAMES, a file, it reads on until its client is gone.
 """
 
@@ -29,7 +29,7 @@ def send(sync: bytes, data: bytes) -> None:
 
 
 def main() -> None:
-    frames, mark, work_dir = sys.argv[1], sys.argv[7], sys.argv[8]
+    frames, mark = sys.argv[1], next(word for word in sys.argv if word.startswith("slurmfutures:"))
     os.write(1, f"{mark} {'.'.join(map(str, sys.version_info[:3]))} 1\n".encode())
     get(int(get(12)))
     hello: Any = json.loads(get(int(get(12))))
@@ -40,8 +40,9 @@ def main() -> None:
         "python": list(sys.version_info[:3]),
         "executable": sys.executable,
         "scheduler": "embedded",
-        "work_dir": work_dir,
+        "work_dir": hello["work_dir"],
         "spool": "0" * 16,
+        "exposed": "",
         "now": 0.0,
         "free": 1 << 40,
         "host": "host",
