@@ -97,7 +97,7 @@ def _read(line: str) -> dict[str, str]:
         else:
             raise ValueError(f"{word!r} is not an option: they begin with dashes")
         if name == "array":
-            arrays.parse(value)
+            arrays.check(value)
         if name in ("time", "time_min"):
             parse_time(value)
         if name in OURS and name not in _FREE:
