@@ -24,6 +24,7 @@ from .wire import Buffer
 BEHIND = 1 << 30  # calls, at most, by which what a machine that went down has left on disk may be behind
 POOLS = "pilots"  # the folder in work_dir
 _NUMBER = struct.Struct(">Q")
+_MOST = (1 << 64) - 1
 
 
 def name_of(pool: int) -> str:
@@ -74,7 +75,7 @@ class PoolFiles:
         if len(data) >= _NUMBER.size:
             self._handed = _NUMBER.unpack_from(data)[0]
             if not data[_NUMBER.size :] == boot != b"":
-                self._handed += BEHIND
+                self._handed = min(self._handed + BEHIND, _MOST)
         os.pwrite(self._handle, _NUMBER.pack(self._handed) + boot, 0)
 
     def remove(self) -> None:
