@@ -271,7 +271,7 @@ def _ask_ssh(host: Host, config: str | None) -> Mapping[str, list[str]]:
 
 def _ask_paramiko(host: Host, config: str | None) -> Mapping[str, list[str]]:
     from paramiko import SSHConfig
-    from paramiko.ssh_exception import ConfigParseError
+    from paramiko.ssh_exception import SSHException
 
     files = [Path("~/.ssh/config").expanduser(), Path("/etc/ssh/ssh_config")] if config is None else [Path(config)]
     values: dict[str, list[str]] = {}
@@ -280,7 +280,7 @@ def _ask_paramiko(host: Host, config: str | None) -> Mapping[str, list[str]]:
             continue
         try:
             found = SSHConfig.from_path(str(file)).lookup(host.name)
-        except ConfigParseError as error:
+        except (SSHException, UnicodeError, ImportError) as error:
             raise ValueError(f"{file} cannot be understood: {printable(str(error))}") from None
         for name, value in found.items():
             several: list[str] = value if isinstance(value, list) else [str(value)]
