@@ -23,7 +23,7 @@ WORK_DIR = "SLURMFUTURES_WORK_DIR"
 
 Source = Union[str, "os.PathLike[str]", Mapping[str, Any]]
 
-_LONGEST = 1 << 16  # bytes of a file
+_LONGEST = 1 << 15  # bytes of a file
 _MOST_NODES = 10000  # values in YAML
 
 # What is code, and so has no place in a file.

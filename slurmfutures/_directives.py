@@ -82,7 +82,7 @@ def _read(line: str) -> dict[str, str]:
             raise ValueError(f"{word!r} is not an option: they begin with dashes")
         for name, value in options:
             if name == "array":
-                arrays.parse(value)
+                arrays.check(value)
             if name in ("time", "time_min"):
                 parse_time(value)
             _check_free(name)

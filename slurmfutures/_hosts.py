@@ -275,7 +275,7 @@ def _ask_ssh(host: Host, config: str | None) -> Mapping[str, list[str]]:
 
 def _ask_paramiko(host: Host, config: str | None) -> Mapping[str, list[str]]:
     from paramiko import SSHConfig
-    from paramiko.ssh_exception import ConfigParseError
+    from paramiko.ssh_exception import SSHException
 
     own = Path("~/.ssh/config").expanduser()
     files = [own, Path("/etc/ssh/ssh_config")] if config is None else [Path(config)]
@@ -287,7 +287,7 @@ def _ask_paramiko(host: Host, config: str | None) -> Mapping[str, list[str]]:
             found = SSHConfig.from_text(_configuration(file, checked=config is None and file == own)).lookup(host.name)
         except OSError as error:
             raise ValueError(f"{file} cannot be read: {error.strerror}") from error
-        except ConfigParseError as error:
+        except (SSHException, UnicodeError, ImportError) as error:
             raise ValueError(f"{file} cannot be understood: {printable(str(error))}") from None
         for name, value in found.items():
             several: list[str] = value if isinstance(value, list) else [str(value)]

@@ -155,7 +155,7 @@ def _public_inside(path: str) -> tuple[str, bytes] | None:
     if message.get_int() != 1:
         return None
     blob = message.get_binary()
-    return Message(blob).get_text(), blob
+    return Message(blob).get_binary().decode("ascii", "replace"), blob
 
 
 class Agent(AgentSSH):

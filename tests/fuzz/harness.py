@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 SECONDS = 1.0  # of processor time for one input
 MEMORY = 4 << 20  # bytes that any parser may take; paramiko makes up to one MB that a message lacks
 MEMORY_PER_BYTE = 250  # of the input: the most is taken by JSON of many empty lists and mappings
-LARGE = 1 << 17  # bytes of an input that shows how time and memory grow
+LARGE = 1 << 16  # bytes of an input that shows how time and memory grow
 _LONG = 1 << 14  # bytes of an input that takes time by its length
 
 

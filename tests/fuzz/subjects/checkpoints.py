@@ -170,7 +170,7 @@ PARSERS = (
     Parser(
         "_journal:Scan",
         _scan,
-        [*_SEEDS, _numbered(3000)],
+        _SEEDS,
         _OWN,
         _journals(),
         repeated=_FILES,

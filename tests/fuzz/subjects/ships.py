@@ -3,6 +3,7 @@
 import io
 import os
 import shutil
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from tests.fuzz.harness import Parser
 
 def _zip(*names: str, mode: int = 0o100600, data: bytes = b"x = 1\n") -> bytes:
     target = io.BytesIO()
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as file:
+    with warnings.catch_warnings(), zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as file:
+        warnings.simplefilter("ignore")  # a name may be there twice
         for name in names:
             info = zipfile.ZipInfo(name)
             info.external_attr = mode << 16
