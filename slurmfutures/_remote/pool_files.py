@@ -29,8 +29,8 @@ BEHIND = 1 << 30  # calls, at most, by which what a machine that went down has l
 POOLS = "pilots"  # the folder in work_dir
 _PILOT = re.compile(r"([^./\0]+)\.([0-9]{1,9})\.([0-9]{1,9})", re.ASCII)
 _NUMBER = struct.Struct(">Q")
+_HIGHEST = (1 << 64) - 1
 _ENTRIES = {"batch": ("tasks",), "came": ("task", "run"), "settled": ("task", "run"), "over": ()}  # and their numbers
-_MOST = (1 << 64) - 1
 
 
 def name_of(pool: int) -> str:
@@ -124,7 +124,7 @@ class PoolFiles:
         if len(data) >= _NUMBER.size:
             self._handed = _NUMBER.unpack_from(data)[0]
             if not data[_NUMBER.size :] == boot != b"":
-                self._handed = min(self._handed + BEHIND, _MOST)
+                self._handed = min(self._handed + BEHIND, _HIGHEST)
         os.pwrite(self._handle, _NUMBER.pack(self._handed) + boot, 0)
 
     def remove(self) -> None:

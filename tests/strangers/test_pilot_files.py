@@ -197,6 +197,13 @@ def test_a_damaged_file_of_an_agent_is_none(pool: Path, words: Any) -> None:
         assert meeting.read_agent_file(str(pool)) is None
 
 
+@pytest.mark.parametrize("data", [b"", b"1234567", b"\xff" * 8, b"\xff" * 100])
+def test_a_damaged_number_of_calls_is_as_high_as_it_may_be(pool: Path, data: bytes) -> None:
+    use(pool)
+    (pool / "handed").write_bytes(data)
+    assert use(pool).handed == ((1 << 64) - 1 if len(data) >= 8 else 0)
+
+
 @pytest.mark.parametrize("what", ["pilots", "pilots/s", "pilots/s/000001", "pilots/s/000001/agent"])
 def test_a_pilot_goes_to_no_agent_of_a_stranger_and_says_why(
     common: Path, filled: Path, stranger: Stranger, what: str
