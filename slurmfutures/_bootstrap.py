@@ -179,8 +179,8 @@ _HELLO: Mapping[str, type | tuple[type, ...]] = {
 }
 
 
-class NoFolder(SlurmFuturesError):
-    """There is no `work_dir` to look at."""
+class NoFolder(Exception):
+    """There is no `work_dir` to look at; whoever looks has words of its own for that."""
 
 
 class Started(NamedTuple):

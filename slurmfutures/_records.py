@@ -36,7 +36,7 @@ class Batch:
         ids.batch(words["batch"])
         if "pool" in words:
             ids.count(words["pool"], _MOST_POOL)
-            ids.count(words["first"], _MOST_CALL)
+            ids.count(words.get("first"), _MOST_CALL)
         self.words = words  # "batch", "name", "time", "spool", "scheduler"; of calls for pilots "pool" and "first" too
         self.firsts = firsts  # the first call of each task
         self.keys = keys
