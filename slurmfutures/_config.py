@@ -24,6 +24,7 @@ WORK_DIR = "SLURMFUTURES_WORK_DIR"
 Source = Union[str, "os.PathLike[str]", Mapping[str, Any]]
 
 _LONGEST = 1 << 15  # bytes of a file
+_MOST_BRACKETS = 500  # lists and tables on one line; PyYAML takes time in the square of their number
 _MOST_NODES = 10000  # values in YAML
 
 # What is code, and so has no place in a file.
@@ -276,8 +277,8 @@ def _read(source: Any) -> tuple[str, Any]:
     with open(os.path.expanduser(where), "rb") as file:
         data = file.read(_LONGEST + 1)
     try:
-        if len(data) > _LONGEST:
-            raise ValueError(f"a config has at most {_LONGEST} bytes")
+        if len(data) > _LONGEST or data.count(b"[") + data.count(b"{") > _MOST_BRACKETS:
+            raise ValueError(f"a config has at most {_LONGEST} bytes, and {_MOST_BRACKETS} brackets and braces")
         return where, _toml(data) if kind == ".toml" else _yaml(where, data)
     except (ValueError, RecursionError) as error:  # as are those of TOML, of YAML and of UTF-8
         raise ValueError(f"{where} cannot be read: {error}") from error

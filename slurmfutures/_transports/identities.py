@@ -19,6 +19,7 @@ from .base import logger
 _MOST_SAID = 1 << 18  # bytes of an agent's answer, as many as OpenSSH takes
 _IDENTITIES_ANSWER = 12
 _LEAST_IDENTITY = 8  # bytes: the lengths of a key and of its comment
+_MOST_ROUNDS = 1 << 14  # of hashing a passphrase, about a minute; ssh-keygen's default is 24
 _AGENT_TIMEOUT = 10.0  # seconds for the list of keys; for a signature it may ask a person
 
 
@@ -115,6 +116,12 @@ class FileIdentity:
 
 def load_key(path: str, phrase: str | None) -> PKey | None:
     """Read a private key; None for what is none, or of a type that is unknown here, or where the phrase is wrong."""
+    rounds = _rounds(path)
+    if rounds > _MOST_ROUNDS:
+        logger.warning(
+            "%s is not used: its passphrase is hashed %d times, and %d are the most", path, rounds, _MOST_ROUNDS
+        )
+        return None
     for kind in (Ed25519Key, ECDSAKey, RSAKey):
         try:
             return kind.from_private_key_file(path, phrase)
@@ -141,21 +148,39 @@ def _public_file(path: str) -> tuple[str, bytes] | None:
 
 def _public_inside(path: str) -> tuple[str, bytes] | None:
     """Return the public part that stands before the encrypted one in a file of OpenSSH's own format."""
-    try:
-        rows = Path(path).read_bytes().strip().split(b"\n")
-        data = base64.b64decode(b"".join(rows[1:-1]))
-    except (OSError, ValueError, binascii.Error):
+    message = _inside(path)
+    if message is None:
         return None
-    magic = b"openssh-key-v1\0"
-    if not data.startswith(magic):
-        return None
-    message = Message(data[len(magic) :])
     for _ in range(3):  # cipher, kdf, its options
         message.get_binary()
     if message.get_int() != 1:
         return None
     blob = message.get_binary()
     return Message(blob).get_binary().decode("ascii", "replace"), blob
+
+
+def _rounds(path: str) -> int:
+    """Return how often the passphrase is hashed for a file of OpenSSH's own format, 0 for any other one."""
+    message = _inside(path)
+    if message is None:
+        return 0
+    message.get_binary()  # the cipher
+    if message.get_binary() != b"bcrypt":
+        return 0
+    options = Message(message.get_binary())
+    options.get_binary()  # the salt
+    return options.get_int()
+
+
+def _inside(path: str) -> Message | None:
+    """Return what is behind the magic of a file of OpenSSH's own format, None for any other one."""
+    try:
+        rows = Path(path).read_bytes().strip().split(b"\n")
+        data = base64.b64decode(b"".join(rows[1:-1]))
+    except (OSError, ValueError, binascii.Error):
+        return None
+    magic = b"openssh-key-v1\0"
+    return Message(data[len(magic) :]) if data.startswith(magic) else None
 
 
 class Agent(AgentSSH):
