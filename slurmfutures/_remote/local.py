@@ -20,7 +20,7 @@ import time
 from collections import deque
 from typing import IO, Collection, Deque, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
-from . import arrays
+from . import arrays, trust
 from .scheduler import Ending, Limits, Outcome, Request, Row, Submitted
 from .spool import held_log
 from .states import TERMINAL, JobState
@@ -118,12 +118,15 @@ class Local:
 
     def _next_ids(self, count: int) -> range:
         """Count on in a file, so that ids are not used again."""
-        handle = os.open(os.path.join(self._work_dir, "local_job_id"), os.O_RDWR | os.O_CREAT, 0o600)
+        handle = trust.open_file(os.path.join(self._work_dir, "local_job_id"), os.O_RDWR | os.O_CREAT, closed=False)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
-            number = int(os.read(handle, 32) or b"0") + 1
-            os.lseek(handle, 0, os.SEEK_SET)
-            os.write(handle, b"%d" % (number + count - 1))
+            before = os.read(handle, 32)
+            if before and not before.isdigit():  # damaged: a number that was not reached before
+                before = b"%d" % time.time()
+            number = int(before or b"0") + 1
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, b"%d" % (number + count - 1), 0)
         finally:
             os.close(handle)
         return range(number, number + count)

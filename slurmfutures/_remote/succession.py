@@ -16,6 +16,7 @@ from typing import Any, Dict, Optional, Sequence
 
 from . import trust
 
+_MARK = "slurmfutures:"  # what the mark of an agent begins with
 POLL = 0.02  # seconds between two tries for the lock
 PATIENCE = 45.0  # seconds; an agent that was told to end takes up to 30 for what must not be cut off
 
@@ -71,8 +72,7 @@ class Succession:
     def is_ours(self) -> bool:
         """Whether no other agent has taken over, on whatever machine."""
         try:
-            with open(self._path, "rb") as file:
-                return bool(json.loads(file.read().decode())["mark"] == self._mark)
+            return bool(_read(self._path)["mark"] == self._mark)
         except (OSError, ValueError, KeyError):
             return True
 
@@ -90,7 +90,12 @@ class Succession:
             self._lock = None
 
     def _open(self) -> int:
-        return os.open(self._path + ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+        path = self._path + ".lock"
+        try:
+            return trust.open_file(path, os.O_RDWR | os.O_CREAT, closed=False)
+        except trust.Untrusted:  # put here while others could: nobody of ours holds it
+            os.unlink(path)
+            return trust.open_file(path, os.O_RDWR | os.O_CREAT)
 
     def _try(self) -> bool:
         assert self._lock is not None
@@ -109,8 +114,7 @@ class Succession:
     def _see_predecessor(self, *, end: bool) -> None:
         """Note where the agent before this one was, and end it if asked."""
         try:
-            with open(self._path, "rb") as file:
-                words = json.loads(file.read().decode())
+            words = _read(self._path)
             self._before = words["host"]
             if self._before == os.uname().nodename:
                 self._process = int(words["pid"]), str(words["mark"])
@@ -123,7 +127,7 @@ class Succession:
     def _tell_predecessor(self, number: int) -> None:
         """Send a signal; on another machine it sees by itself that it is not the one any more."""
         process, mark = self._process
-        if mark and mark in _command_line(str(process)):
+        if mark.startswith(_MARK) and mark in _command_line(str(process)):
             with contextlib.suppress(OSError):
                 os.kill(process, number)
 
@@ -134,14 +138,21 @@ class Succession:
         return any(name in _command_line(process) for process in os.listdir("/proc") if process.isdigit())
 
 
+def _read(path: str) -> Dict[str, Any]:
+    """Return what an agent wrote of itself. Raises OSError, ValueError."""
+    with trust.open_reader(path, closed=False) as file:
+        words = json.loads(file.read().decode())
+    if not isinstance(words, dict):
+        raise ValueError("%s is damaged" % path)
+    return words
+
+
 def agent_of(work_dir: str, session: str) -> Dict[str, Any]:
     """Return what the agent that serves a session, or did last, wrote of itself; nothing where there is none."""
     try:
-        with open(os.path.join(work_dir, "sessions", session), "rb") as file:
-            words = json.loads(file.read().decode())
+        return _read(os.path.join(work_dir, "sessions", session))
     except (OSError, ValueError):
         return {}
-    return words if isinstance(words, dict) else {}
 
 
 def is_live(work_dir: str, session: str) -> Optional[bool]:
@@ -150,7 +161,7 @@ def is_live(work_dir: str, session: str) -> Optional[bool]:
     An agent that takes over in the very moment of the test waits a little longer for the lock: no more than that.
     """
     try:
-        handle = os.open(os.path.join(work_dir, "sessions", session + ".lock"), os.O_RDONLY)
+        handle = trust.open_file(os.path.join(work_dir, "sessions", session + ".lock"), closed=False)
     except FileNotFoundError:
         return False
     except OSError:
@@ -178,8 +189,12 @@ def last_seen(work_dir: str, session: str) -> float:
 
 
 def _command_line(process: str) -> str:
+    """Return the words of a process of the user's, "" where it is none: others may take any words they like."""
     try:
         with open("/proc/%s/cmdline" % process, "rb") as file:
+            # Not by the file: it is root's for a process that has changed its user.
+            if os.stat("/proc/%s" % process).st_uid != os.geteuid():
+                return ""
             return file.read().decode("utf-8", "replace")
     except OSError:
         return ""
