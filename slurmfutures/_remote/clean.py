@@ -14,7 +14,7 @@ from . import pool_files, spool, succession, survey
 from .scheduler import Scheduler
 
 _CODE = re.compile(rb"/code/([0-9a-f]+)")
-_CODE_NAME = re.compile(r"[0-9a-f]{20}(\.\d+)?")
+_CODE_NAME = re.compile(r"[0-9a-f]{20}(\..+)?")
 _SHIP = re.compile(rb"/ship/([0-9a-f]{20})")
 _SESSION_NAME = re.compile(r"[0-9a-f]{12}")
 _SHIP_NAME = re.compile(r"[0-9a-f]{20}(\..+)?")

@@ -117,7 +117,8 @@ class Batch:
 
         A user's own script travels as the batch's function.
         """
-        os.makedirs(self.path, 0o700, exist_ok=True)
+        trust.make_folder(os.path.dirname(self.path))
+        trust.make_folder(self.path)
         try:
             if isinstance(calls, Incoming):
                 calls.move_to(os.path.join(self.path, "calls"))
@@ -127,16 +128,20 @@ class Batch:
                 file = payload.BatchFile(self.calls)
                 publish(self.path, "own", [file.function(0)])
                 file.close()
-            publish(self.path, "script.sh", [script.encode()])
+            publish(self.path, "script.sh", [script.encode("utf-8", "surrogateescape")])
             publish(self.path, "batch.json", [json.dumps(spec).encode()])
         except OSError:
             shutil.rmtree(self.path, ignore_errors=True)
             raise
 
     def spec(self) -> Any:
-        """Return how the batch is to be submitted, None where it is not (wholly) here."""
+        """Return how the batch is to be submitted, None where it is not (wholly) here.
+
+        Raises Untrusted for one that another account has put here: its results would be unpickled.
+        """
         try:
-            with open(os.path.join(self.path, "batch.json"), "rb") as file:
+            trust.check_folder(self.path)
+            with trust.open_reader(os.path.join(self.path, "batch.json"), closed=False) as file:
                 return json.loads(file.read().decode())
         except (FileNotFoundError, NotADirectoryError):
             return None
