@@ -180,6 +180,7 @@ class Place:
         real = os.path.realpath(self.path)
         if not self._looks:
             _make_folders(real)
+            check_links(self.path)  # there may have been nothing yet where somebody else has a link now
         about = os.lstat(real)
         if about.st_uid != os.geteuid():  # not root's either: things are made here
             words = "it is %s, and belongs to another user; %s"
@@ -206,13 +207,11 @@ class Place:
         if not trust.is_ours(about):
             raise trust.Untrusted(path, "it is %s and not yours: remove it" % trust.describe(about))
         name = os.path.basename(path)
-        wrong = (name in _FOLDERS and not stat.S_ISDIR(about.st_mode)) or (
-            name in _FILES and not stat.S_ISREG(about.st_mode)
-        )
-        if wrong:
+        right = stat.S_ISREG(about.st_mode) or (name in _FOLDERS and stat.S_ISDIR(about.st_mode))
+        if name in _FOLDERS + _FILES and not right:
             raise trust.Untrusted(path, "it is %s in place of ours: remove it" % trust.describe(about))
-        if name in _FOLDERS and not trust.is_closed(about) and not self._looks:  # as some umask had it
-            os.chmod(path, about.st_mode & 0o755)
+        if stat.S_ISDIR(about.st_mode) and name in _FOLDERS and not trust.is_closed(about) and not self._looks:
+            os.chmod(path, about.st_mode & 0o755)  # it is as some umask had it
 
     def install(self, source: bytes) -> None:
         """Have the package imported from the disk, unpacking `source` where it is not there. Sets `error`."""

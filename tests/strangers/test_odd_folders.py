@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from tests import calls
 from tests.drivers import Driver
 from tests.fix_executors import Opener
 from tests.fix_gate import Gate
+from tests.pythons import find
 from tests.strangers.accounts import Stranger
 from tests.strangers.test_work_dirs import run
 from tests.waiting import DEADLINE, until
@@ -96,6 +98,19 @@ def test_a_link_of_a_stranger_behind_one_s_own_is_refused(opener: Opener, common
         opener.root("local", work_dir=common / "mine")
 
 
+def test_a_link_that_a_stranger_makes_meanwhile_is_refused(
+    common: Path, stranger: Stranger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(path: str) -> None:
+        (common / "way").symlink_to(common)
+        stranger.own(common / "way")
+        os.makedirs(path, 0o700)
+
+    monkeypatch.setattr(source, "_make_folders", make)
+    place = source.Place(str(common / "way/work"), DIGEST, False)
+    assert f"{common}/way: it is a link of {stranger.name}" in place.error
+
+
 def test_the_way_is_the_kernel_s(common: Path) -> None:
     (common / "a/b").mkdir(parents=True)
     (common / "a/up").symlink_to("../a/./b/..")
@@ -130,6 +145,26 @@ def test_any_name_will_do(opener: Opener, common: Path, name: str, monkeypatch: 
     monkeypatch.chdir(common)
     assert works(opener.root("local", work_dir=name))
     assert os.listdir(common) == [name]
+
+
+@pytest.mark.parametrize("version", ["3.8", "3.11"])
+def test_a_locale_does_not_lead_elsewhere_than_was_looked(
+    version: str, common: Path, opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    localedef = shutil.which("localedef")
+    if localedef is None:
+        pytest.skip("there is no localedef to make a locale with")
+    name = "de_DE.ISO-8859-1"
+    done = subprocess.run(
+        [localedef, "-i", "de_DE", "-f", "ISO-8859-1", common / name], capture_output=True, text=True, check=False
+    )
+    if not (common / name).exists():
+        pytest.skip(f"localedef: {done.stderr}")
+    monkeypatch.setenv("LOCPATH", str(common))
+    monkeypatch.setenv("LC_ALL", name)
+    (common / "folder").mkdir()
+    assert works(opener.root("local", work_dir=common / "folder/m\xfcller", python=quote(find(version))))
+    assert os.listdir(common / "folder") == ["m\xfcller"]
 
 
 def test_a_device_is_refused_for_what_it_is(opener: Opener) -> None:
