@@ -678,7 +678,7 @@ class Poller:
         if reply.exception() is not None:
             return
         head = reply.result().head
-        if "error" in head and batch.restored and head["error"] == "gone":
+        if head.get("error") == "gone" and batch.restored:
             self._forsake(batch)
             return
         if "error" in head:
@@ -733,8 +733,8 @@ class Poller:
         if exposed:
             give_warning(
                 f"others can put another folder in the place of work_dir {self.greeting['work_dir']} on "
-                f"{self.greeting['host']}, because they can write to {exposed}: set its sticky bit (chmod +t), or name "
-                "another folder by work_dir="
+                f"{self.greeting['host']}, because {exposed} is theirs or open to them: have it closed (chmod go-w, "
+                "or +t), or name another folder by work_dir="
             )
         free = self.greeting["free"]
         if free < LOW_SPACE:

@@ -76,6 +76,7 @@ class Agent:
     """Everything here runs in the loop's thread, but what it gives to threads."""
 
     def __init__(self, hello: Mapping[str, Any], code: str) -> None:
+        """`code` is where our source is, or would be, in the work_dir that the loader has looked at."""
         self._code = code
         self._loop = Loop()
         self._reader = wire.Reader(self._place)
@@ -92,7 +93,7 @@ class Agent:
         self._for_good = False  # the driver said so
         self._leaving = False  # somebody else is there for the driver
         self._looks: bool = hello["looks"]  # then nothing is made in work_dir
-        self._work_dir = os.path.abspath(os.path.expanduser(hello["work_dir"]))
+        self._work_dir = os.path.dirname(os.path.dirname(code))
         self._began = time.time()
         if self._looks:
             self._spool = spool.read_id(self._work_dir)
@@ -109,8 +110,7 @@ class Agent:
         self._held: Optional[List[Callable[[], None]]] = None
         self._login = os.path.join(self._work_dir, "login", "%s.%d" % (os.uname().nodename, os.getpid()))
         if not self._looks:
-            _clear_dead(os.path.dirname(self._login))
-            os.makedirs(self._login, 0o700, exist_ok=True)
+            _make_login(self._work_dir, self._login)
         self._scheduler = self._find_scheduler(hello["scheduler"], hello["max_workers"])
         self._hub = hub.Hub(
             most=hello["login_workers"],
@@ -467,7 +467,7 @@ class Agent:
             if not head["zip"]:
                 return ships.is_whole(folder)
             trust.make_folder(os.path.dirname(folder))
-            archive = "%s.%d.zip" % (folder, os.getpid())
+            archive = source.new_name(folder)
             if isinstance(body, Incoming):
                 body.move_to(archive)
             else:
@@ -526,8 +526,17 @@ def _write_there(work_dir: str) -> float:
             finally:
                 os.unlink(path)
     except OSError as error:
-        words = (work_dir, os.uname().nodename, error.strerror, source.REMEDY)
-        raise Refusal("work-dir", "work_dir %s on %s cannot be used: %s; %s" % words) from error
+        raise Refusal("work-dir", source.refusal(work_dir, work_dir, error)) from error
+
+
+def _make_login(work_dir: str, folder: str) -> None:
+    """Make the folder of this agent's own. Raises Refusal."""
+    try:
+        trust.make_folder(os.path.dirname(folder))
+        _clear_dead(os.path.dirname(folder))
+        trust.make_folder(folder)
+    except OSError as error:
+        raise Refusal("work-dir", source.refusal(work_dir, work_dir, error)) from error
 
 
 def _clear_dead(folder: str) -> None:

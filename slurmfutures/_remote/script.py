@@ -32,7 +32,7 @@ if [ ! -d "$sf_part/r" ]; then
 fi
 # Where work_dir is not shared, somebody else may have made a folder of its name on this node.
 for sf_path in {ours}; do
-    if [ ! -O "$sf_path" ]; then
+    if [ ! -O "$sf_path" ] || [ -L "$sf_path" ]; then
         echo "slurmfutures: $sf_path on node ${{SLURMD_NODENAME:-$HOSTNAME}} is not yours, or not there:" \
             "is work_dir on a file system that the compute nodes share?" >&2
         exit 66
@@ -141,7 +141,8 @@ def render(
         start=quote(code + "/start.py"),
         module=module,
     )
-    return _head(batch, folder, [code, "%s/%s" % (code, __package__), code + "/start.py"]) + calls + _TAIL
+    used = [os.path.dirname(code), code, "%s/%s" % (code, __package__), code + "/start.py"]
+    return _head(batch, folder, used) + calls + _TAIL
 
 
 def render_around(
@@ -171,7 +172,8 @@ def _head(
     batch: str, folder: str, used: Sequence[str], directives: Sequence[str] = (), ended: str = "", unended: str = ""
 ) -> str:
     """Return the beginning; `used` are files and folders, below others of ours, that are executed or imported."""
-    ours = (os.path.dirname(os.path.dirname(folder)), folder, *used)
+    batches = os.path.dirname(folder)
+    ours = (os.path.dirname(batches) + "/.", batches, folder, *used)  # of all of them only work_dir may be a link
     return _HEAD.format(
         batch=batch,
         directives="".join(line + "\n" for line in directives),

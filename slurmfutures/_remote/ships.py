@@ -7,7 +7,7 @@ it, and if all of it belongs to the user and is closed to others. Its time says 
 import os
 import shutil
 
-from . import ids, source, trust
+from . import ids, source
 
 
 def folder_of(work_dir: str, name: str) -> str:
@@ -18,18 +18,16 @@ def folder_of(work_dir: str, name: str) -> str:
 def is_whole(folder: str) -> bool:
     """Whether a version is there with the content that its name says; note its use."""
     try:
-        trust.check_folder(os.path.dirname(folder))
         os.utime(folder)
     except OSError:
         return False
-    return source.digest_of_folder(folder) == os.path.basename(folder)
+    return source.is_whole(folder)
 
 
 def store(folder: str, archive: str) -> None:
     """Unpack a version, and remove its zip. Raises OSError, leaving nothing."""
-    part = "%s.%s.%d" % (folder, os.uname().nodename, os.getpid())
+    part = source.new_name(folder)
     try:
-        shutil.rmtree(part, ignore_errors=True)
         source.unpack(archive, part)
         source.give_name(part, folder)
     finally:

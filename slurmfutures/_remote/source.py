@@ -9,12 +9,13 @@ import errno
 import hashlib
 import io
 import os
+import re
 import shutil
 import stat
 import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any, Iterator, Optional, Tuple
+from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 from . import trust
 
@@ -22,12 +23,27 @@ REMEDY = "name another folder by work_dir="
 _DIGEST = 20  # hexadecimal digits
 _CACHE = "__pycache__"
 MOST_UNPACKED = 1 << 32  # bytes of what is sent
-# What there is of ours in a work_dir that has lost its `id`, as a purge of old files may take it.
-_OURS = ("batches", "code", "id", "limits.json", "local_job_id", "login", "pilots", "sessions", "ship")
+_ENTERED_BY_OTHERS = stat.S_IXGRP | stat.S_IXOTH
+_RENAMES = 10  # tries; each is lost to another agent, or to something that cannot be renamed
+# What there is of ours in a work_dir.
+_FOLDERS = ("batches", "code", "login", "pilots", "sessions", "ship")
+_FILES = ("id", "limits.json", "local_job_id")
+_ID = re.compile(rb"[0-9a-f]{12}\s*")
+_CODE_NAME = re.compile(r"[0-9a-f]{20}(\..+)?")
 
 
 class Unusable(Exception):
     """`work_dir` cannot be used; the message says why and what to do."""
+
+
+def refusal(given: str, path: str, error: Exception) -> str:
+    """Return the line that says why a work_dir cannot be used, and what to do; `given` is the user's word for it."""
+    why: Any = error
+    if isinstance(error, OSError):
+        why = "%s; %s" % (error.strerror, REMEDY)
+    if isinstance(error, trust.Untrusted):  # its words have a remedy
+        why = error.strerror if error.filename == path else "%s: %s" % (error.filename, error.strerror)
+    return "work_dir %s on %s cannot be used: %s" % (given, os.uname()[1], why)
 
 
 class Digest:
@@ -92,25 +108,44 @@ def unpack(archive: Any, folder: str) -> None:
         raise
     except Exception as error:  # of a dozen kinds: BadZipFile, zlib.error, NotImplementedError, RuntimeError...
         raise OSError(errno.EBADMSG, "what was sent is damaged: %s" % error) from error
-    for path, folders, _ in os.walk(folder):
+    for path, folders, files in [*os.walk(folder)]:
         for name in folders:
             os.chmod(os.path.join(path, name), 0o700)
+        if _CACHE not in folders and any(name.endswith(".py") for name in files):
+            os.mkdir(os.path.join(path, _CACHE), 0o700)  # by a job's umask it might be open to others
+
+
+def is_whole(folder: str) -> bool:
+    """Whether a folder is there with the content that its name says, and nobody else can put another in its place."""
+    try:
+        trust.check_folder(os.path.dirname(folder))
+    except OSError:
+        return False
+    return digest_of_folder(folder) == os.path.basename(folder)
+
+
+def new_name(folder: str) -> str:
+    """Return a name beside a folder's that no other process takes, on whatever machine, for what is to become it."""
+    return "%s.%s" % (folder, os.urandom(6).hex())
 
 
 def give_name(part: str, folder: str) -> None:
     """Rename `part` to `folder`, in place of one there whose content is not what its name says. Raises OSError."""
-    try:
-        os.rename(part, folder)
-        return
-    except OSError:
-        if not os.path.lexists(folder):
-            raise
-    if digest_of_folder(folder) == os.path.basename(folder):
-        return  # another agent was faster
-    old = part + ".old"
-    os.rename(folder, old)
-    os.rename(part, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    for _ in range(_RENAMES):
+        try:
+            os.rename(part, folder)
+            return
+        except OSError as error:
+            problem = error
+        if is_whole(folder):
+            return  # another agent was faster
+        old = new_name(folder)
+        try:
+            os.rename(folder, old)
+        except FileNotFoundError:  # another agent does the same
+            continue
+        shutil.rmtree(old, ignore_errors=True)
+    raise problem
 
 
 class Place:
@@ -126,10 +161,14 @@ class Place:
         self._digest = digest
         umask = os.umask(0o077)
         try:
-            self.path = os.path.abspath(os.path.expanduser(work_dir))
+            path = os.path.expanduser(work_dir)
+            self.path = os.path.abspath(path)
             self.code = os.path.join(self.path, "code", digest)
+            if not path or path.startswith("~"):
+                words = "nobody's home has the name %s" % path.split("/")[0] if path else "no folder is named"
+                raise Unusable("%s; %s" % (words, REMEDY))
             self._prepare()
-            self.is_there = digest_of_folder(self.code) == digest
+            self.is_there = is_whole(self.code)
         except (OSError, Unusable) as error:
             self._refuse(error)
         finally:
@@ -138,42 +177,33 @@ class Place:
     def _refuse(self, error: Exception) -> None:
         self.is_there = True  # nothing is to be sent
         self.code_of_error = "no-folder" if self._looks and isinstance(error, FileNotFoundError) else "work-dir"
-        why: Any = error
-        if isinstance(error, OSError):
-            why = "%s; %s" % (error.strerror, REMEDY)
-        if isinstance(error, trust.Untrusted):  # its words have a remedy
-            why = error.strerror if error.filename == self.path else "%s: %s" % (error.filename, error.strerror)
-        self.error = "work_dir %s on %s cannot be used: %s" % (self._given, os.uname()[1], why)
+        self.error = refusal(self._given, self.path, error)
 
     def _prepare(self) -> None:
         """Make the folder, or see whether the one that is there is ours. Raises OSError, Unusable."""
         check_links(self.path)
-        if not self._looks:
-            try:
-                os.mkdir(self.path)
-            except FileExistsError:
-                pass
-            except FileNotFoundError:
-                os.makedirs(self.path, exist_ok=True)
         real = os.path.realpath(self.path)
+        if not self._looks:
+            _make_folders(real)
+            check_links(self.path)  # there may have been nothing yet where somebody else has a link now
         about = os.lstat(real)
         if about.st_uid != os.geteuid():  # not root's either: things are made here
             words = "it is %s, and belongs to another user; %s"
             raise trust.Untrusted(self.path, words % (trust.describe(about), REMEDY))
         trust.check_folder(real)
         names = os.listdir(real)
-        strange = [name for name in names if not _is_our_name(name)]
-        if strange and "id" not in names and not self._looks:
+        strange = [] if self._looks or _has_id(real) else _strange(real, names)
+        if strange:
             words = "it holds files that are not slurmfutures' (%s); name an empty or a new folder by work_dir="
             raise Unusable(words % ", ".join(sorted(strange)[:3]))
         if about.st_mode & 0o077 and not self._looks:
             os.chmod(real, 0o700)
         for name in names:
-            self._check_entry(os.path.join(real, name), name in _OURS)
+            self._check_entry(os.path.join(real, name))
         if not self._looks:
             trust.make_folder(os.path.join(real, "code"))
 
-    def _check_entry(self, path: str, expected: bool) -> None:
+    def _check_entry(self, path: str) -> None:
         """Raise Untrusted for what another account has put there while the folder was open to it."""
         try:
             about = os.lstat(path)
@@ -181,12 +211,12 @@ class Place:
             return
         if not trust.is_ours(about):
             raise trust.Untrusted(path, "it is %s and not yours: remove it" % trust.describe(about))
-        if not expected or stat.S_ISREG(about.st_mode):
-            return
-        if not stat.S_ISDIR(about.st_mode):
+        name = os.path.basename(path)
+        right = stat.S_ISREG(about.st_mode) or (name in _FOLDERS and stat.S_ISDIR(about.st_mode))
+        if name in _FOLDERS + _FILES and not right:
             raise trust.Untrusted(path, "it is %s in place of ours: remove it" % trust.describe(about))
-        if not trust.is_closed(about) and not self._looks:  # as the umask had it; nobody else got as far as this
-            os.chmod(path, about.st_mode & 0o755)
+        if stat.S_ISDIR(about.st_mode) and name in _FOLDERS and not trust.is_closed(about) and not self._looks:
+            os.chmod(path, about.st_mode & 0o755)  # it is as some umask had it
 
     def install(self, source: bytes) -> None:
         """Have the package imported from the disk, unpacking `source` where it is not there. Sets `error`."""
@@ -210,7 +240,7 @@ class Place:
     def _store(self, source: bytes) -> None:
         import compileall
 
-        part = "%s.%d" % (self.code, os.getpid())
+        part = new_name(self.code)
         try:
             unpack(io.BytesIO(source), part)
             compileall.compile_dir(part, quiet=2)
@@ -246,28 +276,63 @@ class _Memory:
         exec(compile(self._files.read(origin), origin, "exec"), module.__dict__)
 
 
-def _is_our_name(name: str) -> bool:
-    return name in _OURS or name.startswith(("id.", ".limits.json.", ".writable."))
+def _make_folders(path: str) -> None:
+    """Make a folder, and those above it that are missing. By its mode: a default ACL takes the place of the umask."""
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        if os.path.dirname(path) == path:
+            raise
+        _make_folders(os.path.dirname(path))
+        _make_folders(path)
+
+
+def _has_id(work_dir: str) -> bool:
+    """Whether a folder has the name that we give to a work_dir: see `spool.identify`."""
+    try:
+        return _ID.fullmatch(trust.read(os.path.join(work_dir, "id"), 100, closed=False)) is not None
+    except OSError:
+        return False
+
+
+def _strange(work_dir: str, names: Sequence[str]) -> List[str]:
+    """Return what is not ours in a folder without an `id`, which a purge of old files may have taken."""
+    strange = [
+        name
+        for name in names
+        if name not in _FOLDERS + _FILES and not name.startswith(("id.", ".limits.json.", ".writable."))
+    ]
+    if not strange and "code" in names and os.path.isdir(os.path.join(work_dir, "code")):
+        strange = [
+            "code/" + name for name in os.listdir(os.path.join(work_dir, "code")) if not _CODE_NAME.fullmatch(name)
+        ]
+    return strange
 
 
 def check_links(path: str) -> None:
     """Raise Untrusted where a link on the way belongs to another account, which could lead it elsewhere."""
-    while path != os.path.dirname(path):
-        try:
-            about = os.lstat(path)
-        except OSError:
-            about = None
-        if about is not None and stat.S_ISLNK(about.st_mode) and not trust.is_ours(about):
-            raise trust.Untrusted(path, "it is %s: name the folder itself" % trust.describe(about))
-        path = os.path.dirname(path)
+    for place, about in trust.way(path):
+        if stat.S_ISLNK(about.st_mode) and not trust.is_ours(about):
+            raise trust.Untrusted(place, "it is %s: name the folder itself" % trust.describe(about))
 
 
 def exposed(path: str) -> str:
-    """Return the folder above `path` in which other accounts can rename what is in it, "" where there is none."""
-    path = os.path.realpath(path)
-    while path != os.path.dirname(path):
-        path = os.path.dirname(path)
-        about = os.stat(path)
-        if not trust.is_closed(about) and not about.st_mode & stat.S_ISVTX:
-            return "%s (%s)" % (path, trust.describe(about))
+    """Return a folder on the way to `path` in which other accounts can rename what is in it, "" where there is none.
+
+    Whoever owns "/" could do anything; that need not be called root where user ids are mapped, as in a container. What
+    is below a folder that others cannot enter is out of their reach.
+    """
+    real = os.path.realpath(path)
+    root = os.lstat("/").st_uid
+    closed = real + "/"
+    for place, about in trust.way(path):
+        if place == real or place.startswith(closed) or not stat.S_ISDIR(about.st_mode):
+            continue
+        if trust.is_ours(about) and not about.st_mode & _ENTERED_BY_OTHERS:
+            closed = place + "/"
+        theirs = not trust.is_ours(about) and about.st_uid != root
+        if theirs or not (trust.is_closed(about) or about.st_mode & stat.S_ISVTX):
+            return "%s (%s)" % (place, trust.describe(about))
     return ""

@@ -134,7 +134,8 @@ class Batch:
 
         A user's own script travels as the batch's function.
         """
-        make_folder(self.path)
+        trust.make_folder(os.path.dirname(self.path))
+        trust.make_folder(self.path)
         try:
             if isinstance(calls, Incoming):
                 calls.move_to(os.path.join(self.path, "calls"))
@@ -144,7 +145,7 @@ class Batch:
                 file = payload.BatchFile(self.calls)
                 publish(self.path, "own", [file.function(0)])
                 file.close()
-            publish(self.path, "script.sh", [script.encode()])
+            publish(self.path, "script.sh", [script.encode("utf-8", "surrogateescape")])
             publish(self.path, "batch.json", [json.dumps(spec).encode()])
         except OSError:
             shutil.rmtree(self.path, ignore_errors=True)

@@ -16,6 +16,7 @@ from typing import Any, Dict, Optional, Sequence
 
 from . import entries, ids, trust
 
+_MARK = "slurmfutures:"  # what the mark of an agent begins with
 POLL = 0.02  # seconds between two tries for the lock
 PATIENCE = 45.0  # seconds; an agent that was told to end takes up to 30 for what must not be cut off
 
@@ -90,7 +91,12 @@ class Succession:
             self._lock = None
 
     def _open(self) -> int:
-        return trust.open_file(self._path + ".lock", os.O_RDWR | os.O_CREAT, closed=False)
+        path = self._path + ".lock"
+        try:
+            return trust.open_file(path, os.O_RDWR | os.O_CREAT, closed=False)
+        except trust.Untrusted:  # put here while others could: nobody of ours holds it
+            os.unlink(path)
+            return trust.open_file(path, os.O_RDWR | os.O_CREAT)
 
     def _try(self) -> bool:
         assert self._lock is not None
@@ -121,7 +127,7 @@ class Succession:
     def _tell_predecessor(self, number: int) -> None:
         """Send a signal to its process; on another machine it notices by itself that another agent took over."""
         process, mark = self._process
-        if mark and mark in _command_line(str(process)):
+        if mark.startswith(_MARK) and mark in _command_line(str(process)):
             with contextlib.suppress(OSError):
                 os.kill(process, number)
 

@@ -4,15 +4,18 @@ Everything that is executed, unpickled, imported or followed is opened here. The
 anything can be imported from a disk, so it imports nothing but the standard library.
 """
 
+from __future__ import annotations
+
 import os
 import stat
 
 TYPE_CHECKING = False  # `typing` itself would cost an array task more than all that is imported here
 if TYPE_CHECKING:
-    from typing import IO, Any, List, Tuple
+    from typing import IO, Any, Callable, Iterator, List, Tuple
 
 _CHUNK = 1 << 20  # bytes that are read at once
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+_MOST_LINKS = 40  # on a way, as the kernel has it
 _KINDS = ((stat.S_ISREG, "a file"), (stat.S_ISDIR, "a folder"), (stat.S_ISLNK, "a link"), (stat.S_ISFIFO, "a FIFO"))
 
 
@@ -54,9 +57,11 @@ def is_closed(about: os.stat_result) -> bool:
     return stat.S_ISLNK(about.st_mode) or not about.st_mode & _WRITABLE_BY_OTHERS
 
 
-def _check(path: str, about: os.stat_result, closed: bool) -> None:
+def _check(path: str, about: os.stat_result, kind: Callable[[int], bool], words: str, closed: bool) -> None:
     if not is_ours(about):
         raise Untrusted(path, "it is %s and not yours: remove it, or name another place" % describe(about))
+    if not kind(about.st_mode):
+        raise Untrusted(path, "it is %s in place of a %s" % (describe(about), words))
     if closed and not is_closed(about):
         why = "it is %s, so others can write to it: check what is in it, then run `chmod go-w` on it"
         raise Untrusted(path, why % describe(about))
@@ -65,10 +70,37 @@ def _check(path: str, about: os.stat_result, closed: bool) -> None:
 def check_folder(path: str, closed: bool = True) -> os.stat_result:
     """Return what lstat says of a folder that may be used. Raises Untrusted, OSError where there is none."""
     about = os.lstat(path)
-    _check(path, about, closed)
-    if not stat.S_ISDIR(about.st_mode):
-        raise Untrusted(path, "it is %s in place of a folder: remove it, or name another place" % describe(about))
+    _check(path, about, stat.S_ISDIR, "folder: remove it, or name another place", closed)
     return about
+
+
+def way(path: str) -> Iterator[Tuple[str, os.stat_result]]:
+    """Yield the folders and links that an absolute path leads over, links' targets included, with their lstat.
+
+    It ends where the path does, or before what is not there.
+    """
+    here, left, links = "/", path.split("/")[::-1], 0
+    yield here, os.lstat(here)
+    while left:
+        name = left.pop()
+        if name == "..":
+            here = os.path.dirname(here)
+        elif name not in ("", "."):
+            there = os.path.join(here, name)
+            try:
+                about = os.lstat(there)
+            except OSError:
+                return
+            yield there, about
+            if not stat.S_ISLNK(about.st_mode):
+                here = there
+                continue
+            links += 1
+            if links > _MOST_LINKS:
+                return
+            target = os.readlink(there)
+            here = "/" if target.startswith("/") else here
+            left += target.split("/")[::-1]
 
 
 def make_folder(path: str) -> None:
@@ -95,17 +127,14 @@ def open_file(path: str, flags: int = os.O_RDONLY, closed: bool = True) -> int:
             raise Untrusted(path, "it is %s in place of a file: remove it" % describe(about)) from None
         raise
     try:
-        about = os.fstat(handle)
-        _check(path, about, closed)
-        if not stat.S_ISREG(about.st_mode):
-            raise Untrusted(path, "it is %s in place of a file: remove it" % describe(about))
+        _check(path, os.fstat(handle), stat.S_ISREG, "file: remove it", closed)
     except OSError:
         os.close(handle)
         raise
     return handle
 
 
-def open_reader(path: str, closed: bool = True) -> "IO[bytes]":
+def open_reader(path: str, closed: bool = True) -> IO[bytes]:
     """Return a file to read from, unbuffered. Raises as `open_file` does."""
     return open(open_file(path, closed=closed), "rb", 0)
 
@@ -123,7 +152,7 @@ def read(path: str, limit: int, closed: bool = True) -> bytes:
     return b"".join(found)
 
 
-def entries(folder: str) -> "List[Tuple[str, Any]]":
+def entries(folder: str) -> List[Tuple[str, Any]]:
     """Return the names in a folder that belong to the user or to root, with their lstat; others are left out."""
     found = []
     for name in sorted(os.listdir(folder)):

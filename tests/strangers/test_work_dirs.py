@@ -183,7 +183,7 @@ def test_one_below_a_folder_in_which_others_can_rename_is_warned_of(opener: Open
         warnings.simplefilter("error")
         opener.root("local", work_dir=warm)
     common.chmod(0o775)
-    words = rf"because they can write to {common} \(a folder of .*, mode 0775\): set its sticky bit"
+    words = rf"because {common} \(a folder of .*, mode 0775\) is theirs or open to them: have it closed"
     with pytest.warns(SlurmFuturesWarning, match=words):
         opener.root("local", work_dir=warm)
 

@@ -28,7 +28,7 @@ class Batch:
         self.place = work_dir / "the driver's $PWD"
         self.place.mkdir()
         self.saw = work_dir / "saw"
-        self.code = work_dir / "code's"
+        self.code = work_dir / "code/its'"
         (self.code / script.__package__).mkdir(parents=True)
         (self.code / "start.py").touch()
 
