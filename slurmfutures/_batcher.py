@@ -50,7 +50,7 @@ class Control(NamedTuple):
     """What a batch asks of the poller; all may be called from any thread."""
 
     cancel: Callable[["Batch", int], None]
-    logs: Callable[["Batch", Sequence[int], str], list[str]]
+    log: Callable[[Sequence[tuple["Batch", int]], str, int | None], str]
     hurry: Callable[["Batch"], None]
 
 
@@ -99,7 +99,7 @@ class Batch:
         self.stale: dict[int, BaseException] = {}  # what calls of these tasks raised for an earlier driver; the same
         self.indices: list[int] = []  # array indices of the tasks, where the script is an array
         self.lock = threading.Lock()  # guards _parts, _states, _kept; the poller writes, any thread reads
-        self._control = control
+        self.control = control
         self._parts: list[tuple[str, list[range]]] = []
         self._states: dict[int, JobState] = {}
         self._kept: dict[str, list[str]] | None = None  # logs, after the batch's files went
@@ -238,19 +238,15 @@ class Batch:
         with self.lock:
             return self._states.get(self.task_of(call), JobState.PENDING)
 
-    def log(self, call: int, stream: str) -> str:
-        return self.logs([call], stream)[0]
-
-    def logs(self, calls: Sequence[int], stream: str) -> list[str]:
-        """Return several logs; they are asked for at once."""
-        return self._control.logs(self, calls, stream)
+    def log(self, call: int, stream: str, limit: int | None) -> str:
+        return self.control.log([(self, call)], stream, limit)
 
     def cancel(self, call: int) -> None:
-        self._control.cancel(self, call)
+        self.control.cancel(self, call)
 
     def hurry(self) -> None:
         if not self.hurried:
-            self._control.hurry(self)
+            self.control.hurry(self)
 
 
 class Batcher:

@@ -170,8 +170,17 @@ def sync_of(mark: str) -> str:
     return mark.partition(":")[2][: 2 * wire.SYNC_SIZE]
 
 
-class NoFolder(SlurmFuturesError):
-    """There is no `work_dir` to look at."""
+# What of the greeting is used, and of which type it is.
+_HELLO: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("scheduler", "work_dir", "spool", "exposed", "host", "cwd", "home"), str),
+    "now": (int, float),
+    "free": (int, float),
+    "python": list,
+}
+
+
+class NoFolder(Exception):
+    """There is no `work_dir` to look at; whoever looks has words of its own for that."""
 
 
 class Started(NamedTuple):
@@ -193,7 +202,7 @@ def handshake(
     `python` is what the user calls the interpreter.
     """
     waiting = _Waiting(stream, where, python, stop)
-    begun = re.compile(re.escape(mark.encode()) + rb" (\d+)\.(\d+)\.(\d+) ([01])\n")
+    begun = re.compile(re.escape(mark.encode()) + rb" (\d{1,4})\.(\d{1,4})\.(\d{1,4}) ([01])\n")
     seen = b""
     while (match := begun.search(seen)) is None:
         seen = seen[-_LONGEST_MARK:] + waiting.read()
@@ -209,15 +218,17 @@ def handshake(
     opener, reader = wire.Opener(bytes.fromhex(sync_of(mark))), wire.Reader()
     data = seen[match.end() :]
     while True:
-        for frame in reader.feed(opener.feed(data)):
-            words: Mapping[str, Any] = frame.head
-            if words["op"] == "hello":
+        try:
+            frame = next(reader.feed(opener.feed(data)), None)
+        except wire.WireError as error:
+            raise AgentError(f"what came from the agent on {where} cannot be understood: {error}", "") from error
+        if frame is not None:
+            words = frame.head if isinstance(frame.head, dict) else {}
+            if words.get("op") == "hello" and all(isinstance(words.get(name), kind) for name, kind in _HELLO.items()):
                 return Started(stream, opener, reader, words)
-            if words["error"] == "no-folder":
-                raise NoFolder(words["message"])
-            if words["error"] == "no-scheduler":
-                raise SchedulerNotFound(words["message"])
-            raise SlurmFuturesError(words["message"])
+            kinds = {"no-folder": NoFolder, "no-scheduler": SchedulerNotFound}
+            kind = kinds.get(str(words.get("error")), SlurmFuturesError)
+            raise kind(str(words.get("message", f"the agent on {where} did not say hello")))
         data = waiting.read()
 
 

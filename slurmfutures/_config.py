@@ -3,8 +3,10 @@
 import contextlib
 import datetime as dt
 import difflib
+import itertools
 import os
 import re
+import reprlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
@@ -20,6 +22,9 @@ HOST = "SLURMFUTURES_HOST"
 WORK_DIR = "SLURMFUTURES_WORK_DIR"
 
 Source = Union[str, "os.PathLike[str]", Mapping[str, Any]]
+
+_LONGEST = 1 << 15  # bytes of a file
+_MOST_NODES = 10000  # values in YAML
 
 # What is code, and so has no place in a file.
 _CODE = ("ask", "checkpoint_key", "initializer", "initargs")
@@ -75,12 +80,12 @@ class ClusterConfig:
                 continue
             with _of_field(name):
                 if not check(value):
-                    raise ValueError(f"{name} must be {expected}, not {value!r}")
+                    raise ValueError(f"{name} must be {expected}, not {reprlib.repr(value)}")
                 object.__setattr__(self, name, _READ.get(name, _as_it_is)(value))
         given: dict[str, Any] = {}
         for spelt, value in self.sbatch.items():
-            with _of_field(spelt):
-                name = _plain(spelt)
+            name = _plain(spelt)
+            with _of_field(name):
                 if name in given:
                     raise ValueError(f"{name!r} was given twice")
                 given[name] = _option(name, value)
@@ -191,7 +196,7 @@ def _host(value: Any) -> str | Host:
                 hint = f"; did you mean {close[0]!r}?" if close else ""
                 raise ValueError(f"a host has an 'address' and a 'key', and no {key!r}{hint}")
         if "address" not in value:
-            raise ValueError(f"a host needs an 'address': {dict(value)!r} has none")
+            raise ValueError(f"a host needs an 'address': {reprlib.repr(dict(value))} has none")
         keys = value.get("key")
         return Host(value["address"], key=tuple(keys) if _is_list(keys) else keys)
     if value:
@@ -269,10 +274,12 @@ def _read(source: Any) -> tuple[str, Any]:
     if kind not in (".toml", ".yaml", ".yml"):
         raise ValueError(f"{where}: a config is a file that ends in .toml, .yaml or .yml")
     with open(os.path.expanduser(where), "rb") as file:
-        data = file.read()
+        data = file.read(_LONGEST + 1)
     try:
+        if len(data) > _LONGEST:
+            raise ValueError(f"a config has at most {_LONGEST} bytes")
         return where, _toml(data) if kind == ".toml" else _yaml(where, data)
-    except ValueError as error:  # as are those of TOML, of YAML and of UTF-8
+    except (ValueError, RecursionError) as error:  # as are those of TOML, of YAML and of UTF-8
         raise ValueError(f"{where} cannot be read: {error}") from error
 
 
@@ -292,7 +299,21 @@ def _yaml(where: str, data: bytes) -> Any:
             f"{where} is YAML, which needs PyYAML: pip install 'slurmfutures[yaml]', or write it as TOML"
         ) from error
 
-    Loader: Any = type("Loader", (yaml.SafeLoader,), {})  # with the numbers of YAML 1.2: for 1.1, 01:30:00 is 5400
+    sizes: dict[int, int] = {}  # by node, with what its aliases stand for
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        """With the numbers of YAML 1.2: for 1.1, 01:30:00 is 5400."""
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            node = super().compose_node(parent, index)
+            if id(node) not in sizes:
+                inner = node.value if isinstance(node, yaml.CollectionNode) else []
+                parts = itertools.chain.from_iterable(part if isinstance(part, tuple) else (part,) for part in inner)
+                sizes[id(node)] = 1 + sum(sizes.get(id(part), 1) for part in parts)
+            if sizes[id(node)] > _MOST_NODES:
+                raise ValueError(f"it has more than {_MOST_NODES} values, with those that aliases stand for")
+            return node
+
     numbers = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")
     Loader.yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in known if tag not in numbers]
@@ -306,11 +327,13 @@ def _yaml(where: str, data: bytes) -> Any:
         return yaml.load(data, Loader)
     except yaml.YAMLError as error:
         raise ValueError(printable(" ".join(str(error).split()))) from None  # it shows the lines of the file
+    except (AttributeError, TypeError, LookupError, OverflowError) as error:
+        raise ValueError(f"a value is not what its tag says: {error}") from None
 
 
 def _table(where: str, value: object) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise ValueError(f"{where} must be a table, not {value!r}")
+        raise ValueError(f"{where} must be a table, not {reprlib.repr(value)}")
     return value
 
 

@@ -10,24 +10,19 @@ from ._printable import printable
 from ._remote import arrays
 from ._remote.times import parse_time
 
-_MARK = re.compile(r"#SBATCH\s")
+_MARK = "#SBATCH"
+_BLANK = " \t\n\r\v\f"
 _SHORT = dict(
     word.split("=")
     for word in """A=account B=extra_node_info C=constraint D=chdir F=nodefile G=gpus J=job_name L=licenses
     M=clusters N=nodes S=core_spec a=array b=begin c=cpus_per_task d=dependency e=error i=input m=distribution n=ntasks
     o=output p=partition q=qos t=time w=nodelist x=exclude""".split()
 )
-_SHORT_FLAGS = {
-    "H": "hold",
-    "O": "overcommit",
-    "Q": "quiet",
-    "V": "version",
-    "W": "wait",
-    "h": "help",
-    "k": "no_kill",
-    "s": "oversubscribe",
-    "v": "verbose",
-}
+_SHORT_FLAGS = dict(
+    word.split("=")
+    for word in "H=hold O=overcommit Q=quiet V=version W=wait h=help k=no_kill s=oversubscribe v=verbose".split()
+)
+_SHORT_EITHER = "k"  # what is behind it in the same word is its value
 #: Of the options that an executor keeps for itself, those that a script may have.
 _FREE = frozenset(("array", "chdir", "error", "ignore_pbs", "input", "output", "parsable", "quiet", "verbose"))
 
@@ -60,7 +55,7 @@ def read_directives(text: str) -> Directives:
     begun = False
     for number, line in enumerate(text.split("\n")[1:], 2):
         begun = begun or bool(line.strip() and not line.lstrip().startswith("#"))
-        if not _MARK.match(line):
+        if not line.startswith(_MARK):
             continue
         if begun:
             late.append(line)
@@ -75,44 +70,69 @@ def read_directives(text: str) -> Directives:
 
 
 def _read(line: str) -> dict[str, str]:
-    words = shlex.split(line, comments=False)[1:]
+    words = _words(line[len(_MARK) :])
     found: dict[str, str] = {}
     while words:
         word = words.pop(0)
-        if word.startswith("#"):
-            break
         if word.startswith("--"):
-            spelt, equals, value = word[2:].partition("=")
-            name = _long(spelt)
-            if not equals and words and not words[0].startswith(("-", "#")):
-                value = words.pop(0)
-        elif word.startswith("-") and word[1:2] in _SHORT:
-            name, value = _SHORT[word[1]], word[2:]
-            if _is_long(word[1:].partition("=")[0]):
-                raise ValueError(f"long options begin with two dashes: -{word}")
-            if not value:
-                value = words.pop(0) if words else ""
-        elif word.startswith("-") and word[1:2] in _SHORT_FLAGS:
-            name, value = _SHORT_FLAGS[word[1]], ""
+            options = [_long(word, words)]
+        elif re.match("-.", word):
+            options = _short(word, words)
         else:
             raise ValueError(f"{word!r} is not an option: they begin with dashes")
-        if name == "array":
-            arrays.parse(value)
-        if name in ("time", "time_min"):
-            parse_time(value)
-        if name in OURS and name not in _FREE:
-            raise ValueError(f"the option {name!r} cannot be set: {OURS[name]}")
-        found[name] = value
+        for name, value in options:
+            if name == "array":
+                arrays.check(value)
+            if name in ("time", "time_min"):
+                parse_time(value)
+            _check_free(name)
+            found[name] = value
     return found
 
 
-def _is_long(spelt: str) -> bool:
-    name = spelt.replace("-", "_")
-    return names_like(name) == [name]
+def _words(text: str) -> list[str]:
+    """Return the words of a directive: quotes and backslashes count, and a "#" outside of quotes ends them."""
+    lexer = shlex.shlex(text, posix=True)
+    lexer.whitespace, lexer.whitespace_split = _BLANK, True
+    return list(lexer)
 
 
-def _long(spelt: str) -> str:
-    """Return an option's name; sbatch takes what begins like one option only for it."""
+def _check_free(name: str) -> None:
+    if name in OURS and name not in _FREE:
+        raise ValueError(f"the option {name!r} cannot be set: {OURS[name]}")
+
+
+def _long(word: str, words: list[str]) -> tuple[str, str]:
+    """Return name and value of a long option; the value may be the next of `words`.
+
+    sbatch takes the beginning of a name for it where its version has no other option that begins so.
+    """
+    spelt, equals, value = word[2:].partition("=")
+    if not equals and words and not words[0].startswith("-"):
+        value = words.pop(0)
     name = spelt.replace("-", "_")
-    alike = names_like(name)
-    return alike[0] if len(alike) == 1 else name
+    alike = names_like(name) if name else []
+    for other in alike:
+        _check_free(other)
+    return alike[0] if len(alike) == 1 else name, value
+
+
+def _short(word: str, words: list[str]) -> list[tuple[str, str]]:
+    """Return names and values of the short options in a word: flags, and at the end perhaps one that has a value.
+
+    The value is the rest of the word, or the next of `words`.
+    """
+    name = word[1:].partition("=")[0].replace("-", "_")
+    if names_like(name) == [name]:
+        raise ValueError(f"long options begin with two dashes: -{word}")
+    found: list[tuple[str, str]] = []
+    for at, letter in enumerate(word[1:], 2):
+        rest = word[at:]
+        if letter in _SHORT:
+            return [*found, (_SHORT[letter], rest or (words.pop(0) if words else ""))]
+        if letter not in _SHORT_FLAGS:
+            raise ValueError(f"-{letter} in {word!r} is not an option of sbatch")
+        found.append((_SHORT_FLAGS[letter], rest if letter in _SHORT_EITHER else ""))
+        if letter in _SHORT_EITHER:
+            break
+    return found

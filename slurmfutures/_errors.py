@@ -567,14 +567,22 @@ _NOT_FOUND = re.compile(
 
 
 def job_error(record: Mapping[str, Any], *, script: bool = False) -> JobError:
-    """Return the error for what the agent reports of a job that ended without its result; what is absent is unknown.
+    """Return the error for what the agent reports of a job that ended without its result.
 
-    `script` is true of a job that is the user's own script, and not an interpreter with calls.
+    What is absent, or of another type than it should be, is unknown. `script` is true of a job that is the user's own
+    script, and not an interpreter with calls.
     """
-    state = parse_state(record.get("state") or "")
-    stderr = record.get("stderr") or ""
-    exit_code = record.get("exit_code")
-    reason = record.get("reason") or ""
+
+    def text(name: str) -> str:
+        value = record.get(name)
+        return value if isinstance(value, str) else ""
+
+    def number(name: str) -> int | None:
+        value = record.get(name)
+        return value if type(value) is int else None
+
+    state = parse_state(text("state"))
+    stderr, reason, exit_code = text("stderr"), text("reason"), number("exit_code")
     kind = _BY_STATE.get(state, JobFailed) if state else JobFailed
     if kind in (JobFailed, JobCancelled) and _OUT_OF_MEMORY.search(stderr):
         kind = JobOutOfMemory
@@ -582,16 +590,16 @@ def job_error(record: Mapping[str, Any], *, script: bool = False) -> JobError:
     if missing and kind is JobFailed:
         reason = f"the interpreter {missing[-1].strip()} was not found there or cannot run; name another one by python="
     error = kind(
-        job_id=record.get("job_id"),
+        job_id=text("job_id") or None,
         state=state,
         exit_code=exit_code,
-        signal=record.get("signal"),
-        node=record.get("node") or "",
+        signal=number("signal"),
+        node=text("node"),
         reason=reason,
         stderr_tail=stderr,
-        where=record.get("where") or "",
-        cancelled_by=record.get("cancelled_by") or "",
-        started=record.get("started", True),
+        where=text("where"),
+        cancelled_by=text("cancelled_by"),
+        started=record.get("started") is not False,
     )
     if record.get("unseen"):
         error.transient = True

@@ -254,7 +254,8 @@ class SlurmExecutor(_Jobs):
         written as escapes and each line but the first indented. After a lost connection it is called in another thread,
         in one attempt to connect and no more.
     :param accept_new_host_keys: whether a host that is not in known_hosts is added there; a changed key never is.
-    :param connect_timeout: seconds for each host on the way; None is what the ssh configuration says, or 30.
+    :param connect_timeout: seconds for each host on the way, without the time in which you are asked. None is what the
+        ssh configuration says, or 30, and 60 for a login, which may wait until you confirm it on a phone.
     :param heartbeat: seconds of silence after which a connection counts as lost.
     :param reconnect_timeout: seconds in which a lost connection must be made again; None is no end.
     :param scheduler: "slurm", or "local" for the embedded default that runs the jobs as processes of this machine.
@@ -520,12 +521,13 @@ class SlurmExecutor(_Jobs):
 
         `remote` is the name that it gets, unless that is a folder and `local` is a file, or it ends in "/": then it
         gets into that folder. A folder onto a folder is merged: files are replaced, others stay. Permissions, times and
-        links are kept. A file shows under its name when all of it is there, and so does a folder that is new. After a
-        lost connection it goes on behind the last whole file. `progress(done, total)`, in bytes, is called in this
-        thread.
+        links are kept, but no bit by which a program runs as its owner or group. A file shows under its name when all
+        of it is there, and so does a folder that is new. After a lost connection it goes on behind the last whole file.
+        `progress(done, total)`, in bytes, is called in this thread.
 
-        Raises OSError for what cannot be read here or written there, ConnectionLost where there will be no connection
-        any more, SlurmFuturesError for what would be written through a link in the target.
+        Raises OSError for what cannot be read here or written there, and for a link of another account that either path
+        names; ConnectionLost where there will be no connection any more; SlurmFuturesError for what would be written
+        through a link in the target.
         """
         self._check_open()
         return _files.put(Channel(self._connection.poller), local, place_of(remote), progress)
@@ -537,9 +539,14 @@ class SlurmExecutor(_Jobs):
         *,
         progress: Callable[[int, int], object] | None = None,
     ) -> Path:
-        """Copy a file or a folder from the login node; return its path here. All else is as with `put`."""
+        """Copy a file or a folder from the login node; return its path here.
+
+        All else is as with `put`. Where the copy gets into a folder, its name is the last part of `remote`: a path
+        without one, such as "~" or "..", raises SlurmFuturesError.
+        """
         self._check_open()
-        return _files.get(Channel(self._connection.poller), place_of(remote), local, progress)
+        channel = Channel(self._connection.poller)
+        return _files.get(channel, place_of(remote), _files.name_of(text_of(remote)), local, progress)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls and end the connection when those under way are done; `login`'s count too.

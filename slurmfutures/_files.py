@@ -4,6 +4,7 @@ All work on local files is done in that thread; the poller's thread only puts wh
 """
 
 import os
+import posixpath
 import queue
 import uuid
 from collections.abc import Callable, Mapping
@@ -60,7 +61,7 @@ def put(
         room = WINDOW
         for chunk in tree.pack(source, begun["after"]):
             while room < len(chunk) or transfer.has_news():
-                room += transfer.acknowledged()
+                room = min(WINDOW, room + transfer.acknowledged())
             room -= len(chunk)
             transfer.send("put-data", chunk)
         while room < WINDOW:
@@ -71,22 +72,31 @@ def put(
     return _Transfer(channel, progress).until_done(once)
 
 
-def get(
-    channel: Channel, remote: "str | os.PathLike[str]", local: "str | os.PathLike[str]", progress: Progress | None
-) -> Path:
-    """Copy a file or a tree from the login node and return its path here."""
-    source, target = os.fspath(remote), os.path.expanduser(os.fspath(local))
+def name_of(remote: str) -> str:
+    """Return the name of a file on the cluster as its path has it, "" where the path has none, as "~" or ".."."""
+    path = posixpath.normpath(remote)
+    name = posixpath.basename(path)
+    return "" if name in (".", "..") or (path == name and name.startswith("~")) else name
+
+
+def get(channel: Channel, remote: str, name: str, local: "str | os.PathLike[str]", progress: Progress | None) -> Path:
+    """Copy a file or a tree from the login node and return its path here.
+
+    Its name, where it gets into a folder, is `name`: the other side must not choose it.
+    """
+    source, target = remote, os.path.expanduser(os.fspath(local))
     unpackers: list[tree.Unpacker] = []  # one for each connection
-    kinds: list[tuple[str, bool]] = []
+    folders: list[bool] = []
 
     def once(transfer: _Transfer) -> Path:
-        if kinds:
-            unpackers.append(tree.Unpacker(target, transfer.name, kinds[0][0], folder=kinds[0][1]))
+        if folders:
+            unpackers[-1].close()
+            unpackers.append(tree.Unpacker(target, transfer.name, name, folder=folders[0]))
         after = unpackers[-1].after if unpackers else None
         begun = transfer.request("get", source=source, after=after)
-        if not kinds:
-            kinds.append((begun["name"], begun["folder"]))
-            unpackers.append(tree.Unpacker(target, transfer.name, begun["name"], folder=begun["folder"]))
+        if not folders:
+            unpackers.append(tree.Unpacker(target, transfer.name, name, folder=bool(begun["folder"])))
+            folders.append(bool(begun["folder"]))
         unpacker = unpackers[-1]
         transfer.begin_at(unpacker.size, begun["size"])
         written = 0

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from ._errors import JobError
 from ._logs import get_logger
+from ._remote.logs import LIMIT
 from ._remote.states import JobState
 
 T = TypeVar("T")
@@ -29,7 +30,7 @@ class Owner(Protocol):
 
     def state(self, call: int) -> JobState: ...
 
-    def log(self, call: int, stream: str) -> str: ...
+    def log(self, call: int, stream: str, limit: int | None) -> str: ...
 
     def cancel(self, call: int) -> None: ...
 
@@ -45,7 +46,7 @@ class _Nobody:
     def state(self, call: int) -> JobState:
         raise AssertionError("the call is over")
 
-    def log(self, call: int, stream: str) -> str:
+    def log(self, call: int, stream: str, limit: int | None) -> str:
         return ""
 
     def cancel(self, call: int) -> None:
@@ -135,19 +136,22 @@ class SlurmFuture(Future[T]):
             return JobState(error.state)
         return JobState.FAILED
 
-    def stdout(self) -> str:
+    def stdout(self, limit: int | None = LIMIT) -> str:
         """Return what the call's job has printed so far. The calls of one array task share their job's output.
+
+        Of more than `limit` bytes it is the end, after a line that says how much is left out; None is all of it. On the
+        login node the file must be the user's: another one of the same name is not read, with a warning.
 
         Of a call in a pilot it is what its worker has printed, in earlier calls too, while the pilot is there; "" for
         one whose `job_id` is not known.
         """
         owner, call = self._place
-        return owner.log(call, "out")
+        return owner.log(call, "out", limit)
 
-    def stderr(self) -> str:
-        """Return what the call's job has written to its stderr so far."""
+    def stderr(self, limit: int | None = LIMIT) -> str:
+        """Return what the call's job has written to its stderr so far, as `stdout` does."""
         owner, call = self._place
-        return owner.log(call, "err")
+        return owner.log(call, "err", limit)
 
     def cancel(self) -> bool:
         """Cancel the call, running or not; False only if it is over.

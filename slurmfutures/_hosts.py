@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Union
 
 from ._printable import printable
+from ._remote import trust
 
 _HINT = 'write it as "host", "user@host", "user@host:port" or "[IPv6]:port", or as an alias of ~/.ssh/config'
 _CONFIG_TIMEOUT = 30.0  # seconds; `Match exec` runs programs
@@ -109,6 +110,7 @@ class Hop:
     identity_agent: str | None = None  # a socket, None for none
     user_known_hosts: tuple[str, ...] = ()
     global_known_hosts: tuple[str, ...] = ()
+    revoked_host_keys: tuple[str, ...] = ()
     host_key_alias: str | None = None
     new_host_keys: str = "ask"  # the configuration's StrictHostKeyChecking
     proxy_jump: str | None = None
@@ -142,11 +144,14 @@ class Route:
         through = ", ".join(str(hop) for hop in self.hops[:index])
         return f"{self.hops[index].login}{f' (through {through})' if through else ''}"
 
-    def ssh_command(self, options: Callable[[int], Sequence[str]], index: int = -1) -> list[str]:
-        """Return the words of an `ssh` that goes to this hop by this route; `options` gives those for each hop."""
+    def ssh_command(self, ssh: Callable[[int], Sequence[str]], index: int = -1) -> list[str]:
+        """Return the words of an `ssh` that goes to this hop by this route.
+
+        `ssh` returns a hop's program and its options.
+        """
         index = range(len(self.hops))[index]
         hop = self.hops[index]
-        words = ["ssh", *options(index)]
+        words = [*ssh(index)]
         if self.ssh_config is not None:
             words += ["-F", self.ssh_config]
         for key in hop.explicit_keys:
@@ -155,7 +160,7 @@ class Route:
             words += ["-p", str(hop.port)]
         if index and (self.given or index < len(self.hops) - 1):
             address = f"[{hop.hostname}]" if ":" in hop.hostname else hop.hostname
-            before = shlex.join([*self.ssh_command(options, index - 1), "-W", f"{address}:{hop.port}"])
+            before = shlex.join([*self.ssh_command(ssh, index - 1), "-W", f"{address}:{hop.port}"])
             words += ["-o", f"ProxyCommand={before.replace('%', '%%')}"]
         elif not index and hop.proxy_jump is not None:
             words += ["-o", "ProxyJump=none"]  # the user named no jumps
@@ -231,6 +236,7 @@ def resolve(host: Host, ssh_config: str | None = None) -> Hop:
         global_known_hosts=paths(
             _files(values, "globalknownhostsfile", "/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2")
         ),
+        revoked_host_keys=paths(_files(values, "revokedhostkeys", "none")),
         host_key_alias=one("hostkeyalias"),
         new_host_keys=(one("stricthostkeychecking") or "ask").lower(),
         proxy_jump=jump,
@@ -252,35 +258,36 @@ def _ask_ssh(host: Host, config: str | None) -> Mapping[str, list[str]]:
             [*words, host.name],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
-            errors="surrogateescape",
             timeout=_CONFIG_TIMEOUT,
             check=False,
         )
     except subprocess.TimeoutExpired:
         raise ValueError(f"`{shlex.join([*words, host.name])}` did not end within {_CONFIG_TIMEOUT:.0f} s") from None
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+        said = os.fsdecode(done.stderr).strip().split("\n")[-1] or "nothing"
         raise ValueError(f"ssh cannot use its configuration for {host.name!r}, it says: {printable(said)}")
     values: dict[str, list[str]] = {}
-    for line in done.stdout.splitlines():
+    for line in os.fsdecode(done.stdout).split("\n"):
         name, _, value = line.partition(" ")
-        values.setdefault(name.lower(), []).append(value.strip())
+        values.setdefault(name.lower(), []).append(value.strip(" \t"))
     return values
 
 
 def _ask_paramiko(host: Host, config: str | None) -> Mapping[str, list[str]]:
     from paramiko import SSHConfig
-    from paramiko.ssh_exception import ConfigParseError
+    from paramiko.ssh_exception import SSHException
 
-    files = [Path("~/.ssh/config").expanduser(), Path("/etc/ssh/ssh_config")] if config is None else [Path(config)]
+    own = Path("~/.ssh/config").expanduser()
+    files = [own, Path("/etc/ssh/ssh_config")] if config is None else [Path(config)]
     values: dict[str, list[str]] = {}
     for file in files:
         if not file.is_file():
             continue
         try:
-            found = SSHConfig.from_path(str(file)).lookup(host.name)
-        except ConfigParseError as error:
+            found = SSHConfig.from_text(_configuration(file, checked=config is None and file == own)).lookup(host.name)
+        except OSError as error:
+            raise ValueError(f"{file} cannot be read: {error.strerror}") from error
+        except (SSHException, UnicodeError, ImportError) as error:
             raise ValueError(f"{file} cannot be understood: {printable(str(error))}") from None
         for name, value in found.items():
             several: list[str] = value if isinstance(value, list) else [str(value)]
@@ -291,6 +298,28 @@ def _ask_paramiko(host: Host, config: str | None) -> Mapping[str, list[str]]:
     if "identityfile" not in values:
         values["identityfile"] = [f"~/.ssh/id_{kind}" for kind in ("rsa", "ecdsa", "ed25519")]
     return values
+
+
+def _configuration(path: Path, *, checked: bool) -> str:
+    """Return the lines of a configuration, `checked` for one that is read without having been named.
+
+    Raises ValueError for one that ssh would not read: another account could have written commands into it.
+    """
+    with path.open("rb") as file:
+        about = os.fstat(file.fileno())
+        if checked and not (trust.is_ours(about) and trust.is_closed(about)):
+            raise ValueError(
+                f"{path} is not used, as ssh does not use it: it is {trust.describe(about)}, so another account could "
+                "have written it, and it may name commands; check what is in it, then make it yours and run "
+                f"`chmod go-w {shlex.quote(str(path))}`"
+            )
+        lines = os.fsdecode(file.read()).split("\n")
+    for number, line in enumerate(lines, 1):
+        # To paramiko, and not to ssh, these are blanks or the end of a line.
+        strange = re.search(r"[^\S \t\r]|\r(?!$)|\0", line)
+        if strange and not line.lstrip(" \t").startswith("#"):
+            raise ValueError(f"{path} cannot be understood: line {number} holds the character {strange[0]!r}")
+    return "\n".join("" if line.lstrip(" \t").startswith("#") else line.removesuffix("\r") for line in lines)
 
 
 def _files(values: Mapping[str, Sequence[str]], name: str, default: str) -> list[str]:

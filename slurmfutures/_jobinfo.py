@@ -38,18 +38,21 @@ class JobInfo:
 
 
 def job_info(record: Mapping[str, Any]) -> JobInfo:
-    """Return what the agent says of the end of a script's job."""
-    return JobInfo(
-        job_id=record["job_id"],
-        state=JobState(record.get("state") or JobState.COMPLETED),
-        exit_code=record.get("exit_code", 0),
-        signal=record.get("signal"),
-        reason=record.get("reason", ""),
-        submit=_time(record["submitted"]),
-        start=_time(record["began"]),
-        end=_time(record["ended"]),
-        nodes=record["node"],
-    )
+    """Return what the agent says of the end of a script's job. Raises ValueError where that makes no sense."""
+    try:
+        return JobInfo(
+            job_id=_text(record["job_id"]),
+            state=JobState(record.get("state") or JobState.COMPLETED),
+            exit_code=_number(record.get("exit_code", 0)),
+            signal=_number(record.get("signal")),
+            reason=_text(record.get("reason", "")),
+            submit=_time(record["submitted"]),
+            start=_time(record["began"]),
+            end=_time(record["ended"]),
+            nodes=_text(record["node"]),
+        )
+    except (LookupError, TypeError, AttributeError, OverflowError, OSError) as error:
+        raise ValueError(f"the record of a job's end is damaged: {error!r}") from error
 
 
 def info_of_array(tasks: Sequence[JobInfo]) -> JobInfo:
@@ -67,6 +70,18 @@ def info_of_array(tasks: Sequence[JobInfo]) -> JobInfo:
         nodes=",".join(dict.fromkeys(task.nodes for task in tasks if task.nodes)),
         tasks=tuple(tasks),
     )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _number(value: Any) -> int | None:
+    if value is not None and type(value) is not int:
+        raise TypeError(f"{value!r} is no whole number")
+    return value
 
 
 def _time(seconds: float | None) -> datetime | None:

@@ -5,6 +5,9 @@ were made up for this file, so that whole ones are found behind a damaged one. W
 or the driver went down is the end of the file: it is cut off when the file is opened. Damage anywhere else is an error.
 
 The file is locked by the one beside it, "<name>.lock". A lock ends with its process, however that ends.
+
+A checkpoint holds pickles, and the line of shell that leads to its jobs. An account that can write one can run code as
+its reader. So it is opened once, and refused unless it belongs to the user or root and is closed to others.
 """
 
 import contextlib
@@ -21,7 +24,7 @@ import filelock
 
 from ._errors import CheckpointCorrupt, CheckpointLocked, SlurmFuturesError, give_warning
 from ._records import BATCH, FAILED, NO_KEY, OPENED, PART, RESULT, Contents, dumps, pack_batch, pack_failure
-from ._remote import wire
+from ._remote import ids, trust, wire
 
 VERSION = 1
 
@@ -31,18 +34,26 @@ _RECORD = struct.Struct(">8sBQI")  # sync, kind, length of the body, crc32 of th
 _SUMMED = struct.Struct(">BQ")
 _CHUNK = 1 << 20
 _BLOCK = 1 << 16
+_DOUBTS = 16  # times the size of a file: what is read of it to find whole records behind damage
 _COMPACT_FROM = 1 << 20  # bytes that are dead and half of all, from which on the file is written anew
 
 
 class Scan:
-    """Reads a checkpoint once, whoever has it open. Raises OSError, or CheckpointCorrupt where it is none."""
+    """Reads a checkpoint once, whoever has it open.
 
-    def __init__(self, path: str) -> None:
+    Raises SlurmFuturesError where another account could have written it, OSError, CheckpointCorrupt where it is none.
+    """
+
+    def __init__(self, path: str, opened: int | None = None) -> None:
+        """`opened` is a descriptor of the file, which stays open; None opens the one at `path`, which is no link."""
         self.path = path
         self.contents = Contents()
         self.problem: CheckpointCorrupt | None = None  # damage in the middle
         self.lost = 0  # bytes of damage that were passed over, at the end of the file or before
-        with open(path, "rb", _CHUNK) as file:
+        self._doubted = 0  # bytes of what might have been records behind damage
+        handle = _open(path, os.O_RDONLY) if opened is None else opened
+        with open(handle, "rb", _CHUNK, closefd=opened is None) as file:
+            file.seek(0)
             self.size = os.fstat(file.fileno()).st_size
             self.id, self.sync, self.owner = self._read_header(file.read(_HEADER.size))
             self.end = _HEADER.size  # of the last record that is whole
@@ -61,7 +72,10 @@ class Scan:
             raise CheckpointCorrupt(
                 self.path, f"it is of format {version}, and this slurmfutures reads up to {VERSION}: use a newer one"
             )
-        return name.decode(), sync, by.decode(errors="replace").strip(" \0")
+        id_ = name.decode("ascii", "replace")
+        if not ids.is_session(id_):
+            raise CheckpointCorrupt(self.path, "its header is damaged: it has no valid id")
+        return id_, sync, by.decode(errors="replace").strip(" \0")
 
     def _read_records(self, file: Any) -> None:
         at, damage = self.end, None
@@ -102,33 +116,35 @@ class Scan:
             return 0
         try:
             self.contents.take(kind, body, at + _RECORD.size)
-        except (ValueError, KeyError, struct.error) as error:
+        except ValueError as error:
             raise CheckpointCorrupt(self.path, f"a record makes no sense ({error})", offset=at) from error
         return _RECORD.size + length
 
     def _find(self, file: Any, at: int) -> int | None:
-        """Return where the next whole record begins."""
+        """Return where the next whole record begins, None where there is none, or too much that looks like one."""
+        size = _BLOCK // 16
         while at < self.size:
             file.seek(at)
-            data = file.read(_CHUNK + len(self.sync))
-            place = data.find(self.sync)
-            if place < 0:
-                at += _CHUNK
-                continue
-            at += place
-            file.seek(at)
-            if self._is_whole(file, at):
-                return at
-            at += 1
+            data: bytes = file.read(size + _RECORD.size - 1)
+            place = data.find(self.sync, 0, size + len(self.sync) - 1)
+            while place >= 0:
+                if self._is_whole(file, at + place, data[place : place + _RECORD.size]):
+                    return at + place
+                if self._doubted > _DOUBTS * self.size:
+                    return None
+                place = data.find(self.sync, place + 1, size + len(self.sync) - 1)
+            at += size
+            size = min(2 * size, _CHUNK)  # what is whole is mostly near
         return None
 
-    def _is_whole(self, file: Any, at: int) -> bool:
-        head = file.read(_RECORD.size)
+    def _is_whole(self, file: Any, at: int, head: bytes) -> bool:
         if len(head) < _RECORD.size:
             return False
         _, kind, length, checksum = _RECORD.unpack(head)
         if length > self.size - at - _RECORD.size:
             return False
+        self._doubted += _RECORD.size + length
+        file.seek(at + _RECORD.size)
         found = int(zlib.crc32(file.read(length), zlib.crc32(_SUMMED.pack(kind, length))))
         return found == int(checksum)
 
@@ -148,15 +164,17 @@ class Journal:
         self._lock = _acquire(self.path)
         try:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.path + ".new")  # somebody was ended while it was written anew
-            if not os.path.exists(self.path) or os.path.getsize(self.path) < _HEADER.size:
-                self._create()
-            scan = Scan(self.path)
+                os.unlink(self.path + ".new")  # a process was ended while it wrote the file anew
+            file = self._open()
+            try:
+                scan = Scan(self.path, file)
+                if scan.problem is not None:
+                    raise scan.problem
+            except BaseException:
+                os.close(file)
+                raise
             self.id, self._sync, self.contents = scan.id, scan.sync, scan.contents
-            if scan.problem is not None:
-                raise scan.problem
-            self._file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-            self._end = scan.end
+            self._file, self._end = file, scan.end
             if scan.torn:
                 os.ftruncate(self._file, scan.end)
                 give_warning(
@@ -168,33 +186,39 @@ class Journal:
             self._write_owner(f"process {os.getpid()} on {socket.gethostname()}")
         except OSError as error:
             self.close()
-            raise SlurmFuturesError(f"the checkpoint {self.path} cannot be used: {error.strerror or error}") from error
+            raise SlurmFuturesError(f"the checkpoint {self.path} cannot be used: {_why(error, self.path)}") from error
         except BaseException:
             self.close()
             raise
 
-    def _create(self) -> None:
-        """Make an empty file, whole from the moment it has its name."""
-        if os.path.exists(self.path):
-            with open(self.path, "rb") as file:
-                start = file.read(len(_MAGIC))
+    def _open(self) -> int:
+        """Return a descriptor of the file. One that is missing, or was torn off in its header, is made."""
+        with contextlib.suppress(FileNotFoundError):
+            file = _open(self.path, os.O_RDWR)
+            if os.fstat(file).st_size >= _HEADER.size:
+                return file
+            start = os.pread(file, len(_MAGIC), 0)
+            os.close(file)
             if start != _MAGIC[: len(start)]:
                 raise CheckpointCorrupt(self.path, "it is no checkpoint")
         header = _HEADER.pack(_MAGIC, VERSION, secrets.token_bytes(8), secrets.token_hex(6).encode(), b"")
-        with open(self.path + ".new", "xb", opener=_private) as file:
-            file.write(header)
-            file.flush()
-            os.fsync(file.fileno())
-        _put_in_place(self.path)
+        file = _new(self.path)
+        try:
+            os.write(file, header)
+            _put_in_place(self.path, file)
+        except BaseException:
+            os.close(file)
+            raise
+        return file
 
     def _write_owner(self, text: str) -> None:
         os.pwrite(self._file, text.encode()[:226].ljust(226), _HEADER.size - 226)
 
     def _compact(self) -> None:
         """Write the file anew without what says nothing any more."""
-        self.contents, self._end = _write_anew(self.path, self._file, self.contents)
+        file, self.contents, self._end = _write_anew(self.path, self._file, self.contents)
         os.close(self._file)
-        self._file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        self._file = file
         self._block = 0, b""
 
     def append(self, records: Iterable[tuple[int, Sequence[wire.Buffer]]]) -> list[int]:
@@ -255,26 +279,23 @@ class Journal:
 def repair(path: str | os.PathLike[str]) -> tuple[Scan, str]:
     """Write a damaged checkpoint anew from the records that are whole; return what was found, and where the old one is.
 
-    That is "" where there is no damage. Raises CheckpointLocked, OSError, and CheckpointCorrupt where it is none.
+    That is "" where there is no damage. Raises CheckpointLocked, SlurmFuturesError where another account could have
+    written it, OSError, and CheckpointCorrupt where it is none.
     """
     path = os.path.realpath(os.path.expanduser(os.fspath(path)))
-    lock = _acquire(path)
-    try:
-        scan = Scan(path)
+    with contextlib.ExitStack() as stack:
+        stack.callback(_acquire(path).release)
+        file = _open(path, os.O_RDONLY)
+        stack.callback(os.close, file)
+        scan = Scan(path, file)
         if scan.problem is None:
             return scan, ""
         kept = path + ".damaged"
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(kept)
-            os.link(path, kept)
-            _write_anew(path, file, scan.contents)
-        finally:
-            os.close(file)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(kept)
+        os.link(path, kept, follow_symlinks=False)
+        os.close(_write_anew(path, file, scan.contents)[0])
         return scan, kept
-    finally:
-        lock.release()
 
 
 def files_of(path: Any) -> list[str]:
@@ -283,13 +304,27 @@ def files_of(path: Any) -> list[str]:
     return [f"{one}{end}" for one in {whole, os.path.realpath(whole)} for end in ("", ".lock", ".new")]
 
 
+def _open(path: str, flags: int) -> int:
+    """Return a descriptor of a checkpoint. Raises SlurmFuturesError where others could have written it, OSError."""
+    try:
+        return trust.open_file(path, flags)
+    except trust.Untrusted as error:
+        raise SlurmFuturesError(
+            f"the checkpoint {path} is not used, because code in it would run as you: {error.strerror}"
+        ) from error
+
+
 def _acquire(path: str) -> filelock.BaseFileLock:
+    """Return the lock of a checkpoint, held."""
     folder = os.path.dirname(path)
-    if not os.path.isdir(folder):  # the lock would make it
+    if not os.path.isdir(folder):  # filelock would make it
         raise SlurmFuturesError(f"the checkpoint {path} cannot be used: there is no folder {folder}")
+    with contextlib.suppress(FileNotFoundError):
+        os.close(_open(path, os.O_RDONLY))  # beside one that is refused no lock is left
     # Not of a thread: it is taken and released by different ones.
     lock = filelock.FileLock(path + ".lock", timeout=0, mode=0o600, thread_local=False)
     try:
+        _prepare_lock(lock.lock_file)
         lock.acquire()
     except filelock.Timeout:
         raise CheckpointLocked(path, owner(path)) from None
@@ -299,30 +334,54 @@ def _acquire(path: str) -> filelock.BaseFileLock:
     return lock
 
 
-def _write_anew(path: str, source: int, contents: Contents) -> tuple[Contents, int]:
-    """Write what `contents` says, read from `source`, to a new file at `path`; return the same of that, and its size.
+def _prepare_lock(path: str) -> None:
+    """Make the file that is locked, or check the one that is there. Raises Untrusted, OSError.
 
-    It has its name when it is all there, and on disk.
+    filelock follows no link. But it opens files of any kind and owner, and its older versions empty them.
+    """
+    handle = trust.open_file(path, os.O_RDWR | os.O_CREAT, closed=False)
+    about = os.fstat(handle)
+    os.close(handle)
+    if about.st_nlink > 1 and about.st_size:
+        why = f"it is {trust.describe(about)}, which has other names, and is not empty: remove it"
+        raise trust.Untrusted(path, why)
+
+
+def _write_anew(path: str, source: int, contents: Contents) -> tuple[int, Contents, int]:
+    """Write what `contents` says, read from `source`, to a new file at `path`.
+
+    Returns its descriptor, the same contents as it has them, and its size. It has its name when it is all there, and on
+    disk.
     """
     new, end = Contents(), _HEADER.size
     header = _read(source, 0, _HEADER.size)
     sync = _HEADER.unpack(header)[2]
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path + ".new")
-    with open(path + ".new", "xb", opener=_private) as file:
-        file.write(header)
-        for kind, body in _live(contents, source):
-            for buffer in _packed(sync, kind, [body]):
-                file.write(buffer)
-            new.take(kind, body, end + _RECORD.size)
-            end += _RECORD.size + len(body)
-        file.flush()
-        os.fsync(file.fileno())
-    _put_in_place(path)
-    return new, end
+    handle = _new(path)
+    try:
+        with open(handle, "wb", closefd=False) as file:
+            file.write(header)
+            for kind, body in _live(contents, source):
+                for buffer in _packed(sync, kind, [body]):
+                    file.write(buffer)
+                new.take(kind, body, end + _RECORD.size)
+                end += _RECORD.size + len(body)
+        _put_in_place(path, handle)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle, new, end
 
 
-def _put_in_place(path: str) -> None:
+def _new(path: str) -> int:
+    """Return a descriptor of a new file, closed to others, that is to become the checkpoint at `path`."""
+    return trust.open_file(path + ".new", os.O_RDWR | os.O_CREAT | os.O_EXCL)
+
+
+def _put_in_place(path: str, file: int) -> None:
+    """Give a new file its name, with all of it on disk."""
+    os.fsync(file)
     os.replace(path + ".new", path)
     folder = os.open(os.path.dirname(path), os.O_RDONLY)
     try:
@@ -368,16 +427,17 @@ def _read(file: int, offset: int, length: int) -> bytes:
 def owner(path: str) -> str:
     """Return who has a checkpoint open, "process 123 on host", "" where nobody says so."""
     try:
-        with open(path, "rb") as file:
-            header = file.read(_HEADER.size)
+        header = trust.read(path, _HEADER.size)
         by: bytes = _HEADER.unpack(header)[4]
         return by.decode(errors="replace").strip(" \0")
     except (OSError, struct.error):
         return ""
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+def _why(error: OSError, path: str) -> str:
+    """Return what an error says, and of which file where that is another one than the checkpoint."""
+    other = f"{error.filename}: " if error.filename not in (None, path) else ""
+    return f"{other}{error.strerror or error}"
 
 
 def _joined(buffers: Sequence[wire.Buffer]) -> Iterator[wire.Buffer]:

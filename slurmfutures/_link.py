@@ -16,6 +16,7 @@ from ._heartbeat import Heartbeat
 from ._remote import wire
 from ._remote.outbox import Outbox
 
+MOST_EVENT = 1 << 26  # bytes of the body of what is neither a result nor a reply
 _CHUNK = 1 << 18
 
 
@@ -39,6 +40,16 @@ class _Request(NamedTuple):
     key: Hashable
     again: bool  # whether it may be sent a second time
     reply: "Future[Reply]"
+
+
+class _Nowhere:
+    """Takes the body of a reply that nothing waits for."""
+
+    def write(self, data: wire.Buffer) -> None:
+        pass
+
+    def drop(self) -> None:
+        pass
 
 
 class Link:
@@ -121,6 +132,7 @@ class Link:
 
     def connect(self, started: Started) -> None:
         """Use a new stream from now on; what was left unanswered is asked again by `repeat`."""
+        started.reader.place = self._place
         with self._lock:
             self._started = started
         if self._limit is not None:
@@ -194,17 +206,31 @@ class Link:
                     self._outbox.acknowledged(frame.head)
                     self._write()
                 continue
-            if frame.kind != wire.MESSAGE or frame.head["op"] != "reply":
+            if frame.kind == wire.RESULTS or (frame.kind == wire.MESSAGE and frame.head["op"] != "reply"):
                 yield frame
                 continue
+            number = frame.head.get("id") if frame.kind == wire.MESSAGE else None
+            if type(number) is not int:
+                raise LinkDown("what came from the agent cannot be understood: it is neither an event nor a reply")
             with self._lock:
-                request = self._requests.pop(frame.head["id"], None)
-                self._sent.discard(frame.head["id"])
+                request = self._requests.pop(number, None)
+                self._sent.discard(number)
             if request is not None:
                 request.reply.set_result(Reply(frame.head, frame.body))
         pieces = started.reader.take_pieces()
         if pieces:
             self.send(wire.got(pieces))
+
+    def _place(self, head: Any, size: int) -> wire.Sink | None:
+        """Bound what is held of frames that nothing here has asked for."""
+        op = head["op"] if head is not None else "results"
+        if op == "reply":
+            number = head.get("id")
+            with self._lock:
+                return None if type(number) is int and number in self._sent else _Nowhere()
+        if op != "results" and size > MOST_EVENT:
+            raise wire.WireError(f"{size} bytes behind {op[:40]!r}")
+        return None
 
     def _frames(self, started: Started, data: bytes) -> Iterator[wire.Frame]:
         try:

@@ -99,7 +99,7 @@ class LoginCalls:
         future = self.get(call)
         return JobState.RUNNING if future is not None and future.running() else JobState.PENDING
 
-    def log(self, call: int, stream: str) -> str:
+    def log(self, call: int, stream: str, limit: int | None) -> str:
         return ""
 
     def cancel(self, call: int) -> None:

@@ -130,7 +130,10 @@ def split_labels(options: Mapping[str, Any]) -> tuple[str | None, str, dict[str,
 
 
 def names_like(beginning: str) -> list[str]:
-    """Return the options of sbatch that begin so; that option alone where it is one."""
+    """Return the options of sbatch that begin so; that option alone where it is one.
+
+    sbatch takes a beginning for an option where its own version has only one that begins so.
+    """
     known = {*_ALL, *OURS, "comment", "job_name"}
     return [beginning] if beginning in known else sorted(name for name in known if name.startswith(beginning))
 
@@ -181,6 +184,8 @@ def _render(name: str, value: Any) -> str | None:
 
 def _value(name: str, value: Any) -> str:
     if isinstance(value, list | tuple):
+        if any(isinstance(item, list | tuple) for item in value):
+            raise TypeError(f"sbatch option {name!r} has a list in a list, which is neither text nor a number")
         return ",".join(_value(name, item) for item in value)
     if isinstance(value, timedelta) and name in _TIMES:
         return _slurm_time(name, value)
@@ -246,7 +251,10 @@ def _plugin_words(words: Any) -> list[str]:
         match = re.fullmatch(r"--([a-z][\w-]*)(=[^\0\r\n]*)?", word, re.ASCII)
         if match is None:
             raise ValueError(f"sbatch_args cannot hold {word!r}: each word must be like '--name=value' or '--name'")
-        name = match[1].replace("-", "_")
-        if name in OURS or name in ("job_name", "comment"):
-            raise TypeError(f"sbatch_args cannot hold {word!r}: {OURS.get(name, f'use {name}= for it')}")
+        for name in names_like(match[1].replace("-", "_")):
+            if name in OURS or name in ("job_name", "comment"):
+                raise TypeError(
+                    f"sbatch_args cannot hold {word!r}, which is or abbreviates --{name.replace('_', '-')}: "
+                    f"{OURS.get(name, f'use {name}= for it')}"
+                )
     return list(words)

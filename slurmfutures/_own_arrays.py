@@ -9,7 +9,7 @@ from typing import Any
 from ._batcher import Batch, Claim, Spec
 from ._checkpoint import Checkpoint, Found
 from ._errors import JobError
-from ._future import Owner, SlurmFuture
+from ._future import SlurmFuture
 from ._jobinfo import JobInfo, info_of_array
 from ._remote import arrays
 from ._remote.states import JobState
@@ -83,16 +83,11 @@ class _Tasks:
                 return state
         return JobState.RUNNING if begun else state
 
-    def log(self, call: int, stream: str) -> str:
-        places = [task._place for task in self._tasks]
-        calls: dict[Batch, list[int]] = {}
-        for owner, number in places:
-            if isinstance(owner, Batch):  # else it has its result from the checkpoint
-                calls.setdefault(owner, []).append(number)
-        texts: dict[tuple[Owner, int], str] = {}
-        for batch, numbers in calls.items():
-            texts.update(zip([(batch, number) for number in numbers], batch.logs(numbers, stream), strict=True))
-        return "".join(texts.get(place, "") for place in places)
+    def log(self, call: int, stream: str, limit: int | None) -> str:
+        places = (task._place for task in self._tasks)
+        # A task without a batch has its result from the checkpoint.
+        calls = [(owner, number) for owner, number in places if isinstance(owner, Batch)]
+        return calls[0][0].control.log(calls, stream, limit) if calls else ""
 
     def cancel(self, call: int) -> None:
         for task in self._tasks:

@@ -20,7 +20,7 @@ from typing import IO, Any, Protocol, Union
 from ._errors import SlurmFuturesError, os_error
 from ._link import Reply
 from ._printable import printable
-from ._remote import wire
+from ._remote import places, wire
 
 RANGE = 4 << 20  # bytes of a file that are read by one request
 AHEAD = 4  # ranges that are asked for at once
@@ -50,8 +50,9 @@ class ClusterPath:
     Methods have the names and meanings of `pathlib.Path`, and raise what it raises: FileNotFoundError and its kin with
     errno and filename. Each that looks at files is one round trip, however many files it is about.
 
-    What is written shows under its name when all of it is on disk there, with the mode of what it replaces; a link is
-    written through. The folder must be writable for that. While a connection is lost all methods wait for the next one.
+    What is written shows under its name when all of it is on disk there, with the permissions of what it replaces. The
+    folder must be writable for that. A link is written through if it belongs to the user or to root; one of another
+    account raises PermissionError. While a connection is lost all methods wait for the next one.
     What may be done twice is asked again then; `rename`, `replace`, `rmdir`, `symlink_to`, appending, and `mkdir`,
     `touch`, `unlink` and the mode "x" where they mind what is there, may raise ConnectionLost, for they may have been
     done.
@@ -261,15 +262,21 @@ class ClusterPath:
 
     def glob(self, pattern: str) -> "Iterator[ClusterPath]":
         """Return an iterator over what is below this folder and matches, all of it by one request."""
-        return self._below(self._ask("glob", pattern=str(pattern), deep=False))
+        return self._below(self._ask("glob", pattern=str(pattern), deep=False), str(pattern))
 
     def rglob(self, pattern: str) -> "Iterator[ClusterPath]":
         """Return an iterator over what matches in this folder or any below it, all of it by one request."""
-        return self._below(self._ask("glob", pattern=str(pattern), deep=True))
+        return self._below(self._ask("glob", pattern=str(pattern), deep=True), str(pattern))
 
-    def _below(self, found: Reply) -> "Iterator[ClusterPath]":
-        names = bytes(found.body).split(b"\0") if found.head["count"] else []
-        return iter([self._like(self._pure / os.fsdecode(name)) for name in names])
+    def _below(self, found: Reply, pattern: str | None = None) -> "Iterator[ClusterPath]":
+        """Return paths in this folder, or by a pattern below it: the agent must not name another place."""
+        names = os.fsdecode(bytes(found.body)).split("\0") if found.head["count"] else []
+        upwards = pattern is not None and ".." in pattern.split("/")
+        for name in names:
+            parts = [name] if pattern is None else name.split("/") if name else []  # "" is the folder itself
+            if not all(places.is_name(part) or (upwards and part == "..") for part in parts):
+                raise SlurmFuturesError(f"the cluster sent {name!r} as the name of a file in {self._pure}")
+        return iter([self._like(self._pure / name) for name in names])
 
     def readlink(self) -> "ClusterPath":
         return self._like(PurePosixPath(self._ask("readlink").head["path"]))

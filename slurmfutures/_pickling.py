@@ -79,7 +79,10 @@ def result_of(record: payload.Record, job_id: str | None, where: str) -> tuple[A
             problem = PayloadError(f"the result of the call cannot be unpickled here: {_described(error)}")
             problem.__cause__ = error
             return None, problem
-    words, pickled = payload.unpack_error(record.payload)
+    try:
+        words, pickled = payload.unpack_error(record.payload)
+    except payload.Damaged as error:
+        return None, PayloadError(f"the answer of the call, from {where}, is damaged: {error}")
     raised = f"{words['type']}: {words['said']}"
     at = f"{LOGIN_NODE} {words['node']}" if where == LOGIN_NODE else f"node {words['node']}"
     hint = _hint(words, at)

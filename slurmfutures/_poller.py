@@ -9,7 +9,6 @@ is made again by a thread that lives as long as that takes; the poller takes ove
 
 import contextlib
 import functools
-import json
 import os
 import pickle
 import selectors
@@ -22,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from . import _output
 from ._batcher import Batch, Batcher, Claim, Control, OwnScript, Spec
 from ._bootstrap import Started
 from ._checkpoint import Checkpoint
@@ -45,7 +45,7 @@ from ._logs import get_logger
 from ._pickling import LOGIN_NODE, result_of
 from ._pool import BITS, Handful, Pool, Settings
 from ._reconnect import Reconnect
-from ._remote import payload, wire
+from ._remote import jsons, payload, wire
 from ._remote.states import JobState
 from ._retries import Attempts
 from ._shipping import Shipping
@@ -144,7 +144,7 @@ class Poller:
         self._reconnects = reconnects
         self._reconnect_timeout = reconnect_timeout
         self._attempts = 1 + retries
-        self._control = Control(self._cancel, self._logs, self._hurry)
+        self._control = Control(self._cancel, self._log, self._hurry)
         # Guards _batcher, _broken, _stopping, _leaving and _listeners, and what batches say of claims; any thread takes
         # it, briefly. Reentrant, as the collection of an executor may call `stop` in the middle of anything.
         self._lock = threading.RLock()
@@ -406,29 +406,25 @@ class Poller:
         self._cancels.append((batch, call))
         self.wake()
 
-    def _logs(self, batch: Batch, calls: Sequence[int], stream: str) -> list[str]:
-        asked: dict[int, Future[Reply]] = {}
-        found: list[str] = []
-        for call in calls:
-            if batch.kept_log(call, stream) is None:
-                words = {"op": "log", "batch": batch.id, "task": batch.task_of(call), "stream": stream}
-                _, asked[call] = self.link.request(words, again=True)
-        for call in calls:
-            kept = batch.kept_log(call, stream)
-            if kept is None and call in asked:
-                try:
-                    kept = str(self.reply_to(asked[call], REPLY_TIMEOUT).body, "utf-8", "replace")
-                except (AgentError, ConnectionLost):
-                    kept = batch.kept_log(call, stream)
-            found.append(kept or "")
-        return found
+    def _log(self, calls: Sequence[tuple[Batch, int]], stream: str, limit: int | None) -> str:
+        found = [
+            _output.Log(
+                {"batch": batch.id, "task": batch.task_of(call), "stream": stream},
+                functools.partial(batch.kept_log, call, stream),
+            )
+            for batch, call in calls
+        ]
+        return _output.read(self.asked_for_logs(), found, limit)
 
-    def _read_log(self, words: Mapping[str, Any]) -> str:
-        try:
-            body = self.reply_to(self.link.request({"op": "log", **words}, again=True)[1], REPLY_TIMEOUT).body
-        except (AgentError, ConnectionLost):
-            return ""
-        return str(body, "utf-8", "replace")
+    def _read_log(self, words: Mapping[str, Any], limit: int | None) -> str:
+        return _output.read(self.asked_for_logs(), [_output.Log(words)], limit)
+
+    def asked_for_logs(self) -> _output.Agent:
+        """Return how the agent is asked for a log."""
+        return _output.Agent(
+            lambda words: self.link.request({"op": "log", **words}, again=True)[1],
+            lambda reply: self.reply_to(reply, REPLY_TIMEOUT),
+        )
 
     def reply_to(self, reply: "Future[Reply]", timeout: float | None = None) -> Reply:
         """Wait for a reply. A callback, which runs in the poller's thread, does the poller's work meanwhile."""
@@ -519,7 +515,14 @@ class Poller:
             self._lost(down)
         self._take_over()
         while self._frames:
-            self._take(self._frames.popleft())  # a callback may get here again, see `reply_to`
+            try:
+                self._take(self._frames.popleft())  # a callback may get here again, see `reply_to`
+            except wire.MISFITS as error:
+                self._frames.clear()
+                logger.debug("a frame of the agent's that cannot be used", exc_info=True)
+                if self._watched is not None:
+                    reason = f"what came from the agent cannot be understood: {type(error).__name__}: {error}"
+                    self._lost(LinkDown(reason))
         self._hand_over_due()
         if self._cancels:
             self._send_cancels()
@@ -675,11 +678,12 @@ class Poller:
         if reply.exception() is not None:
             return
         head = reply.result().head
-        if head.get("error") == "gone" and batch.restored:
+        if "error" in head and batch.restored and head["error"] == "gone":
             self._forsake(batch)
             return
         if "error" in head:
             lost = ResultLost(f"the files of batch {batch.id} cannot be used: {head['message']}")
+            batch.failed = True  # its files stay
             for call in range(len(batch.futures)):
                 self._resolve(batch, call, None, lost)
             self._submitted(batch)
@@ -1250,7 +1254,7 @@ def _death(record: Mapping[str, Any]) -> SlurmFuturesError:
 
 def _infos(body: wire.Body) -> bytes:
     """Return the records of scripts that have reached their ends as those of calls: the result is a JobInfo."""
-    infos = [(record.call, job_info(json.loads(bytes(record.payload)))) for record in payload.records(body)]
+    infos = [(record.call, job_info(jsons.loads(record.payload))) for record in payload.records(body)]
     return b"".join(
         bytes(part) for call, info in infos for part in payload.pack_record(call, payload.OK, pickle.dumps(info))
     )

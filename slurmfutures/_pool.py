@@ -8,7 +8,6 @@ again under the same numbers, and what pilots have of it is not run twice. A cal
 """
 
 import hashlib
-import json
 import logging
 import threading
 import time
@@ -26,7 +25,7 @@ from ._link import Link, Reply
 from ._logs import get_logger
 from ._pickling import result_of
 from ._records import NO_KEY
-from ._remote import payload, wire
+from ._remote import jsons, payload, wire
 from ._remote.batch import ranges
 from ._remote.states import JobState
 from ._retries import Attempts
@@ -81,8 +80,8 @@ class Ran(NamedTuple):
     def state(self, call: int) -> JobState:
         return JobState.RUNNING  # its result is being told
 
-    def log(self, call: int, stream: str) -> str:
-        return self.pool.read_log({**self.worker, "stream": stream}) if self.worker else ""
+    def log(self, call: int, stream: str, limit: int | None) -> str:
+        return self.pool.read_log({**self.worker, "stream": stream}, limit) if self.worker else ""
 
     def cancel(self, call: int) -> None:
         pass
@@ -129,15 +128,15 @@ class Pool:
         common: Mapping[str, Any],
         link: Link,
         wake: Callable[[], None],
-        read_log: Callable[[Mapping[str, Any]], str],
+        read_log: Callable[[Mapping[str, Any], int | None], str],
         checkpoint: Checkpoint | None,
         earlier: Sequence[Handful] = (),
         epoch: float | None = None,
     ) -> None:
         """`common` is what every batch is submitted with; `wake` has the poller look at what is new here.
 
-        `read_log` asks the agent for a log, in its words. `earlier` is what drivers before this one have sent, which
-        began at `epoch` by work_dir's clock.
+        `read_log` returns the end of a log, which it asks the agent for in its words. `earlier` is what drivers before
+        this one have sent, which began at `epoch` by work_dir's clock.
         """
         self.id = number
         self.settings = settings
@@ -465,7 +464,7 @@ class Pool:
 
     def _crashed(self, record: payload.Record) -> None:
         """A call has ended with its worker, or with its job: it runs again where that is wanted, or fails."""
-        words = json.loads(bytes(record.payload))
+        words = jsons.loads(record.payload)
         error = job_error(words)
         with self.lock:
             entry = self._entries.pop(record.call, None)
@@ -617,9 +616,9 @@ class Pool:
             entry = self._entries.get(call)
         return JobState.RUNNING if entry is not None and entry.future.running() else JobState.PENDING
 
-    def log(self, call: int, stream: str) -> str:
+    def log(self, call: int, stream: str, limit: int | None) -> str:
         ran = self._ran(call)
-        return ran.log(call, stream) if ran is not None else ""
+        return ran.log(call, stream, limit) if ran is not None else ""
 
     def cancel(self, call: int) -> None:
         with self.lock:

@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ._remote import pool_files
+from ._remote import ids, jsons, pool_files
 
 KEY_SIZE = 20  # bytes of a call's key
 NO_KEY = bytes(KEY_SIZE)  # of a call that cannot be remembered
@@ -23,6 +23,8 @@ NO_KEY = bytes(KEY_SIZE)  # of a call that cannot be remembered
 OPENED, BATCH, PART, RESULT, FAILED, CLOSED = range(1, 7)
 
 _BATCH = struct.Struct(">III")  # length of the JSON, tasks, calls
+_MOST_POOL = (1 << 24) - 1  # as the name of a pool's folder has six hexadecimal digits
+_MOST_CALL = (1 << 64) - 1  # its pool's number, and below that a count
 _CALL = struct.Struct(">20s12sI")  # key, batch, number in the batch
 
 
@@ -30,6 +32,11 @@ class Batch:
     """What is known of a batch: its calls' keys, its jobs, and which of its calls have no end yet."""
 
     def __init__(self, words: Mapping[str, Any], firsts: Sequence[int], keys: Sequence[bytes]) -> None:
+        """Raises ValueError for ids that are none: they become parts of paths."""
+        ids.batch(words["batch"])
+        if "pool" in words:
+            ids.count(words["pool"], _MOST_POOL)
+            ids.count(words.get("first"), _MOST_CALL)
         self.words = words  # "batch", "name", "time", "spool", "scheduler"; of calls for pilots "pool" and "first" too
         self.firsts = firsts  # the first call of each task
         self.keys = keys
@@ -70,31 +77,37 @@ class Contents:
         """Take a record in; its body is at `offset`. Raises ValueError where it makes no sense."""
         size = len(body)
         if kind == RESULT:
+            if size < KEY_SIZE:
+                raise ValueError("a result without its call")
             self.finish(body[:KEY_SIZE], offset + KEY_SIZE, len(body) - KEY_SIZE)
         elif kind == FAILED:
+            if size < _CALL.size:
+                raise ValueError("a failure without its call")
             key, name, call = _CALL.unpack_from(body)
-            self.fail(key, name.decode(), call, json.loads(body[_CALL.size :]))
+            self.fail(key, _name(name), call, _words(body[_CALL.size :], _FAILED_WORDS))
             self.dead += size  # nearly: the last one of a call is kept for those who ask
         elif kind == BATCH:
             found = _unpack_batch(body)
             self._sizes[found.id] = size
             self.begin(found)
         elif kind == PART:
-            words = json.loads(body)
+            words = _words(body, _PART_WORDS)
             batch = self.batches.get(words["batch"])
             if batch is not None and not batch.closed:
                 batch.parts.append(words)
                 self._sizes[batch.id] += size
         elif kind == CLOSED:
-            self.dead += size + self._sizes.pop(body.decode(), 0)
-            self.close(body.decode())
+            name = _name(body)
+            self.dead += size + self._sizes.pop(name, 0)
+            self.close(name)
         elif kind == OPENED:
             self.dead += size
-            self.opened = json.loads(body)
+            self.opened = _words(body, _OPENED_WORDS)
         else:
             raise ValueError(f"a record of the unknown kind {kind}")
 
     def begin(self, batch: Batch) -> None:
+        self.close(batch.id)  # no other one has its name
         self.batches[batch.id] = batch
         for call in batch.open:
             self.flying[batch.keys[call]] = batch.id, call
@@ -122,9 +135,10 @@ class Contents:
         found = self.batches.get(batch)
         if found is not None:
             found.closed = True
+            for call in found.open:
+                if self.flying.get(found.keys[call]) == (batch, call):
+                    del self.flying[found.keys[call]]
             found.keys, found.firsts = (), ()
-            for key in [key for key, (other, _) in self.flying.items() if other == batch] if found.open else ():
-                del self.flying[key]
             found.open = set()
 
 
@@ -140,17 +154,50 @@ def pack_batch(words: Mapping[str, Any], firsts: Sequence[int], keys: Sequence[b
     return b"".join((_BATCH.pack(len(text), len(firsts), len(keys)), text, numbers.tobytes(), *keys))
 
 
+def _name(name: bytes) -> str:
+    """Return a batch's id. Raises ValueError."""
+    return ids.batch(name.decode("ascii", "replace"))
+
+
+_Words = Mapping[str, type | tuple[type, ...]]
+_NONE = type(None)
+_OPENED_WORDS: _Words = {"time": (int, float, _NONE), "where": (str, _NONE), "place": (dict, _NONE)}
+_BATCH_WORDS: _Words = {
+    **dict.fromkeys(("name", "spool", "scheduler", "where"), (str, _NONE)),
+    "options": (list, _NONE),
+    "time": (int, float, _NONE),
+    "pool": (int, _NONE),
+    "first": (int, _NONE),
+    "script": (list, _NONE),
+}
+_PART_WORDS: _Words = {"batch": str, "job": (str, _NONE)}
+_FAILED_WORDS: _Words = {**dict.fromkeys(("said", "kind", "job"), (str, _NONE)), "time": (int, float, _NONE)}
+
+
+def _words(body: bytes, kinds: _Words) -> Mapping[str, Any]:
+    """Return the words of a record. Raises ValueError where one is of another type than it is written with."""
+    words = jsons.loads(body)
+    if not isinstance(words, dict):
+        raise ValueError("words that are no mapping")
+    for name, kind in kinds.items():
+        if not isinstance(words.get(name), kind):
+            raise ValueError(f"{name} is {words.get(name)!r}")
+    return words
+
+
 def _unpack_batch(body: bytes) -> Batch:
+    if len(body) < _BATCH.size:
+        raise ValueError("a batch without calls")
     length, tasks, calls = _BATCH.unpack_from(body)
     at = _BATCH.size
-    words = json.loads(body[at : at + length])
-    at += length
-    numbers = array("I", body[at : at + 4 * tasks])
+    end = at + length + 4 * tasks
+    if len(body) != end + KEY_SIZE * calls:
+        raise ValueError("a batch with fewer keys than calls")
+    words = _words(body[at : at + length], {"batch": str, **_BATCH_WORDS})
+    numbers = array("I", body[at + length : end])
     if sys.byteorder == "little":
         numbers.byteswap()
-    at += 4 * tasks
-    if len(body) != at + KEY_SIZE * calls:
-        raise ValueError("a batch with fewer keys than calls")
+    at = end
     return Batch(words, numbers, [body[place : place + KEY_SIZE] for place in range(at, len(body), KEY_SIZE)])
 
 

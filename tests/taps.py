@@ -16,6 +16,7 @@ class Tap:
         self.port = self._server.getsockname()[1]
         self.up, self.down = bytearray(), bytearray()
         self.change: Callable[[bool, bytes], bytes] = lambda up, data: data
+        self.tells_ends = True  # an end of one side is passed on to the other
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         threading.Thread(target=self._run, daemon=True, name="tap").start()
 
@@ -35,7 +36,8 @@ class Tap:
             while data := source.recv(1 << 16):
                 (self.up if up else self.down).extend(data)
                 sink.sendall(self.change(up, data))
-            sink.shutdown(socket.SHUT_WR)
+            if self.tells_ends:
+                sink.shutdown(socket.SHUT_WR)
         except OSError:
             pass
 

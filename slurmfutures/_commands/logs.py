@@ -1,10 +1,12 @@
 """The command `slurmfutures logs`: what a call has printed."""
 
 import argparse
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from .. import SlurmFuturesError
+from .. import SlurmFuturesError, _output
+from .._remote.logs import LIMIT
 from . import checkpoint
 from .place import Agent, add_flags, run_at, run_at_place
 from .table import show_json, show_lines, show_log
@@ -33,7 +35,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
 
 
 def run(arguments: argparse.Namespace, agent: Agent) -> int:
-    """Show a log."""
+    """Show a log, however large; as JSON its end."""
     found = agent.ask_json("find", call=arguments.call)
     if "size" in found:
         example = f"{arguments.call}_{found['first']}"
@@ -44,7 +46,13 @@ def run(arguments: argparse.Namespace, agent: Agent) -> int:
 
     def texts(**worker: str) -> dict[str, str]:
         streams = (("stdout", "out"), ("stderr", "err"))
-        return {name: _read(agent, stream, **task, **worker).decode(errors="replace") for name, stream in streams}
+        return {
+            name: _output.read(agent.logs, [_output.Log({**task, **worker, "stream": stream})], LIMIT)
+            for name, stream in streams
+        }
+
+    def pieces(**worker: str) -> Iterator[bytes]:
+        return _output.ranges(agent.logs, {**task, **worker, "stream": stream})
 
     if arguments.json:
         words = {"batch": found["batch"], "task": found["task"], **texts()}
@@ -53,12 +61,8 @@ def run(arguments: argparse.Namespace, agent: Agent) -> int:
         show_json(words)
         return 0
     stream = "err" if arguments.stderr else "out"
-    show_log(_read(agent, stream, **task))
+    show_log(pieces())
     for name in found.get("workers", ()):
         show_lines([f"==> worker {name} <=="])
-        show_log(_read(agent, stream, **task, worker=name))
+        show_log(pieces(worker=name))
     return 0
-
-
-def _read(agent: Agent, stream: str, **where: Any) -> bytes:
-    return agent.ask("log", stream=stream, **where)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from .. import SlurmFuturesError
+from .. import SlurmFuturesError, _output
 from .._bootstrap import NoFolder
 from .._config import DEFAULT_WORK_DIR, HOST, WORK_DIR, from_environment
 from .._connection import HEARTBEAT, Connection, default_python
@@ -99,6 +99,11 @@ class Agent:
         if "error" in head:
             raise SlurmFuturesError(f"{self.where}: {head['message']}")
         return bytes(body)
+
+    @property
+    def logs(self) -> _output.Agent:
+        """How logs are asked for."""
+        return self._connection.poller.asked_for_logs()
 
     def ask_json(self, op: str, **words: Any) -> Any:
         """Return what the agent replies as JSON."""

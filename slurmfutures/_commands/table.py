@@ -1,5 +1,6 @@
 """How things look: tables by rich, ages and sizes in words, and JSON, which needs none of that."""
 
+import codecs
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -18,13 +19,15 @@ def show_json(document: Any) -> None:
     sys.stdout.write("\n")
 
 
-def show_log(data: bytes) -> None:
+def show_log(pieces: Iterable[bytes]) -> None:
     """Write a program's output: printable on a terminal, the bytes as they are elsewhere."""
     if sys.stdout.isatty():
-        sys.stdout.write(printable(data.decode("utf-8", "surrogateescape")))
+        for text in codecs.iterdecode(pieces, "utf-8", "surrogateescape"):
+            sys.stdout.write(printable(text))
     else:
         sys.stdout.flush()
-        sys.stdout.buffer.write(data)
+        for data in pieces:
+            sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
 
 

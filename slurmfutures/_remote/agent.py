@@ -23,8 +23,10 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Union
 from . import (
     batches,
     clean,
+    entries,
     files,
     hub,
+    ids,
     modules,
     outbox,
     pool_files,
@@ -174,6 +176,9 @@ class Agent:
     def _find_scheduler(self, name: str, slots: Optional[int]) -> Scheduler:
         if name == "local":
             return Local(self._work_dir, slots or os.cpu_count() or 1)
+        if "\\" in self._work_dir:
+            why = "work_dir %s on %s cannot be used: Slurm drops the backslash from the names of output files; %s"
+            raise Refusal("work-dir", why % (self._work_dir, os.uname().nodename, source.REMEDY))
         found = Slurm()
         try:
             found.version()
@@ -194,10 +199,10 @@ class Agent:
         key = os.environ.get("SLURM_CONF", "")
         try:
             if time.time() - os.stat(path).st_mtime < _LIMITS_FRESH:
-                cached = json.loads(trust.read(path, _LIMITS_SIZE, closed=False).decode())
-                if cached["conf"] == key:
-                    return Limits(int(cached["max_array_index"]), int(cached["max_jobs"]))
-        except (OSError, ValueError, KeyError, TypeError):
+                cached = entries.document(trust.read(path, _LIMITS_SIZE, closed=False))
+                if cached.get("conf") == key:
+                    return Limits(*(ids.count(cached.get(name), entries.MOST_NUMBER) for name in Limits._fields))
+        except (OSError, ValueError):
             pass
         limits = self._scheduler.limits()
         if limits is None:
@@ -359,7 +364,7 @@ class Agent:
         else:
             self._pools.calls(data)
 
-    def _place(self, head: Any) -> Optional[wire.Sink]:
+    def _place(self, head: Any, size: int) -> Optional[wire.Sink]:
         if head is None or head["op"] not in ("submit", "path", "ship"):
             return None
         if head["op"] == "ship":
@@ -430,14 +435,14 @@ class Agent:
             elif op == "release":
                 self._batches.release(head["batch"], head["remove"], head["logs"], reply)
             elif op == "log":
-                where = head["batch"], head["task"], head["stream"], head.get("part"), head.get("worker", "")
-                reply({}, self._batches.log(*where))
+                self._files.do(self._batches.log(head), reply)
             elif op == "survey":
                 self._survey(lambda: survey.survey(self._work_dir, self._scheduler, self._session), reply)
             elif op == "find":
                 self._survey(lambda: survey.find(self._work_dir, head["call"]), reply)
             elif op == "finished":
-                self._survey(lambda: pool_files.finished(self._work_dir, head["session"]), reply)
+                session = ids.session(head["session"])
+                self._survey(lambda: pool_files.finished(self._work_dir, session), reply)
             elif op == "clean":
                 self._clean(head["age"], head["dry"], reply)
             elif op == "run":
@@ -454,9 +459,9 @@ class Agent:
     def _ship(self, head: Mapping[str, Any], body: Union[wire.Body, Incoming], reply: Callable[..., None]) -> None:
         """Unpack a version of the driver's own code, or, by a request without it, see whether it is there."""
         name = head["ship"]
+        folder = ships.folder_of(self._work_dir, name)
         self._hub.shipping(name)
         self._pools.shipping(name)
-        folder = ships.folder_of(self._work_dir, name)
 
         def work() -> bool:
             if not head["zip"]:
@@ -582,7 +587,8 @@ def main(hello: Mapping[str, Any], incoming: int, outgoing: int, code: str) -> N
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the client's business
     try:
         agent = Agent(hello, code)
-    except Refusal as refusal:
+    except (Refusal, trust.Untrusted, ValueError) as error:
+        refusal = error if isinstance(error, Refusal) else Refusal("work-dir", "the agent cannot start: %s" % error)
         for buffer in wire.message(dict(refusal.words, op="refusal")):
             os.write(outgoing, wire.enveloped(bytes.fromhex(hello["sync"]), buffer))
         return

@@ -1,10 +1,11 @@
 """A batch and its parts: which tasks wait for their submission, which were submitted together."""
 
+import contextlib
 import os
 import time
 from typing import Any, Collection, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
-from . import arrays, spool, watch
+from . import arrays, entries, ids, logs, spool, watch
 from .backpressure import Backpressure
 
 Range = Tuple[int, int]  # task numbers, the end not included
@@ -109,7 +110,7 @@ class Batch:
         """Return the batch as an earlier agent has left it, None where there is none.
 
         `wanted` are the tasks whose end the client does not know. A part without a job's id is one whose submission has
-        an unclear outcome.
+        an unclear outcome. Raises Untrusted, OSError, and ValueError where its files are damaged.
         """
         spec = folder.spec()
         if spec is None:
@@ -118,6 +119,7 @@ class Batch:
         parts: Dict[int, Part] = {}
         asked: Dict[Tuple[int, int], Retry] = {}
         for entry in folder.entries():
+            entries.check_entry(entry, folder.id, spec["tasks"])
             if "retries" in entry:
                 for retry in map(parse_retry, entry["retries"]):
                     asked[retry.task, retry.attempt] = retry
@@ -133,6 +135,8 @@ class Batch:
             else:
                 tasks = [task for first, end in entry["tasks"] for task in range(first, end)]
                 attempt, exclude = entry.get("attempt", 0), tuple(entry.get("exclude", ()))
+                if attempt and any((task, attempt) not in asked for task in tasks):
+                    raise ValueError("parts.jsonl has a retry that was not asked for")
                 retries = [asked[task, attempt]._replace(exclude=exclude) for task in tasks] if attempt else []
                 parts[number] = batch.part(number, tasks, entry["name"], retries)
                 parts[number].time = entry["time"]
@@ -243,22 +247,33 @@ def ranges(numbers: Sequence[int]) -> List[Range]:
     return found
 
 
+def _written(folder: str) -> List[str]:
+    """Return the names of the logs that are not empty."""
+    found = []
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            with contextlib.suppress(OSError):  # a link to a file that is on a compute node
+                if entry.stat().st_size:
+                    found.append(entry.name)
+    return sorted(found)
+
+
 def collect_logs(batch: Batch) -> Dict[str, List[str]]:
     """Return what the last runs of a batch's tasks have printed, "task": [stdout, stderr], within bounds."""
     kept: Dict[str, List[str]] = {}
     total = 0
     owners = {task: part for part in batch.parts for task in part.tasks}
     for part in batch.parts:
-        try:
-            written = sorted(entry.name for entry in os.scandir(part.folder.logs) if entry.stat().st_size)
-        except OSError:
-            continue
-        for name in written:
+        for name in _written(part.folder.logs):
             index, _, stream = name.partition(".")
-            task = part.at[int(index)]
+            number = ids.number(index)
+            if number is None or number not in part.indices or stream not in ("out", "err"):
+                continue
+            task = part.at[number]
             if owners[task] is not part:
                 continue
-            text = spool.read_tail(os.path.join(part.folder.logs, name), _LOG_LIMIT).decode("utf-8", "replace")
+            before, data = logs.tail(os.path.join(part.folder.logs, name), _LOG_LIMIT)
+            text = logs.note(before, "the end is kept") + logs.whole(before, data).decode("utf-8", "replace")
             total += len(text)
             if total > _LOGS_LIMIT:
                 return kept

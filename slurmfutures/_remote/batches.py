@@ -11,7 +11,7 @@ import time
 from collections import deque
 from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
-from . import outbox, own, payload, publish, script, ships, spool, watch, wire
+from . import logs, outbox, own, payload, publish, script, ships, spool, trust, watch, wire
 from .batch import Batch, Part, Range, Retry, collect_logs, parse_retry, ranges
 from .death import explain
 from .incoming import Incoming
@@ -305,19 +305,31 @@ class Batches:
                 return "job %s waits in the queue: %s" % (part.job, rows[0].reason) if rows else ""
         return "" if batch is None else "it is not submitted yet"
 
-    def log(self, batch_id: str, task: int, stream: str, number: Optional[int] = None, worker: str = "") -> bytes:
-        """Return a task's "out" or "err" as far as it is written, of its last submission or of part `number`.
+    def log(self, head: Mapping[str, Any]) -> Callable[[], Tuple[Dict[str, Any], bytes]]:
+        """Return what reads a part of a task's "out" or "err", for another thread: see `logs`.
 
-        Of a pilot it may be that of one of its workers.
+        It is that of its last submission or of part `head["part"]`. Of a pilot it may be that of one of its workers.
         """
-        batch = self._batches.get(batch_id) or Batch.found(spool.Batch(self._place.work_dir, batch_id), set())
-        for part in reversed(batch.parts) if batch else ():
-            if number is not None and part.number != number:
-                continue
-            if part.tasks[0] <= task <= part.tasks[-1] and task in part.tasks:
-                index = next(index for index in part.indices if part.at[index] == task)
-                return spool.read_tail(part.folder.log(index, stream, worker), 1 << 30)
-        return b""
+        known = self._batches.get(head["batch"])
+        place = _log_of(known, head) if known is not None else None
+
+        def read() -> Tuple[Dict[str, Any], bytes]:
+            found = place
+            if known is None:
+                batch = Batch.found(spool.Batch(self._place.work_dir, head["batch"]), set())
+                found = _log_of(batch, head) if batch is not None else None
+            if found is None:
+                return {"part": None, "size": 0, "offset": 0, "same": None}, b""
+            words, data = logs.read(found[1], head)
+            return dict(words, part=found[0]), data
+
+        return read
+
+    def log_tail(self, batch_id: str, task: int, stream: str, limit: int) -> bytes:
+        """Return the end of a task's log, of its last submission; nothing where there is none."""
+        batch = self._batches.get(batch_id)
+        found = _log_of(batch, {"task": task, "stream": stream}) if batch is not None else None
+        return logs.tail(found[1], limit)[1] if found is not None else b""
 
     def stop(self) -> None:
         """Submit nothing more: the client is gone."""
@@ -420,6 +432,7 @@ class Batches:
         part.throttle = min(bounds) if bounds else None
         batch.parts.append(part)
         try:
+            batch.folder.check()
             part.folder.create()
             if _mapping(part) == "map":
                 publish.publish(part.folder.path, "map", [_map(part).encode()])
@@ -626,10 +639,14 @@ class Batches:
                 part.unread.add(name.task)
                 continue  # the next look finds it
             try:
-                data = part.folder.read(name.text, LARGE)
+                data = part.folder.read(name.text, LARGE, closed=name.kind != spool.END and not own.is_own(batch.spec))
                 if data is None:
                     self._send_large(batch, part, name)
                     continue
+            except trust.Untrusted as error:
+                self._notice(batch, "out of sight", "%s is not used: %s" % (error.filename, error.strerror))
+                part.watch.unreadable(name, now)
+                continue
             except (OSError, ValueError):
                 part.watch.unreadable(name, now)
                 continue  # not there yet for this client of the file system: the next look finds it
@@ -885,6 +902,18 @@ class Batches:
             replies, self._confirm = self._confirm, []
             for reply in replies:
                 reply({})
+
+
+def _log_of(batch: Batch, head: Mapping[str, Any]) -> Optional[Tuple[int, str]]:
+    """Return the number of the part that a log is of, and the log's path; None where there is no such part."""
+    task, number = head["task"], head.get("part")
+    for part in reversed(batch.parts):
+        if number is not None and part.number != number:
+            continue
+        if part.tasks[0] <= task <= part.tasks[-1] and task in part.tasks:
+            index = next(index for index in part.indices if part.at[index] == task)
+            return part.number, part.folder.log(index, head["stream"], head.get("worker", ""))
+    return None
 
 
 def _is_earlier(batch: Batch, part: Part, verdict: watch.Verdict) -> bool:

@@ -12,12 +12,13 @@ are cached; and a file that a first try has written after all may be written aga
 
 import contextlib
 import os
+import re
 import shutil
 import time
 from collections import deque
 from typing import Callable, Deque, Dict, List, Optional, Sequence, Set, Tuple
 
-from . import wire
+from . import trust, wire
 from .stream import Lost
 
 FILE = 4 << 20  # bytes in a file at most
@@ -28,6 +29,7 @@ _MOST_UNREAD = 64  # files that the other side has not taken yet
 _RETRY = 0.5  # seconds until a file that could not be written is tried again
 _GAP = 300.0  # seconds for which a missing file is waited for
 _FEW = 8  # buffers that are written one by one
+_NAME = re.compile("(0|[1-9][0-9]{0,17})-(0|[1-9][0-9]{0,17})", re.ASCII)
 _KNOCK, _TAKEN = "knock", "taken"
 _CALLER, _ACCEPTOR = "up", "down"
 
@@ -197,7 +199,7 @@ class Box:
         """Write a file and give it its name. Raises OSError, leaving nothing."""
         temporary = os.path.join(self._writes, "." + name)
         try:
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            handle = trust.open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             try:
                 for buffer in buffers:
                     left = buffer
@@ -247,8 +249,10 @@ class Box:
         """Take the next file, if all of it is to be seen."""
         number, size = file
         try:
-            with open(os.path.join(self._reads, "%d-%d" % file), "rb", 0) as opened:
-                data = opened.read(size + 1)
+            data = trust.read(os.path.join(self._reads, "%d-%d" % file), size + 1)
+        except trust.Untrusted as error:
+            self._end(str(error))
+            return False
         except OSError:
             return False
         if len(data) != size:
@@ -267,16 +271,13 @@ class Box:
 
 
 def _parse(name: str) -> Optional[Tuple[int, int]]:
-    number, _, size = name.partition("-")
-    try:
-        return int(number), int(size)
-    except ValueError:
-        return None
+    match = _NAME.fullmatch(name)
+    return (int(match[1]), int(match[2])) if match is not None else None
 
 
 def make(folder: str, name: str, ring: Callable[[], None]) -> Box:
     """Make a box, for an agent to claim. Raises OSError."""
-    os.makedirs(folder, 0o700, exist_ok=True)
+    trust.make_folder(folder)
     temporary = os.path.join(folder, "." + name)
     try:
         for path in (temporary, os.path.join(temporary, _CALLER), os.path.join(temporary, _ACCEPTOR)):
@@ -293,6 +294,8 @@ def claim(folder: str, name: str, ring: Callable[[], None]) -> Optional[Box]:
     """Return the agent's side of a box if it can be had: nobody else has it then."""
     path = os.path.join(folder, name)
     try:
+        for each in (folder, path, os.path.join(path, _CALLER), os.path.join(path, _ACCEPTOR)):
+            trust.check_folder(each)
         os.rename(os.path.join(path, _KNOCK), os.path.join(path, _TAKEN))
     except OSError:
         return None
@@ -311,7 +314,8 @@ def clear(folder: str, name: str, age: float) -> None:
     """Remove a box that nobody has used for `age` seconds, by the file system's own clock."""
     path = os.path.join(folder, name)
     try:
-        last = max(os.stat(os.path.join(path, side)).st_mtime for side in (_CALLER, _ACCEPTOR))
+        trust.check_folder(path)
+        last = max(os.lstat(os.path.join(path, side)).st_mtime for side in (_CALLER, _ACCEPTOR))
         os.utime(path)
         old = os.stat(path).st_mtime > last + age
     except OSError:

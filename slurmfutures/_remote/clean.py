@@ -7,17 +7,19 @@ it was used. Files that are not ours stay. For a thread of its own.
 import os
 import re
 import shutil
+import stat
 import time
 from typing import Any, Dict, Iterator, List, Set, Tuple
 
-from . import pool_files, spool, succession, survey
+from . import ids, pool_files, spool, succession, survey, trust
 from .scheduler import Scheduler
 
 _CODE = re.compile(rb"/code/([0-9a-f]+)")
-_CODE_NAME = re.compile(r"[0-9a-f]{20}(\..+)?")
+_CODE_NAME = re.compile(r"[0-9a-f]{20}(\.[0-9a-f]+)?")
 _SHIP = re.compile(rb"/ship/([0-9a-f]{20})")
-_SESSION_NAME = re.compile(r"[0-9a-f]{12}")
 _SHIP_NAME = re.compile(r"[0-9a-f]{20}(\..+)?")
+_LOGIN_NAME = re.compile(r".+\.[0-9]+")  # a host, and a process there
+_LONGEST_SCRIPT = 4 << 20  # bytes
 
 
 class Clean:
@@ -102,19 +104,16 @@ class Clean:
         """
         kept: Set[str] = set()
         sessions = survey.Sessions(self._work_dir, self._own)
-        for session in self._list(pool_files.POOLS):
+        for session in filter(ids.is_session, self._folders(pool_files.POOLS)):
             path = os.path.join(self._work_dir, pool_files.POOLS, session)
-            if not (_SESSION_NAME.fullmatch(session) and os.path.isdir(path)):
-                continue
             used = max(_newest(path), succession.last_seen(self._work_dir, session))
-            pools = [os.path.join(path, name) for name in self._list(os.path.join(pool_files.POOLS, session))]
+            names = filter(ids.is_pool, self._folders(os.path.join(pool_files.POOLS, session)))
+            pools = [os.path.join(path, name) for name in names]
             live = sessions.is_live(session)
-            why = ""
+            why = next(filter(None, (_held(pool, meetings, left) for pool in pools)), "")
             if live is not False:
                 why = "its driver is connected" if live else "nobody can say whether its driver is connected"
-            elif any(pool in meetings or not left.isdisjoint(pool_files.PoolFiles(pool).batches()) for pool in pools):
-                why = "its jobs stay"
-            elif not self._is_old(used):
+            elif not why and not self._is_old(used):
                 why = "it was used lately"
             if not self._remove("pilots", session, [path], used, why):
                 kept.add(session)
@@ -123,15 +122,12 @@ class Clean:
     def _live(self) -> Dict[str, Any]:
         """Return the sessions, not this one, that are connected or may be, with what their agents say of themselves."""
         sessions = survey.Sessions(self._work_dir, self._own)
-        names = {name.partition(".")[0] for name in self._list("sessions")} - {self._own}
-        live = [name for name in names if sessions.is_live(name) is not False]
+        live = [name for name in self._session_files() if name != self._own and sessions.is_live(name) is not False]
         return {name: succession.agent_of(self._work_dir, name) for name in live}
 
     def _sessions(self, wanted: Set[str]) -> None:
         """Remove what drivers that have gone have left, but for those that a batch may be attached by again."""
-        files: Dict[str, List[str]] = {}
-        for name in self._list("sessions"):
-            files.setdefault(name.partition(".")[0], []).append(os.path.join(self._work_dir, "sessions", name))
+        files = self._session_files()
         sessions = survey.Sessions(self._work_dir, self._own)
         for session, paths in sorted(files.items()):
             used = max(map(_mtime, paths))
@@ -170,10 +166,19 @@ class Clean:
     def _named(self, batch: str, pattern: "re.Pattern[bytes]") -> List[str]:
         """Return what a batch's script says of a kind."""
         try:
-            with open(spool.Batch(self._work_dir, batch).script, "rb") as file:
-                return [match.decode() for match in pattern.findall(file.read())]
+            script = trust.read(spool.Batch(self._work_dir, batch).script, _LONGEST_SCRIPT)
+            return [match.decode() for match in pattern.findall(script)]
         except OSError:
             return []
+
+    def _session_files(self) -> Dict[str, List[str]]:
+        """Return the paths of what agents have left of their sessions, by session."""
+        files: Dict[str, List[str]] = {}
+        for name in self._list("sessions"):
+            session = name.partition(".")[0]
+            if ids.is_session(session):
+                files.setdefault(session, []).append(os.path.join(self._work_dir, "sessions", name))
+        return files
 
     def _logins(self, live: Dict[str, Any]) -> None:
         """Remove what agents that have ended have left on any machine."""
@@ -184,15 +189,25 @@ class Clean:
         for name in self._list("login"):
             path = os.path.join(self._work_dir, "login", name)
             used = _newest(path)
-            if name not in wanted and self._is_old(used):
+            if name not in wanted and _LOGIN_NAME.fullmatch(name) and self._is_old(used):
                 self._remove("login", name, [path], used)
 
     def _is_old(self, used: float) -> bool:
         return self._now - used >= self._age
 
     def _list(self, folder: str) -> List[str]:
+        """Return the names of what is the user's in a folder."""
+        return [name for name, _ in self._entries(folder)]
+
+    def _folders(self, folder: str) -> List[str]:
+        """Return the names of the user's folders in a folder."""
+        return [name for name, about in self._entries(folder) if stat.S_ISDIR(about.st_mode)]
+
+    def _entries(self, folder: str) -> List[Tuple[str, Any]]:
+        path = os.path.join(self._work_dir, folder)
         try:
-            return sorted(os.listdir(os.path.join(self._work_dir, folder)))
+            trust.check_folder(path, closed=False)
+            return trust.entries(path)
         except OSError:
             return []
 
@@ -210,6 +225,15 @@ class Clean:
             why = "it cannot be removed"
         self._kept.append(dict(words, why=why))
         return False
+
+
+def _held(pool: str, meetings: Set[str], left: Set[str]) -> str:
+    """Return why a pool's folder has to stay, "" where it need not; `left` are the batches that stay."""
+    try:
+        batches = pool_files.PoolFiles(pool).batches()
+    except (OSError, ValueError, KeyError, TypeError):
+        return "its ledger cannot be read"
+    return "its jobs stay" if pool in meetings or not left.isdisjoint(batches) else ""
 
 
 def _remove(path: str) -> None:

@@ -9,12 +9,27 @@ import re
 import time
 from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from .scheduler import Ending, Held, Limits, Outcome, Refused, Request, Row, Submitted, Unclear
+from .scheduler import (
+    NOT_FOUND_OUT,
+    UNKNOWN,
+    Ending,
+    Held,
+    Limits,
+    Outcome,
+    Refused,
+    Request,
+    Row,
+    Submitted,
+    Unclear,
+)
 from .states import TERMINAL, JobState, parse_state
 
 Ranges = Tuple[Tuple[int, int], ...]
 Records = Dict[Tuple[str, Optional[int]], Ending]
 Targets = Iterable[Tuple[str, Optional[Sequence[int]]]]
+
+#: Array tasks that one answer may name one by one.
+MOST_LISTED = 100000
 
 #: No array has an index as high as this: the end of a list of tasks that was cut off.
 NO_INDEX = 4000001
@@ -105,9 +120,10 @@ def records_argv(job_ids: Sequence[str], user: int, with_reason: bool) -> List[s
     return ["sacct", "-X", "-P", "-n", who, "--format=" + fields, "--jobs=" + ",".join(job_ids)]
 
 
-def named_argv(name: str, days: int) -> List[str]:
+def named_argv(name: str, user: int, days: int) -> List[str]:
     """Return the sacct command that lists this user's jobs called `name`, of the last `days` days, or all of them."""
-    argv = ["sacct", "-X", "-P", "-n", f"--starttime=now-{days}days", "--format=JobID,JobName"]
+    # Without --user root would be shown everybody's.
+    argv = ["sacct", "-X", "-P", "-n", f"--user={user}", f"--starttime=now-{days}days", "--format=JobID,JobName"]
     # sacct takes a list of names: one with a comma, or in quotes, cannot be asked for.
     if re.fullmatch(r"[\w.:@%+=-]+", name, re.ASCII):
         argv.append("--name=" + name)
@@ -175,7 +191,9 @@ def compress(indices: Iterable[int]) -> Ranges:
 
 # ---- what an answer means
 
-_JOB_ID = re.compile(r"^[ \t]*(?:Submitted batch job )?(\d+)(?:;\S+| on cluster \S+)?[ \t]*\r?$", re.MULTILINE)
+_JOB_ID = re.compile(
+    r"^[ \t]*(?:Submitted batch job )?([1-9][0-9]{0,9})(?:;\S+| on cluster \S+)?[ \t]*\r?$", re.MULTILINE
+)
 
 
 def _any_of(*phrases: str) -> "re.Pattern[str]":
@@ -280,49 +298,69 @@ def words(text: str, limit: int = 2000) -> str:
     return "; ".join(filter(None, (line.strip() for line in lines)))[-limit:]
 
 
-def parse_ranges(text: str) -> Ranges:
+def parse_ranges(text: str, most: int = MOST_LISTED) -> Ranges:
     """Return the ranges of array indices in "1,3,5-7", "4-90%8" or "0-8:2"; ValueError for anything else.
 
-    A list that Slurm cut off with "..." goes on to NO_INDEX: what is not shown counts as listed, not as gone.
+    A list that Slurm cut off with "..." goes on to NO_INDEX: what is not shown counts as listed, not as gone. For the
+    same reason ranges with a step, of more than `most` indices in all, are read as if they had none.
     """
-    text, _, _ = text.strip("[] ").partition("%")
-    cut = text.endswith("...")
-    parts = text.rstrip(".").split(",")
-    if cut:
-        parts.pop()  # the last may have lost digits
+    parts, cut = _parts(text)
+    exact = sum(len(part) for part in parts if part.step > 1) <= most
     ranges: List[Tuple[int, int]] = []
-    for part in filter(None, parts):
-        match = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part, re.ASCII)
-        if match is None:
-            raise ValueError(f"not a list of array indices: {text!r}")
-        first, last, step = int(match[1]), int(match[2] or match[1]), int(match[3] or 1)
-        if step > 1:
-            ranges.extend((index, index) for index in range(first, last + 1, step))
+    for part in parts:
+        if part.step > 1 and exact:
+            ranges.extend((index, index) for index in part)
         else:
-            ranges.append((first, last))
+            ranges.append((part.start, part.stop - 1))
     if cut:
         ranges.append((ranges[-1][1] + 1 if ranges else 0, NO_INDEX))
     if not ranges:
-        raise ValueError(f"no array indices: {text!r}")
+        raise ValueError(f"no array indices: {text[:100]!r}")
     return tuple(ranges)
 
 
-_ROW = re.compile(
-    r"^(\d+)\x1f([^\x1f\n]*)\x1f([^\x1f\n]*)\x1f([^\x1f\n]*)\x1f([^\x1f]*)\x1f(.*?)\x1e$", re.MULTILINE | re.DOTALL
-)
+_RANGE = re.compile("([0-9]{1,10})(?:-([0-9]{1,10})(?::([0-9]{1,10}))?)?")
+
+
+def _parts(text: str) -> Tuple[List[range], bool]:
+    """Return what a list of array indices names, and whether Slurm cut it off; ValueError where it is none."""
+    text, _, _ = text.strip("[] ").partition("%")
+    cut = text.endswith("...")
+    words = text.rstrip(".").split(",")
+    if cut:
+        words.pop()  # the last may have lost digits
+    parts = []
+    for word in filter(None, words):
+        match = _RANGE.fullmatch(word)
+        if match is None:
+            raise ValueError(f"not a list of array indices: {text[:100]!r}")
+        first = int(match[1])
+        parts.append(range(first, int(match[2] or first) + 1, int(match[3] or 1) or 1))
+    return parts, cut
+
+
+# The beginning of a record, behind whatever a site prints before it. What is left of it are name and comment.
+_ROW = re.compile(r"^([0-9]{1,10})\x1f([^\x1f\n]*)\x1f([^\x1f\n]*)\x1f([^\x1f\n]*)\x1f([^\x1f]*)\x1f", re.MULTILINE)
 
 
 def parse_queue(stdout: str) -> List[Row]:
     """Return the rows of squeue's answer; ValueError where a record of it cannot be read."""
     rows = []
-    for job_id, tasks, state, end, reason, rest in _ROW.findall(stdout):
-        name, separator, comment = rest.partition(_FIELD)
+    left = MOST_LISTED
+    for record in re.split(r"\x1e(?:\n|\Z)", stdout)[:-1]:
+        row = _ROW.search(record)
+        if row is None:
+            raise ValueError("squeue printed a record that cannot be read")
+        job_id, tasks, state, end, reason = row.groups()
+        name, separator, comment = record[row.end() :].partition(_FIELD)
         if not separator or _FIELD in comment:
             name = comment = ""  # not one of ours, and no telling where the one ends
+        indices = None if tasks == "N/A" else parse_ranges(tasks, left)
+        left -= 0 if indices is None else max(len(indices) - tasks.count(",") - 1, 0)
         rows.append(
             Row(
                 job_id,
-                None if tasks == "N/A" else parse_ranges(tasks),
+                indices,
                 parse_state(state),
                 _given(reason),
                 name,
@@ -330,8 +368,6 @@ def parse_queue(stdout: str) -> List[Row]:
                 _seconds(end),
             )
         )
-    if stdout.count(_RECORD + "\n") > len(rows):
-        raise ValueError("squeue printed a record that cannot be read")
     return rows
 
 
@@ -344,8 +380,10 @@ def parse_records(stdout: str, since: Mapping[str, float]) -> Records:
     """Return what sacct printed, the newest record of each job; lines that are no record are passed over.
 
     `since` has when jobs were submitted, by our clock: what was submitted long before is another job with the same id.
+    Of arrays with more than MOST_LISTED tasks in one record, or in all, it could not be found out.
     """
     newest: Dict[Tuple[str, Optional[int]], Tuple[str, Ending]] = {}
+    left = MOST_LISTED
     for line in stdout.splitlines():
         fields = line.split("|")
         if len(fields) < 7:
@@ -355,10 +393,14 @@ def parse_records(stdout: str, since: Mapping[str, float]) -> Records:
         if ending.started:
             ending = ending._replace(reason="")  # to sacct it is why the job waited, not how it ended
         when = _seconds(submitted)
-        for key in job_keys(fields[0]):
+        keys = job_keys(fields[0], left)
+        left -= len(keys) - 1 if keys else 0
+        for key in keys:
             if when is not None and when < since.get(key[0], 0.0) - _CLOCKS:
                 continue
-            if key not in newest or newest[key][0] <= submitted:
+            if key[1] == UNKNOWN:
+                newest[key] = (submitted, NOT_FOUND_OUT)
+            elif key not in newest or newest[key][0] <= submitted:
                 newest[key] = (submitted, ending)
     return {key: ending for key, (_, ending) in newest.items()}
 
@@ -371,27 +413,32 @@ def _seconds(text: str) -> Optional[float]:
         return None
 
 
-def job_keys(job: str) -> Iterator[Tuple[str, Optional[int]]]:
-    """Yield the jobs that "123", "123_4" or "123_[5-9]" stands for; none for a part of a heterogeneous job."""
-    match = re.fullmatch(r"(\d+)(?:_(\d+)|_\[(.*)\])?", job, re.ASCII)
+def job_keys(job: str, most: int = MOST_LISTED) -> List[Tuple[str, Optional[int]]]:
+    """Return the jobs that "123", "123_4" or "123_[5-9]" stands for; none for a part of a heterogeneous job.
+
+    More than `most` are UNKNOWN.
+    """
+    match = re.fullmatch(r"([0-9]{1,10})(?:_([0-9]{1,10})|_\[(.*)\])?", job)
     if match is None:
-        return
+        return []
     if match[2]:
-        yield match[1], int(match[2])
-    elif match[3]:
-        for first, last in parse_ranges(match[3]):
-            if last != NO_INDEX:
-                for index in range(first, last + 1):
-                    yield match[1], index
-    else:
-        yield match[1], None
+        return [(match[1], int(match[2]))]
+    if not match[3]:
+        return [(match[1], None)]
+    try:
+        parts, _ = _parts(match[3])
+    except ValueError:
+        return []
+    if sum(map(len, parts)) > most:
+        return [(match[1], UNKNOWN)]
+    return [(match[1], index) for part in parts for index in part]
 
 
 def _ending(state: str, code: str, start: str, end: str, nodes: str, reason: str) -> Ending:
     known = parse_state(state)
     exit_code: Optional[int] = None
     number: Optional[int] = None
-    match = re.fullmatch(r"(\d+):(\d+)", code, re.ASCII)
+    match = re.fullmatch("([0-9]{1,10}):([0-9]{1,10})", code)
     if match and known in TERMINAL:
         exit_code, number = int(match[1]), int(match[2]) or None
         if number and not exit_code:
@@ -412,26 +459,45 @@ def _user(name: str) -> str:
         return name
 
 
-# A job's name and comment may hold anything, these too; the fields that are read stand on either side of them.
-_SHOWN = re.compile(
-    r"""^JobId=(?P<id>\d+)\ (?:ArrayJobId=(?P<array>\d+)\ ArrayTaskId=(?P<tasks>\S+)\ .*?)?
-        .*?\ JobState=(?P<state>\S+)\ Reason=(?P<reason>.*?)\ Dependency=
-        .*?\ ExitCode=(?P<code>\S+)\ .*?\ StartTime=(?P<start>\S+)\ EndTime=(?P<end>\S+)\ .*?
-        \ NodeList=(?P<nodes>\S*)""",
-    re.VERBOSE | re.MULTILINE,
+# A job's name and comment may hold anything, these too; the fields that are read stand on either side of them. Each is
+# looked for behind the one before.
+_SHOWN_JOB = re.compile(r"JobId=([0-9]{1,10}) (?:ArrayJobId=([0-9]{1,10}) ArrayTaskId=(\S+) )?")
+_SHOWN_FIELDS = (
+    re.compile(r" JobState=(\S+) Reason="),
+    re.compile(r" Dependency="),
+    re.compile(r" ExitCode=(\S+) "),
+    re.compile(r" StartTime=(\S+) EndTime=(\S+) "),
+    re.compile(r" NodeList=(\S*)"),
 )
 
 
 def parse_shown(stdout: str) -> Records:
     """Return what `scontrol --oneliner show job` printed."""
     found: Records = {}
-    for match in _SHOWN.finditer(stdout):
-        shown = match.groupdict()
-        ending = _ending(shown["state"], shown["code"], shown["start"], shown["end"], shown["nodes"], shown["reason"])
-        tasks = shown["tasks"]
-        job = shown["id"] if tasks is None else f"{shown['array']}_[{tasks}]"
-        found.update((key, ending) for key in job_keys(job))
+    left = MOST_LISTED
+    for line in stdout.split("\n"):
+        job = _SHOWN_JOB.match(line)
+        fields = _shown_fields(line, job.end() - 1) if job is not None else None
+        if job is None or fields is None:
+            continue
+        ending = _ending(*fields)
+        keys = job_keys(job[1] if job[3] is None else f"{job[2]}_[{job[3]}]", left)
+        left -= len(keys) - 1 if keys else 0
+        found.update((key, ending if key[1] != UNKNOWN else NOT_FOUND_OUT) for key in keys)
     return found
+
+
+def _shown_fields(line: str, at: int) -> Optional[Tuple[str, str, str, str, str, str]]:
+    """Return state, exit code, start, end, nodes and reason; None where one of them is missing."""
+    found = []
+    for field in _SHOWN_FIELDS:
+        match = field.search(line, at)
+        if match is None:
+            return None
+        found.append(match)
+        at = match.end() - 1
+    state, dependency, code, times, nodes = found
+    return state[1], code[1], times[1], times[2], nodes[1], line[state.end() : dependency.start()]
 
 
 def parse_limits(stdout: str) -> Limits:
@@ -441,9 +507,9 @@ def parse_limits(stdout: str) -> Limits:
         match = re.search(pattern, stdout, re.MULTILINE)
         return int(match[1]) if match else default
 
-    size = number(r"^MaxArraySize\s*=\s*(\d+)", 1001)
-    tasks = number(r"^SchedulerParameters\s*=.*\bmax_array_tasks=(\d+)", size)
-    return Limits(max(min(size, tasks) - 1, 0), number(r"^MaxJobCount\s*=\s*(\d+)", 10000))
+    size = number(r"^MaxArraySize\s*=\s*([0-9]{1,10})", 1001)
+    tasks = number(r"^SchedulerParameters\s*=.*\bmax_array_tasks=([0-9]{1,10})", size)
+    return Limits(max(min(size, tasks) - 1, 0), number(r"^MaxJobCount\s*=\s*([0-9]{1,10})", 10000))
 
 
 def cancel_worked(returncode: Optional[int], stderr: str) -> bool:

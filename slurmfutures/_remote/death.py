@@ -3,7 +3,7 @@
 import time
 from typing import Any, Dict, Optional, Tuple
 
-from . import publish, spool, watch
+from . import logs, publish, watch
 from .batch import Batch, Part
 from .own import is_own
 from .scheduler import Ending
@@ -27,7 +27,7 @@ def explain(batch: Batch, part: Part, watch_: watch.Watch, verdict: watch.Verdic
     code, signal_, reason = how(ending, end)
     if code == publish.NO_ROOM and end is None:  # the trap could write nothing either
         reason = _NO_ROOM % batch.folder.path
-    stderr = spool.read_tail(part.folder.log(verdict.task, "err"), _TAIL).decode("utf-8", "replace")
+    stderr = logs.tail(part.folder.log(verdict.task, "err"), _TAIL)[1].decode("utf-8", "replace")
     unseen = ending is not None and ending.signal == _NO_OUTPUT and not is_own(batch.spec)
     if code == _UNSEEN_CODE and _UNSEEN_WORDS in stderr:
         unseen, reason = True, "where work_dir cannot be seen"

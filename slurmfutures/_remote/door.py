@@ -35,6 +35,7 @@ _DEAF = 1.0  # seconds after which listening is tried again, where there were no
 _LEFT = 30.0  # seconds in which the other side may see that its box is closed
 _OLD = 3600.0  # seconds after which a box of nobody is removed
 _SWEEP = 600.0  # seconds between two looks for those
+_NEVER = float("inf")
 _MOST_COMPLAINTS = 20  # in a minute that are logged one by one
 
 
@@ -107,6 +108,7 @@ class Door:
         self._scratch = memoryview(bytearray(CHUNK))
         self._arrivals: List[_Arrival] = []  # the oldest first
         self._guests: Set[Guest] = set()
+        self._look_at_guests = _NEVER  # when the first of them is due
         self._complaints: Deque[float] = collections.deque(maxlen=_MOST_COMPLAINTS)
         self._unsaid = 0
         # By files.
@@ -155,6 +157,12 @@ class Door:
             times.append(self._look_at)
         for one in list(self._boxes.values()):
             times.append(one.due if now < one.due else self._poll(one, now))
+        if now >= self._look_at_guests:
+            for guest in [guest for guest in self._guests if now >= guest.due]:
+                guest.look(now)
+            self._look_at_guests = min((guest.due for guest in self._guests), default=_NEVER)
+        if self._guests:
+            times.append(self._look_at_guests)
         for name, at in list(self._left.items()):
             if now >= at:
                 del self._left[name]
@@ -291,6 +299,7 @@ class Door:
         arrival.stream.send([answer])
         guest = Guest(agreed, arrival.stream, lambda guest: self._over(guest, arrival.stream))
         self._guests.add(guest)
+        self._look_at_guests = min(self._look_at_guests, guest.due)
         self._admit(guest)
         guest.begin()
 

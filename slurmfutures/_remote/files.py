@@ -13,12 +13,13 @@ import stat
 import threading
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
-from . import wire
+from . import places, wire
 from .lane import Lane
 
 MOST_LANES = 32  # operations at once; those beyond wait for one
 _CHUNK = 1 << 18
 _PATIENCE = 2.0  # seconds
+_LIST = "system.posix_acl_access"
 _Outcome = Tuple[Dict[str, Any], wire.Buffer]  # words and body of a reply
 _Post = Callable[[Callable[[], None]], None]
 
@@ -37,15 +38,8 @@ class Files:
 
     def message(self, head: Mapping[str, Any], body: wire.Body, reply: Callable[..., None]) -> None:
         """Have an operation done, and reply what came of it."""
-
-        def then(outcome: Any) -> None:
-            if isinstance(outcome, Exception):
-                reply(_told(outcome))
-            else:
-                reply(*outcome)
-
         if head["do"] != "write":
-            self._lane().do(lambda: _OPERATIONS[head["do"]](head, body), then)
+            self.do(lambda: _OPERATIONS[head["do"]](head, body), reply)
             return
         arrived: Optional[_Arriving] = head.get("body")
         writer = arrived.writer if arrived is not None else self._writer(head)
@@ -59,9 +53,13 @@ class Files:
 
         def written(outcome: Any) -> None:
             self._over(writer)
-            then(outcome)
+            _answer(outcome, reply)
 
         lane.do(work, written)
+
+    def do(self, work: Callable[[], _Outcome], reply: Callable[..., None]) -> None:
+        """Have something else about files done, and reply what came of it."""
+        self._lane().do(work, lambda outcome: _answer(outcome, reply))
 
     def close(self) -> None:
         """Remove what has not become a file; what comes later finds nothing to do."""
@@ -114,12 +112,14 @@ class Writer:
     def __init__(self, path: str, *, exclusive: bool) -> None:
         self._path = path
         self._exclusive = exclusive
-        self._lock = threading.Lock()  # guards the two below, and that the file is made and named before or after
+        self._lock = threading.Lock()  # guards the three below, and that the file is made and named before or after
         self._staging: Optional[str] = None  # None too where what is written to is no regular file
+        self._folder: Optional[int] = None  # in which it has this name, and gets its own
         self._over = False
         # The writing thread only.
         self._target = path
         self._before: Optional[os.stat_result] = None
+        self._lists: Dict[str, bytes] = {}  # the access control list of the file before
         self._handle: Optional[int] = None
         self._error: Optional[Exception] = None
 
@@ -144,7 +144,7 @@ class Writer:
             if self._staging is not None:
                 assert self._handle is not None
                 if self._before is not None:
-                    _dress(self._handle, self._before)
+                    _dress(self._handle, self._before, self._lists)
                 os.fsync(self._handle)
                 self._name()
         except OSError as error:
@@ -159,8 +159,11 @@ class Writer:
         try:
             self._over = True
             if self._staging is not None:
-                _unlink(self._staging)
+                _unlink(self._staging, self._folder)
                 self._staging = None
+            if self._folder is not None:
+                os.close(self._folder)
+                self._folder = None
         finally:
             self._lock.release()
 
@@ -171,39 +174,46 @@ class Writer:
         self.discard()
 
     def _begin(self) -> None:
-        before = check(self._path, exclusive=self._exclusive)
+        target, before = check(self._path, exclusive=self._exclusive)
         if before is not None and not stat.S_ISREG(before.st_mode):
             self._handle = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
             return
         self._before = before
-        self._target = os.path.realpath(self._path)
-        folder, name = os.path.split(os.fsencode(self._target))
+        if before is not None:
+            self._lists = _lists_of(target)
+        folder, self._target = os.path.split(target)
         random = os.urandom(6).hex().encode()
-        staging = os.fsdecode(os.path.join(folder, b".%s.%s.part" % (name[:100], random)))
+        staging = os.fsdecode(b".%s.%s.part" % (os.fsencode(self._target)[:100], random))
+        # Nobody may read it who must not read what it replaces.
+        mode = 0o666 if before is None else 0o600
         with self._lock:
             if self._over:
                 raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+            self._folder = places.hold(folder)
             self._staging = staging
-            self._handle = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._handle = os.open(staging, flags, mode, dir_fd=self._folder)
 
     def _name(self) -> None:
         with self._lock:
             if self._staging is None:
                 raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
             if self._exclusive:
-                _link(self._staging, self._target)
-            os.rename(self._staging, self._target)
-            _unlink(self._staging)  # to rename one name of a file to another does nothing
+                _link(self._staging, self._target, self._folder)
+            os.rename(self._staging, self._target, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+            _unlink(self._staging, self._folder)  # to rename one name of a file to another does nothing
             self._staging = None
 
 
-def check(path: str, *, exclusive: bool) -> Optional[os.stat_result]:
-    """Return what is known of a file that is to be written, None where it is new. Raises OSError as `open` would.
+def check(path: str, *, exclusive: bool) -> Tuple[str, Optional[os.stat_result]]:
+    """Return where a file is that is to be written, and what is known of it, None where it is new.
 
-    And where its folder cannot be written, of which a rename asks more.
+    A link is followed if it belongs to the user or to root. Raises OSError as `open` would, and where the folder cannot
+    be written, of which a rename asks more.
     """
     if exclusive and os.path.lexists(path):
         raise _error(errno.EEXIST, path)
+    target = places.resolve(path)
     try:
         about: Optional[os.stat_result] = os.stat(path)
     except FileNotFoundError:
@@ -212,8 +222,8 @@ def check(path: str, *, exclusive: bool) -> Optional[os.stat_result]:
         if stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode):
             os.close(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
         if not stat.S_ISREG(about.st_mode):
-            return about
-    folder = os.path.dirname(os.path.realpath(path))
+            return target, about
+    folder = os.path.dirname(target)
     try:
         if not stat.S_ISDIR(os.stat(folder).st_mode):
             raise _error(errno.ENOTDIR, path)
@@ -221,7 +231,7 @@ def check(path: str, *, exclusive: bool) -> Optional[os.stat_result]:
         raise _error(error.errno, path) from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise _error(errno.EACCES, path)
-    return about
+    return target, about
 
 
 def _error(number: Optional[int], path: str) -> OSError:
@@ -229,8 +239,19 @@ def _error(number: Optional[int], path: str) -> OSError:
     return OSError(number, os.strerror(number or 0), path)
 
 
-def _dress(handle: int, before: os.stat_result) -> None:
-    """Give a file the mode of the one that it replaces, and its owner and group where that is allowed."""
+def _lists_of(path: str) -> Dict[str, bytes]:
+    """Return a file's access control list as the attribute that holds it, nothing where there is none."""
+    try:
+        return {_LIST: os.getxattr(path, _LIST, follow_symlinks=False)}
+    except (OSError, AttributeError):  # no attributes there, or none on this system
+        return {}
+
+
+def _dress(handle: int, before: os.stat_result, lists: Mapping[str, bytes]) -> None:
+    """Give a file the permissions of the one that it replaces, and its owner and group where that is allowed.
+
+    It is never more open than that one. Nor does it run as somebody: whoever set these bits meant another content.
+    """
     now = os.fstat(handle)
     if (now.st_uid, now.st_gid) != (before.st_uid, before.st_gid):
         for owner in (before.st_uid, -1):
@@ -239,17 +260,34 @@ def _dress(handle: int, before: os.stat_result) -> None:
                 break
             except OSError:
                 pass
-    os.fchmod(handle, stat.S_IMODE(before.st_mode))
+    mode = before.st_mode & 0o777
+    if os.fstat(handle).st_gid != before.st_gid or not _take_list(handle, lists):
+        mode &= ~0o070 | mode << 3  # the group may do what all may
+    os.fchmod(handle, mode)
 
 
-def _link(staging: str, target: str) -> None:
+def _take_list(handle: int, lists: Mapping[str, bytes]) -> bool:
+    """Give a file an access control list, in place of what its folder hands down. Return whether it has that now."""
+    try:
+        if lists:
+            os.setxattr(handle, _LIST, lists[_LIST])
+        else:
+            os.removexattr(handle, _LIST)
+    except OSError as error:
+        return not lists and error.errno in (errno.ENODATA, errno.ENOTSUP)
+    except AttributeError:
+        pass
+    return True
+
+
+def _link(staging: str, target: str, folder: Optional[int]) -> None:
     """Take a name that nobody has. Raises FileExistsError."""
     try:
-        os.link(staging, target)
+        os.link(staging, target, src_dir_fd=folder, dst_dir_fd=folder)
     except FileExistsError as error:
         raise FileExistsError(error.errno, error.strerror, target) from None
     except OSError:  # no links on this file system
-        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder))
 
 
 def _write_all(handle: Optional[int], data: wire.Buffer) -> None:
@@ -259,9 +297,9 @@ def _write_all(handle: Optional[int], data: wire.Buffer) -> None:
         view = view[os.write(handle, view) :]
 
 
-def _unlink(path: str) -> None:
+def _unlink(name: str, folder: Optional[int]) -> None:
     try:
-        os.unlink(path)
+        os.unlink(name, dir_fd=folder)
     except OSError:
         pass
 
@@ -312,9 +350,21 @@ def _check(head: Mapping[str, Any], body: wire.Body) -> _Outcome:
     return {}, b""
 
 
+def _at_place(path: str, change: Callable[[str], Any]) -> Any:
+    """Do something to a file where it is: only links of the user or of root are followed. An error names `path`."""
+    try:
+        return change(places.resolve(path))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
+
+
 def _append(head: Mapping[str, Any], body: wire.Body) -> _Outcome:
     path = head["path"]
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    if os.path.exists(path) and not os.path.isfile(path):
+        handle = os.open(path, flags)
+    else:
+        handle = _at_place(path, lambda place: os.open(place, flags | os.O_NOFOLLOW, 0o666))
     try:
         regular = stat.S_ISREG(os.fstat(handle).st_mode)
         before = os.fstat(handle).st_size
@@ -380,13 +430,13 @@ def _readlink(head: Mapping[str, Any], body: wire.Body) -> _Outcome:
 
 
 def _touch(head: Mapping[str, Any], body: wire.Body) -> _Outcome:
-    pathlib.Path(head["path"]).touch(head["mode"], exist_ok=head["exist_ok"])
+    _at_place(head["path"], lambda place: pathlib.Path(place).touch(head["mode"], exist_ok=head["exist_ok"]))
     return {}, b""
 
 
 def _chmod(head: Mapping[str, Any], body: wire.Body) -> _Outcome:
     if head["follow"]:
-        os.chmod(head["path"], head["mode"])
+        _at_place(head["path"], lambda place: places.chmod(place, head["mode"]))
     else:
         os.chmod(head["path"], head["mode"], follow_symlinks=False)
     return {}, b""
@@ -421,6 +471,13 @@ _OPERATIONS: Dict[str, Callable[[Mapping[str, Any], wire.Body], _Outcome]] = {
     "resolve": _resolve,
     "expand": _expand,
 }
+
+
+def _answer(outcome: Any, reply: Callable[..., None]) -> None:
+    if isinstance(outcome, Exception):
+        reply(_told(outcome))
+    else:
+        reply(*outcome)
 
 
 def _told(error: Exception) -> Dict[str, Any]:

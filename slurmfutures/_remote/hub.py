@@ -13,7 +13,7 @@ import time
 from collections import deque
 from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Set, Tuple
 
-from . import modules, payload, spool, wire
+from . import logs, modules, payload, wire
 
 AHEAD = 0.01  # seconds of work that a worker may hold beside the call it runs
 MOST_AHEAD = 64  # calls
@@ -497,7 +497,7 @@ class Hub:
         self.hand_out()
 
     def _words(self, child: Child, code: int) -> Dict[str, Any]:
-        tail = spool.read_tail(child.log, _TAIL).decode("utf-8", "replace")
+        tail = logs.tail(child.log, _TAIL)[1].decode("utf-8", "replace")
         return {"exit_code": code if code >= 0 else None, "signal": -code if code < 0 else None, "stderr": tail}
 
     def _remove(self, child: Child) -> int:

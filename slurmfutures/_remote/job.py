@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-from . import payload, publish
+from . import payload, publish, trust
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 PUBLISH_EVERY = 1.0  # seconds between publications within a task of several calls
 PUBLISH_BYTES = 16 * 1024 * 1024  # or when this much has gathered
+MOST_DONE = 1 << 20  # calls of a task that need not run again
 ROOM_AGAIN = (0.2, 0.6, 1.8)  # seconds before each further attempt to write results for which there was no room
 
 
@@ -121,10 +122,23 @@ def share(index: int, mapping: str, part: str) -> Tuple[int, Set[int]]:
     """
     if mapping != "map":
         return int(mapping) + index, set()
-    with open(os.path.join(part, "map")) as file:
-        task, *done = file.read().split()[index].split(":")
-    ranges = (ends.split("-") for ends in done)
-    return int(task), {call for first, end in ranges for call in range(int(first), int(end))}
+    path = os.path.join(part, "map")
+    with trust.open_reader(path) as file:
+        words = file.read().split()
+    try:
+        task, *done = words[index].split(b":")
+        ranges = [range(*map(_number, ends.split(b"-", 1))) for ends in done]
+        if sum(map(len, ranges)) > MOST_DONE:
+            raise ValueError
+        return _number(task), {call for ends in ranges for call in ends}
+    except (ValueError, IndexError):
+        raise payload.Damaged("%s does not say which task has the array index %d" % (path, index)) from None
+
+
+def _number(digits: bytes) -> int:
+    if not digits.isdigit() or len(digits) > 18:
+        raise ValueError
+    return int(digits)
 
 
 def _already_published(directory: str, task: int) -> Set[int]:
@@ -135,10 +149,12 @@ def _already_published(directory: str, task: int) -> Set[int]:
     for text in os.listdir(directory):
         name = spool.parse_name(text)
         if name and name.task == task and name.kind == publish.PARTIAL:
-            with open(os.path.join(directory, text), "rb") as file:
+            with trust.open_reader(os.path.join(directory, text)) as file:
                 body = payload.unpack_results(file.read())
-            if body is not None:
-                done.update(record.call for record in payload.records(body))
+            try:
+                done.update([record.call for record in payload.records(body or b"")])
+            except payload.Damaged:
+                pass  # those calls run again
     return done
 
 

@@ -7,6 +7,7 @@ it open, so the next agent sees which do, and waits for them.
 """
 
 import contextlib
+import errno
 import fcntl
 import getpass
 import itertools
@@ -20,9 +21,9 @@ import time
 from collections import deque
 from typing import IO, Collection, Deque, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
-from . import arrays, trust
-from .scheduler import Ending, Limits, Outcome, Request, Row, Submitted
-from .spool import held_log
+from . import arrays, ids, trust
+from .logs import held_log
+from .scheduler import Ending, Held, Limits, Outcome, Request, Row, Submitted
 from .states import TERMINAL, JobState
 from .times import parse_time
 
@@ -78,7 +79,10 @@ class Local:
 
     def submit(self, request: Request) -> Outcome:
         limit = _limit(request)
-        numbers = self._next_ids(request.size if request.array is not None else 1)
+        try:
+            numbers = self._next_ids(request.size if request.array is not None else 1)
+        except OSError as error:
+            return Held("jobs cannot be numbered: %s" % error)
         job_id = numbers[0]
         tasks = [_Task(job_id, index, request, limit) for index in _indices(request)]
         for task, number in zip(tasks, numbers):
@@ -99,7 +103,7 @@ class Local:
 
     def adopt(self, job_id: str, request: Request) -> Set[int]:
         limit = _limit(request)  # which begins anew
-        number = int(job_id) if job_id.isdigit() else 0
+        number = ids.number(job_id) or 0
         array = request.array is not None or request.size > 1
         adopted = set()
         for index in _logged(request):
@@ -117,16 +121,17 @@ class Local:
         return adopted
 
     def _next_ids(self, count: int) -> range:
-        """Count on in a file, so that ids are not used again."""
-        handle = trust.open_file(os.path.join(self._work_dir, "local_job_id"), os.O_RDWR | os.O_CREAT, closed=False)
+        """Count on in a file, so that ids are not used again. Raises OSError."""
+        path = os.path.join(self._work_dir, "local_job_id")
+        handle = trust.open_file(path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
-            before = os.read(handle, 32)
-            if before and not before.isdigit():  # damaged: a number that was not reached before
-                before = b"%d" % time.time()
-            number = int(before or b"0") + 1
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, b"%d" % (number + count - 1), 0)
+            last = ids.number(os.read(handle, 32).decode("ascii", "replace") or "0")
+            if last is None:
+                raise OSError(errno.EINVAL, "it is damaged: remove it", path)
+            number = last + 1
+            os.lseek(handle, 0, os.SEEK_SET)
+            os.write(handle, b"%d" % (number + count - 1))
         finally:
             os.close(handle)
         return range(number, number + count)

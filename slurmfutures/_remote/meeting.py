@@ -8,17 +8,19 @@ box/    streams through files, see `box`
 import contextlib
 import json
 import os
+import re
 import socket
-import stat
 from collections import Counter
 from typing import Any, List, NamedTuple, Optional, Sequence
 
-from . import seal
+from . import pool_files, seal, trust
 from .publish import publish
 
 BOXES = "box"
 _KEY, _AGENT = "key", "agent"
 _MOST_NODES = 32  # of a cluster's nodes, that are looked up
+_MARK = re.compile("[0-9A-Za-z]{0,64}", re.ASCII)  # it becomes a part of names of boxes
+_MOST_WORDS = 1 << 16  # bytes of the agent's file
 
 
 class KeyRefused(OSError):
@@ -27,7 +29,7 @@ class KeyRefused(OSError):
 
 def make_key(folder: str) -> bytes:
     """Return the key of a folder, which is made where there is none. Raises OSError, KeyRefused among others."""
-    os.makedirs(folder, 0o700, exist_ok=True)
+    pool_files.make(folder)
     path = os.path.join(folder, _KEY)
     try:
         return read_key(folder)
@@ -54,18 +56,14 @@ def make_key(folder: str) -> bytes:
 def read_key(folder: str) -> bytes:
     """Return the key of a folder. Raises OSError: FileNotFoundError where there is none, KeyRefused."""
     path = os.path.join(folder, _KEY)
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid():
-            raise KeyRefused("%s is not a file of ours" % path)
-        if found.st_mode & 0o077:
-            raise KeyRefused("%s may be read by others (mode %o)" % (path, found.st_mode & 0o777))
-        key = os.read(handle, seal.KEY + 1)
-    finally:
-        os.close(handle)
+    with trust.open_reader(path, closed=False) as file:
+        mode = os.fstat(file.fileno()).st_mode & 0o777
+        if mode & 0o077:
+            why = "%s may be read by others (mode %o), who may know the key: close these pilots and open new ones"
+            raise KeyRefused(why % (path, mode))
+        key = file.read(seal.KEY + 1)
     if len(key) != seal.KEY:
-        raise KeyRefused("%s is no key" % path)
+        raise KeyRefused("%s is no key: it has %d bytes" % (path, len(key)))
     return key
 
 
@@ -84,13 +82,20 @@ def write_agent_file(folder: str, places: Sequence[Sequence[Any]], names: Sequen
 
 
 def read_agent_file(folder: str) -> Optional[Whereabouts]:
-    """Return what the last agent said; None where there was none, or that cannot be seen at the moment."""
+    """Return what the last agent said; None where there was none, or that cannot be seen at the moment.
+
+    Raises trust.Untrusted.
+    """
     try:
-        with open(os.path.join(folder, _AGENT), "rb") as file:
-            words = json.loads(file.read().decode())
-        places = [[str(address), int(port)] for address, port in words["places"]]
-        return Whereabouts(places, [str(name) for name in words["names"]], str(words["mark"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        words = json.loads(trust.read(os.path.join(folder, _AGENT), _MOST_WORDS).decode())
+        places: List[List[Any]] = [[str(address), int(port)] for address, port in words["places"]]
+        mark = str(words["mark"])
+        if not _MARK.fullmatch(mark) or not all(0 < port < 1 << 16 for _, port in places):
+            return None
+        return Whereabouts(places, [str(name) for name in words["names"]], mark)
+    except trust.Untrusted:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

@@ -5,8 +5,8 @@ without a key may pass each other. No more pieces are on their way than the wind
 """
 
 import itertools
-from collections import OrderedDict, deque
-from typing import Any, Deque, Hashable, List, Optional, Protocol, Sequence, Union
+from collections import deque
+from typing import Any, Deque, Dict, Hashable, List, Optional, Protocol, Sequence, Union
 
 from . import wire
 from .window import SMALL_PIECE, Window
@@ -66,7 +66,8 @@ class _Large:
 
 
 class _Lane:
-    def __init__(self, number: int, *, counts: bool) -> None:
+    def __init__(self, key: Hashable, number: int, *, counts: bool) -> None:
+        self.key = key
         self.number = number
         self.counts = counts  # for `Outbox.waiting`
         self.frames: Deque[_Large] = deque()
@@ -79,11 +80,13 @@ class Outbox:
         self._window = Window()
         self._now: Deque[memoryview] = deque()
         self.waiting = 0  # bytes that are held for frames without a key, and for what is written next
-        self._lanes: OrderedDict[Hashable, _Lane] = OrderedDict()
+        self._lanes: Dict[Hashable, _Lane] = {}
+        self._turns: Deque[_Lane] = deque()  # those that send a piece each, the next one first
+        self._later: Deque[_Lane] = deque()  # those that do when others are done: the other side holds so many
         self._numbers = itertools.count(1)
 
     def __bool__(self) -> bool:
-        return bool(self._now or (self._lanes and self._window.room()))
+        return bool(self._now or (self._turns and self._window.room()))
 
     def acknowledged(self, pieces: int) -> None:
         """The other side has so many pieces more: there may be something to write again."""
@@ -104,7 +107,8 @@ class Outbox:
         name = object() if key is None else key
         lane = self._lanes.get(name)
         if lane is None:
-            lane = self._lanes[name] = _Lane(next(self._numbers) & 0xFFFFFFFF, counts=key is None)
+            lane = self._lanes[name] = _Lane(name, next(self._numbers) & 0xFFFFFFFF, counts=key is None)
+            (self._turns if len(self._turns) < wire.MOST_LANES else self._later).append(lane)
         frame = _Large(buffers, size)
         lane.frames.append(frame)
         if lane.counts:
@@ -135,7 +139,9 @@ class Outbox:
         self._window = Window()
         self._now.clear()
         self.waiting = 0
-        lanes, self._lanes = self._lanes, OrderedDict()
+        lanes, self._lanes = self._lanes, {}
+        self._turns.clear()
+        self._later.clear()
         for lane in lanes.values():
             for frame in lane.frames:
                 frame.over(good=False)
@@ -156,8 +162,8 @@ class Outbox:
 
     def _next_piece(self) -> None:
         """Move a piece of the lane whose turn it is to what is written now."""
-        key, lane = next(iter(self._lanes.items()))
-        self._lanes.move_to_end(key)
+        lane = self._turns[0]
+        self._turns.rotate(-1)
         frame = lane.frames[0]
         held = frame.held
         good: Optional[bool] = None
@@ -178,4 +184,7 @@ class Outbox:
             frame.over(good=good)
             lane.frames.popleft()
             if not lane.frames:
-                del self._lanes[key]
+                del self._lanes[lane.key]
+                self._turns.pop()
+                if self._later:
+                    self._turns.append(self._later.popleft())

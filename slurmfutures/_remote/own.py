@@ -28,11 +28,13 @@ def patterns(spec: Mapping[str, Any]) -> Optional[Tuple[str, str]]:
     """Return where output goes by a script's own words, as sbatch's file name patterns; "" is the default.
 
     Slurm knows the job by another name than the script does, and takes a "%" in the folder's name for a pattern's. None
-    for a batch of calls.
+    for a batch of calls. Raises ValueError where Slurm cannot name the files.
     """
     if not is_own(spec):
         return None
     output, error = (_pattern(spec, spec["script"][stream]) for stream in ("output", "error"))
+    if not output and _is_escaped(spec):
+        return "", error  # by Slurm's own default the folder's name is no part of the pattern
     return output or _pattern(spec, "slurm-%A_%a.out" if spec["script"].get("array") else "slurm-%j.out"), error
 
 
@@ -40,7 +42,17 @@ def _pattern(spec: Mapping[str, Any], own: str) -> str:
     def named(match: "re.Match[str]") -> str:
         return match[0] if match[0] == "%%" else spec["name"].replace("%", "%%")
 
-    return own and os.path.join(spec["chdir"].replace("%", "%%"), re.sub(r"%%|%\d*x", named, own))
+    if own and not own.startswith("/") and _is_escaped(spec):
+        why = (
+            "Slurm drops the backslash from %r and writes the output elsewhere: give --output and --error as absolute "
+        )
+        raise ValueError(why % spec["chdir"] + "paths, or have the script start in another folder by cwd=")
+    return own and os.path.join(spec["chdir"].replace("%", "%%"), re.sub(r"%%|%[0-9]*x", named, own))
+
+
+def _is_escaped(spec: Mapping[str, Any]) -> bool:
+    """Whether Slurm takes the name of the folder in which a script begins for an escaped pattern."""
+    return "\\" in spec["chdir"] and spec.get("scheduler") != "local"
 
 
 def most(batch: Batch) -> Optional[int]:

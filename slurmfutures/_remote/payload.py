@@ -10,7 +10,11 @@ import sys
 import zlib
 from _pickle import dumps as _dumps
 from _pickle import loads as _loads
+from posix import fstat
 from struct import Struct, pack, unpack
+from struct import error as StructError
+
+from . import trust
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +33,11 @@ UNINITIALIZED = 4  # payload: what the initializer raised, see `pack_error`
 UNPUBLISHED = 5  # payload: why the result could not be written, see `pack_error`
 REACHED = 6  # payload: JSON of how a user's own script has reached its end
 CRASHED = 7  # payload: JSON of how the worker ended that ran it, or nothing: it ended with its job
+
+
+class Damaged(ValueError):
+    """Bytes that are not what they should be: cut short, changed, or of another kind."""
+
 
 _RECORD = Struct(">QBQ")  # call number, status, length of the payload
 _CALL = Struct(">QQQ")  # call number, function number, length of the payload
@@ -68,29 +77,40 @@ def _behind(head: bytes, payload: Buffer) -> List[Buffer]:
     return [head + payload] if len(payload) <= _SMALL else [head, payload]
 
 
-def _slice(view: Buffer, at: int, length: int) -> Buffer:
+def _slice(view: Buffer, at: int, end: int) -> Buffer:
     """Return a part of `view`, copied unless it is large: then it keeps all of it alive."""
-    part = view[at : at + length]
-    return bytes(part) if length <= _SMALL else part
+    part = view[at:end]
+    return bytes(part) if end - at <= _SMALL else part
 
 
 def records(data: Buffer) -> Iterator[Record]:
-    """Yield the records in `data`."""
+    """Yield the records in `data`. Raises Damaged at the first that is not whole."""
     view = data if len(data) <= _SMALL and isinstance(data, bytes) else memoryview(data)
     at, size, unpack, head = 0, len(view), _RECORD.unpack_from, _RECORD.size
     while at < size:
-        call, status, length = unpack(view, at)
+        try:
+            call, status, length = unpack(view, at)
+        except StructError:
+            raise Damaged("a record is cut short") from None
         at += head
-        yield Record(call, status, _slice(view, at, length))
-        at += length
+        end = at + length
+        if end > size:
+            raise Damaged("a record is cut short")
+        yield Record(call, status, _slice(view, at, end))
+        at = end
 
 
 def heads(data: Buffer) -> Iterator[Tuple[int, int, int]]:
-    """Yield call number, status and length of the payload of the records in `data`."""
+    """Yield call number, status and length of the payload of the records in `data`. Raises Damaged as `records`."""
     at, size, unpack, head = 0, len(data), _RECORD.unpack_from, _RECORD.size
     while at < size:
-        found = unpack(data, at)
+        try:
+            found = unpack(data, at)
+        except StructError:
+            raise Damaged("a record is cut short") from None
         at += head + found[2]
+        if at > size:
+            raise Damaged("a record is cut short")
         yield found
 
 
@@ -100,12 +120,16 @@ def pack_numbers(numbers: Sequence[int]) -> bytes:
 
 
 def numbers(data: Buffer) -> Sequence[int]:
-    """Return the numbers of calls that were packed."""
+    """Return the numbers of calls that were packed. Raises Damaged."""
+    if len(data) % _NUMBER.size:
+        raise Damaged("%d bytes are no numbers of calls" % len(data))
     return unpack(">%dQ" % (len(data) // _NUMBER.size), data)
 
 
 def first_call(data: Buffer) -> int:
-    """Return the number of the first call in `data`, which holds records or calls."""
+    """Return the number of the first call in `data`, which holds records or calls. Raises Damaged where it has none."""
+    if len(data) < _NUMBER.size:
+        raise Damaged("%d bytes are neither a record nor a call" % len(data))
     number: int = _NUMBER.unpack_from(data)[0]
     return number
 
@@ -116,14 +140,20 @@ def pack_call(call: int, function: int, payload: Buffer) -> List[Buffer]:
 
 
 def calls(data: Buffer) -> Iterator[Call]:
-    """Yield the calls in `data`."""
+    """Yield the calls in `data`. Raises Damaged at the first that is not whole."""
     view = data if len(data) <= _SMALL and isinstance(data, bytes) else memoryview(data)
     at, size, unpack, head = 0, len(view), _CALL.unpack_from, _CALL.size
     while at < size:
-        call, function, length = unpack(view, at)
+        try:
+            call, function, length = unpack(view, at)
+        except StructError:
+            raise Damaged("a call is cut short") from None
         at += head
-        yield Call(call, function, _slice(view, at, length))
-        at += length
+        end = at + length
+        if end > size:
+            raise Damaged("a call is cut short")
+        yield Call(call, function, _slice(view, at, end))
+        at = end
 
 
 # ---- running a call
@@ -234,15 +264,33 @@ def pack_error(error: BaseException) -> bytes:
     return _LENGTHS.pack(len(head), len(body)) + head + body
 
 
+_TEXTS = ("type", "said", "traceback", "node", "python", "executable")
+_ERROR_WORDS: Tuple[Tuple[str, Any], ...] = (
+    *((name, str) for name in _TEXTS),
+    ("module", (str, type(None))),
+    ("missing", bool),
+)
+
+
 def unpack_error(data: Buffer) -> Tuple[Any, bytes]:
-    """Return what `pack_error` packed: the words, and the pickled exception or nothing."""
-    import json
+    """Return what `pack_error` packed: the words, and the pickled exception or nothing. Raises Damaged."""
+    from . import jsons
 
     data = bytes(data)
+    if len(data) < _LENGTHS.size:
+        raise Damaged("an error is cut short")
     head_length, body_length = _LENGTHS.unpack_from(data)
     start = _LENGTHS.size
-    head = json.loads(data[start : start + head_length].decode())
-    return head, data[start + head_length : start + head_length + body_length]
+    end = start + head_length
+    if len(data) != end + body_length:
+        raise Damaged("an error is cut short")
+    try:
+        head = jsons.loads(data[start:end])
+    except jsons.NotJson as error:
+        raise Damaged("the words of an error are %s" % error) from None
+    if not (isinstance(head, dict) and all(isinstance(head.get(name, 0), kind) for name, kind in _ERROR_WORDS)):
+        raise Damaged("the words of an error are not complete")
+    return head, data[end:]
 
 
 def _own_frames_off(error: BaseException) -> Any:
@@ -287,27 +335,44 @@ def pack_batch(
 
 
 class BatchFile:
-    """Reads one task's share of a batch file, and no more of it than that."""
+    """Reads one task's share of a batch file, and no more of it than that. All of it raises Damaged, and OSError."""
 
     def __init__(self, path: str) -> None:
-        self._file = open(path, "rb", 0)
-        magic, self._blobs, self._calls, self._tasks = _CALLS_HEAD.unpack(self._file.read(_CALLS_HEAD.size))
-        if magic != _CALLS_MAGIC:
+        self._path = path
+        self._file = trust.open_reader(path)
+        try:
+            self._size = fstat(self._file.fileno()).st_size
+            magic, self._blobs, self._calls, self._tasks = _CALLS_HEAD.unpack(self._at(0, _CALLS_HEAD.size))
+            if magic != _CALLS_MAGIC:
+                raise Damaged("%s is not a batch of this version" % path)
+            self._at(self._first(self._tasks), _FIRST.size)  # the last of what is read before the calls' own bytes
+        except ValueError:
             self.close()
-            raise ValueError("%s is not a batch of this version" % path)
+            raise
 
     def close(self) -> None:
         self._file.close()
 
     def _at(self, offset: int, length: int) -> bytes:
+        if offset + length > self._size:
+            raise Damaged("%s is cut short" % self._path)
         self._file.seek(offset)
         data = self._file.read(length)
         while len(data) < length:
             more = self._file.read(length - len(data))
             if not more:
-                raise ValueError("%s is cut short" % self._file.name)
+                raise Damaged("%s is cut short" % self._path)
             data += more
         return data
+
+    def _first(self, task: int) -> int:
+        """Return where the number of a task's first call is."""
+        place: int = _CALLS_HEAD.size + _SPAN.size * self._blobs + _ENTRY.size * self._calls + _FIRST.size * task
+        return place
+
+    def _within(self, number: int, end: int, what: str) -> None:
+        if not 0 <= number < end:
+            raise Damaged("%s has no %s %d" % (self._path, what, number))
 
     def size(self) -> Tuple[int, int]:
         """Return how many tasks and how many calls there are."""
@@ -320,16 +385,20 @@ class BatchFile:
         return self._blob(number + 1)
 
     def _blob(self, number: int) -> bytes:
+        self._within(number, self._blobs, "function")
         return self._at(*_SPAN.unpack(self._at(_CALLS_HEAD.size + _SPAN.size * number, _SPAN.size)))
 
     def task(self, number: int) -> range:
         """Return the numbers of a task's calls."""
-        table = _CALLS_HEAD.size + _SPAN.size * self._blobs + _ENTRY.size * self._calls
-        first, end = _LENGTHS.unpack(self._at(table + _FIRST.size * number, _LENGTHS.size))
+        self._within(number, self._tasks, "task")
+        first, end = _LENGTHS.unpack(self._at(self._first(number), _LENGTHS.size))
+        if not first <= end <= self._calls:
+            raise Damaged("%s has no calls %d to %d" % (self._path, first, end))
         return range(first, end)
 
     def call(self, number: int) -> Tuple[int, bytes]:
         """Return a call's function number and pickled arguments."""
+        self._within(number, self._calls, "call")
         table = _CALLS_HEAD.size + _SPAN.size * self._blobs
         function, offset, length = _ENTRY.unpack(self._at(table + _ENTRY.size * number, _ENTRY.size))
         return function, self._at(offset, length)

@@ -15,7 +15,7 @@ import sys
 import time
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from . import hub, job, memory, payload, publish, shares, ships, spool, wire
+from . import hub, job, memory, payload, publish, shares, ships, spool, trust, wire
 from .door import Guest
 from .home import Home
 from .loop import Loop
@@ -32,7 +32,7 @@ class Pilot:
     """`batch` and `part` are folders; `index` is the array task, `run` counts its requeues."""
 
     def __init__(self, batch: str, part: str, index: int, run: int, mapping: str) -> None:
-        with open(os.path.join(batch, "batch.json"), "rb") as text:
+        with trust.open_reader(os.path.join(batch, "batch.json")) as text:
             spec = json.loads(text.read().decode())
         file = payload.BatchFile(os.path.join(batch, "calls"))
         initializer = file.initializer()

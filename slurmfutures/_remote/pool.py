@@ -22,6 +22,8 @@ AHEAD = 0.02  # seconds of work, of all its workers together, that a pilot may h
 MOST_AHEAD = 128  # calls for each of its workers
 LOOK_FIRST = 0.05  # seconds until it is looked for what became of a pilot whose connection is lost
 LOOK_CEILING = 5.0
+LOOK_FADES = 0.02  # of the time since then, where that is longer: it may be suspended for hours
+LOOK_LONGEST = 180.0
 LOOK_AFTER = 1.0  # seconds, at most, between two looks at all jobs
 MARGIN = 2.0  # seconds before its end in which a job is given no call
 SLOW_DOWN = 0.99  # by which the longest call is forgotten with each that was shorter
@@ -241,18 +243,18 @@ class Pool:
     # ---- pilots come and go
 
     def _admit(self, guest: door.Guest) -> None:
-        batch, task, run = str(guest.words["pilot"]).rsplit(".", 2)
-        job = self._jobs.find(batch, int(task))
-        if job is None or job.over or int(run) < job.run or self._closing is not None:
+        name = pool_files.parse_pilot(guest.words.get("pilot"))
+        job = self._jobs.find(name.batch, name.task) if name is not None else None
+        if name is None or job is None or job.over or name.run < job.run or self._closing is not None:
             guest.attach(lambda frame: None, lambda why: None)
             guest.send(wire.message({"op": "leave", "now": True}))
             return
         if job.guest is not None:
             job.guest.close()
             job.guest = None
-        if int(run) > job.run:
+        if name.run > job.run:
             job = self._requeued(job)
-            job.run = int(run)
+            job.run = name.run
         job.guest = guest
         job.known.clear()
         job.ready = job.let_go = False  # what was sent to it before it has told what it has may count as not received
@@ -562,7 +564,7 @@ class Pool:
         again = self._jobs.replace(job)
         job.over = True
         job.hang_up()
-        said = self._around.batches.log(job.batch, job.task, "err")[-_TAIL:].decode("utf-8", "replace")
+        said = self._around.batches.log_tail(job.batch, job.task, "err", _TAIL).decode("utf-8", "replace")
         state = next((state for words, state in _PUT_BACK if words in said), "REQUEUED" if job.leaving else "NODE_FAIL")
         words = {"state": state, "exit_code": None, "signal": None, "stderr": said, "node": job.node}
         self._settle(job, dict(words, job_id=job.id, reason=""))
@@ -700,7 +702,8 @@ class Pool:
             if job.guest is None and (job.came or job.awaited):
                 if now >= job.look_at:
                     self._around.batches.look_soon(job.batch)
-                    job.look_at = now + min(LOOK_CEILING, max(LOOK_FIRST, now - job.lost))
+                    away = now - job.lost
+                    job.look_at = now + min(LOOK_LONGEST, max(LOOK_FIRST, min(LOOK_CEILING, away), LOOK_FADES * away))
                 wanted.append(job.look_at)
             elif job.guest is not None and not job.leaving and not self._has_time(job, now):
                 self._retire(job)

@@ -26,7 +26,11 @@ class Pools:
             assert reply is not None
             if pool is None:
                 pool = self._pools[number] = Pool(self._around, head, body)
-                pool.begin()
+                try:
+                    pool.begin()
+                except OSError:
+                    self._pools.pop(number).stop(for_good=False)
+                    raise
             reply({"handed": pool.handed})
         elif pool is None:
             if reply is not None:

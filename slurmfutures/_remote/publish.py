@@ -27,7 +27,7 @@ def partial_name(task: int, run: int, number: int) -> str:
 def publish(directory: str, name: str, data: Sequence[Buffer]) -> None:
     """Write a file so that whoever sees its name sees all of it: temporary name, fsync, rename."""
     temporary = os.path.join(directory, ".%s.%d" % (name, os.getpid()))
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:
         try:
             for part in data:

@@ -15,7 +15,7 @@ import tempfile
 import threading
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
-from . import shell, wire
+from . import places, shell, wire
 from .lane import Lane
 
 Reply = Callable[..., None]
@@ -64,28 +64,33 @@ class Runs:
         view = memoryview(body)
         source, given = view[: head["split"]], view[head["split"] :]
 
+        name = head["script"]["name"]
+        if not places.is_name(name):  # the folder that it leads to would be removed
+            raise ValueError("%r is not the name of a script" % name)
+
         def work() -> str:
-            path = os.path.join(tempfile.mkdtemp(prefix="run-", dir=self._folder), head["script"]["name"])
+            folder = tempfile.mkdtemp(prefix="run-", dir=self._folder)
             try:
-                with open(path, "wb") as file:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                with open(os.open(os.path.join(folder, name), flags, 0o600), "wb") as file:
                     file.write(source)
             except BaseException:
-                shutil.rmtree(os.path.dirname(path), ignore_errors=True)
+                shutil.rmtree(folder, ignore_errors=True)
                 raise
-            return path
+            return folder
 
-        def then(path: Any) -> None:
-            if isinstance(path, Exception):
-                reply(told(path))
+        def then(folder: Any) -> None:
+            if isinstance(folder, Exception):
+                reply(told(folder))
             elif number not in self._starting:
-                shutil.rmtree(os.path.dirname(path), ignore_errors=True)
+                shutil.rmtree(folder, ignore_errors=True)
             else:
                 self._starting.discard(number)
                 try:
-                    command = self._python_command(path, head["script"]["args"])
-                    self._start(number, head, command, given, os.path.dirname(path), reply)
+                    command = self._python_command(os.path.join(folder, name), head["script"]["args"])
+                    self._start(number, head, command, given, folder, reply)
                 except Exception as error:  # words that no process can be given, a folder that is not there
-                    shutil.rmtree(os.path.dirname(path), ignore_errors=True)
+                    shutil.rmtree(folder, ignore_errors=True)
                     reply(told(error))
 
         self._starting.add(number)

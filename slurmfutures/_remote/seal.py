@@ -7,7 +7,8 @@
 Each side thus sees that the other one has the key, now: the nonces are new each time. The MACs of the two sides, and
 the keys of the two directions, are made for their purpose, so that nobody gets on by sending back what he was sent.
 What is said is authentic and not secret. A stream is then cut into records: length, digest of the record's number
-and its content, content. Nothing is parsed before what it came with was verified.
+and its content, content. Nothing is parsed before what it came with was verified. A record without content is a beat,
+by which a side shows that it is there. docs/pilots-protocol.md has the reasons for all of it.
 
 Pure: no input and no output here. Whatever is not right is a SealError, after which the stream is of no more use.
 """
@@ -22,7 +23,7 @@ from typing import Any, Iterator, List, Mapping, NamedTuple, Optional, Sequence
 from . import wire
 
 KEY = 32  # bytes of a key
-MAGIC = b"slurmfutures 1\r\n"
+MAGIC = b"slurmfutures 2\r\n"
 RECORD = 1 << 18  # bytes of content in a record at most
 MOST_WORDS = 1 << 16  # bytes of words
 _NONCE = 32
@@ -184,6 +185,10 @@ class Sealer:
             self._add(sealed, group)
         return sealed
 
+    def beat(self) -> bytes:
+        """Return a record without content."""
+        return self._head(())
+
     def _add(self, sealed: List[wire.Buffer], group: List[wire.Buffer]) -> None:
         if len(group) > _FEW:
             group = [b"".join(group)]
@@ -213,7 +218,10 @@ class Unsealer:
         self._at = 0  # bytes of it that are there
 
     def feed(self, data: wire.Buffer) -> Iterator[memoryview]:
-        """Yield the contents of the records that `data` completes: views, perhaps into `data`. Raises SealError."""
+        """Yield the contents of the records that `data` completes: views, perhaps into `data`. Raises SealError.
+
+        That of a beat is empty.
+        """
         view = memoryview(data)
         if self._at:
             view = view[self._fill(view, _HEAD) :]
@@ -250,7 +258,7 @@ class Unsealer:
 
     def _length(self, data: wire.Buffer, at: int) -> int:
         length: int = _LENGTH.unpack_from(data, at)[0]
-        if not 0 < length <= RECORD:
+        if length > RECORD:
             raise SealError("sent what is no record, or not in its order")
         return length
 

@@ -7,12 +7,12 @@ it, and if all of it belongs to the user and is closed to others. Its time says 
 import os
 import shutil
 
-from . import source
+from . import ids, source
 
 
 def folder_of(work_dir: str, name: str) -> str:
-    """Return where a version is, to be put into sys.path."""
-    return os.path.join(work_dir, "ship", name)
+    """Return where a version is, to be put into sys.path. Raises ValueError for what is not its hash."""
+    return os.path.join(work_dir, "ship", ids.digest(name))
 
 
 def is_whole(folder: str) -> bool:

@@ -137,7 +137,7 @@ class Slurm:
         if found:
             return sorted(found, key=commands.numeric_order)
         if self._accounting:
-            done = self._ask(commands.named_argv(name, self.FIND_DAYS))
+            done = self._ask(commands.named_argv(name, os.getuid(), self.FIND_DAYS))
             if done.returncode == 0:
                 for line in done.stdout.splitlines():
                     job, _, its_name = line.partition("|")

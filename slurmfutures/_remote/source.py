@@ -23,6 +23,7 @@ REMEDY = "name another folder by work_dir="
 _DIGEST = 20  # hexadecimal digits
 _CACHE = "__pycache__"
 _ENTERED_BY_OTHERS = stat.S_IXGRP | stat.S_IXOTH
+MOST_UNPACKED = 1 << 32  # bytes of what is sent
 _RENAMES = 10  # tries; each is lost to another agent, or to something that cannot be renamed
 # What there is of ours in a work_dir.
 _FOLDERS = ("batches", "code", "login", "pilots", "sessions", "ship")
@@ -97,11 +98,15 @@ def unpack(archive: Any, folder: str) -> None:
     os.mkdir(folder, 0o700)
     try:
         with zipfile.ZipFile(archive) as file:
-            file.extractall(folder)
-            for entry in file.infolist():
-                path = os.path.join(folder, entry.filename)
+            entries = file.infolist()
+            if sum(entry.file_size for entry in entries) > MOST_UNPACKED:
+                raise OSError(errno.EFBIG, "what was sent has more than %d bytes" % MOST_UNPACKED)
+            for entry in entries:
+                path = file.extract(entry, folder)  # within the folder, whatever the name
                 os.chmod(path, 0o700 if entry.is_dir() or (entry.external_attr >> 16) & 0o100 else 0o600)
-    except zipfile.BadZipFile as error:
+    except OSError:
+        raise
+    except Exception as error:  # of a dozen kinds: BadZipFile, zlib.error, NotImplementedError, RuntimeError...
         raise OSError(errno.EBADMSG, "what was sent is damaged: %s" % error) from error
     for path, folders, files in [*os.walk(folder)]:
         for name in folders:
@@ -297,7 +302,7 @@ def _strange(work_dir: str, names: Sequence[str]) -> List[str]:
     strange = [
         name
         for name in names
-        if name not in _FOLDERS + _FILES and not name.startswith(("id.", "limits.json.", ".writable."))
+        if name not in _FOLDERS + _FILES and not name.startswith(("id.", ".limits.json.", ".writable."))
     ]
     if not strange and "code" in names and os.path.isdir(os.path.join(work_dir, "code")):
         strange = [

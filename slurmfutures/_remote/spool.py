@@ -20,16 +20,15 @@ script that reached its end `7.r` says how, in the same words.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import re
 import shutil
 import time
 import zlib
-from typing import IO, Any, Callable, Iterator, List, NamedTuple, Optional, Union
+from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Union
 
-from . import payload, trust
+from . import entries, ids, payload, trust
 from .incoming import Incoming
 from .publish import FINAL, PARTIAL, publish
 from .wire import Buffer
@@ -38,7 +37,12 @@ _ID_SIZE = 100  # bytes
 _REMOVALS = 25  # tries
 CLAIM = "c"
 END = "x"
-_WORKER_LOG = re.compile(r"(\d+)-(\d+)-(\d+)\.out", re.ASCII)
+_PUBLISHED = re.compile(
+    r"(%(n)s)(?:\.(%(n)s)(\.%(n)s)?)?\.([%(kinds)s])" % {"n": ids.NUMBER, "kinds": CLAIM + FINAL + END + PARTIAL}
+)
+_WORKER_LOG = re.compile(r"([0-9]{1,10})-([0-9]{1,10})-([0-9]{1,10})\.out")
+_SHORT = {CLAIM: (True, True), FINAL: (True, True), END: (False, True), PARTIAL: (False, False)}  # without run, number
+_MOST_WORDS = 4096  # bytes of a claim, or of how a task has ended
 
 
 def identify(work_dir: str) -> str:
@@ -62,11 +66,26 @@ def identify(work_dir: str) -> str:
 
 
 def read_id(work_dir: str) -> str:
-    """Return the name of a work_dir, "" where it has none. Raises OSError."""
+    """Return the name of a work_dir, "" where it has none. Raises OSError, and ValueError where it is damaged."""
+    path = os.path.join(work_dir, "id")
     try:
-        return trust.read(os.path.join(work_dir, "id"), _ID_SIZE, closed=False).decode("ascii", "replace").strip()
+        found = trust.read(path, _ID_SIZE, closed=False).decode("ascii", "replace").strip()
     except FileNotFoundError:
         return ""
+    if not ids.is_batch(found):
+        raise ValueError("%s is damaged: remove it" % path)
+    return found
+
+
+def make_folder(path: str) -> None:
+    """Make a folder that nobody else can write to, or check the one that is there. Raises Untrusted, OSError.
+
+    Those that it is in may be older, and open to a group: work_dir itself lets nobody in.
+    """
+    parent = os.path.dirname(path)
+    os.makedirs(parent, 0o700, exist_ok=True)
+    trust.check_folder(parent, closed=False)
+    trust.make_folder(path)
 
 
 class Name(NamedTuple):
@@ -80,17 +99,13 @@ class Name(NamedTuple):
 
 def parse_name(text: str) -> Optional[Name]:
     """Take a name in r/ apart; None for what is not a published file, or not yet."""
-    words = text.split(".")
-    try:
-        if len(words) == 2 and words[1] in (CLAIM, FINAL):
-            return Name(text, int(words[0]), 0, words[1])
-        if len(words) == 3 and words[2] == END:
-            return Name(text, int(words[0]), int(words[1]), END)
-        if len(words) == 4 and words[3] == PARTIAL:
-            return Name(text, int(words[0]), int(words[1]), PARTIAL)
-    except ValueError:
-        pass
-    return None
+    match = _PUBLISHED.fullmatch(text)
+    if match is None:
+        return None
+    task, run, number, kind = match.groups()
+    if (run is None, number is None) != _SHORT[kind]:
+        return None
+    return Name(text, int(task), int(run or 0), kind)
 
 
 def worker_name(run: int, number: int) -> str:
@@ -106,6 +121,8 @@ class Batch:
     """A batch's folder."""
 
     def __init__(self, work_dir: str, batch: str) -> None:
+        """Raises ValueError for what is not the id of a batch."""
+        self.id = ids.batch(batch)
         self.path = os.path.join(work_dir, "batches", batch)
         self.calls = os.path.join(self.path, "calls")
         self.script = os.path.join(self.path, "script.sh")
@@ -117,8 +134,7 @@ class Batch:
 
         A user's own script travels as the batch's function.
         """
-        trust.make_folder(os.path.dirname(self.path))
-        trust.make_folder(self.path)
+        make_folder(self.path)
         try:
             if isinstance(calls, Incoming):
                 calls.move_to(os.path.join(self.path, "calls"))
@@ -137,22 +153,30 @@ class Batch:
     def spec(self) -> Any:
         """Return how the batch is to be submitted, None where it is not (wholly) here.
 
-        Raises Untrusted for one that another account has put here: its results would be unpickled.
+        Raises Untrusted where another account could have written it, OSError, ValueError where it is damaged.
         """
         try:
             trust.check_folder(self.path)
-            with trust.open_reader(os.path.join(self.path, "batch.json"), closed=False) as file:
-                return json.loads(file.read().decode())
-        except (FileNotFoundError, NotADirectoryError):
+            words = entries.document(_whole(os.path.join(self.path, "batch.json")))
+        except FileNotFoundError:
             return None
+        entries.check_spec(words, self.id)
+        return words
+
+    def check(self) -> None:
+        """Raise Untrusted where another account could have changed what the batch's jobs run."""
+        trust.check_folder(self.path)
+        for path in (self.script, self.calls, self.own):
+            with contextlib.suppress(FileNotFoundError):
+                os.close(trust.open_file(path))
 
     def owner(self, spec: Any) -> str:
-        """Return the session whose batch it is, "" where nobody can say."""
+        """Return the session whose batch it is, "" where its files do not say."""
         try:
-            with open(os.path.join(self.path, "session"), "rb") as file:
-                return file.read().decode()
-        except (OSError, ValueError):
-            return str(spec.get("session", ""))
+            session: Any = trust.read(os.path.join(self.path, "session"), _MOST_WORDS).decode("ascii", "replace")
+        except OSError:
+            session = spec.get("session")
+        return session if ids.is_session(session) else ""
 
     def adopt(self, session: str) -> None:
         """Make it the batch of another session."""
@@ -160,7 +184,7 @@ class Batch:
 
     def record(self, entry: Any) -> None:
         """Append an entry to parts.jsonl, on disk when this returns."""
-        handle = os.open(self.parts, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        handle = trust.open_file(self.parts, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
             os.write(handle, b"\n" + json.dumps(entry).encode() + b"\n")  # not behind a torn line
             os.fsync(handle)
@@ -168,11 +192,9 @@ class Batch:
             os.close(handle)
 
     def entries(self) -> Iterator[Any]:
-        """Yield the entries of parts.jsonl; a torn last line is left out."""
-        with contextlib.suppress(FileNotFoundError), open(self.parts, "rb") as file:
-            for line in file:
-                with contextlib.suppress(ValueError):
-                    yield json.loads(line.decode())
+        """Yield the entries of parts.jsonl; a torn line is left out. Raises OSError, ValueError."""
+        with contextlib.suppress(FileNotFoundError):
+            yield from entries.lines(_whole(self.parts))
 
     def remove(self) -> None:
         """Clear the batch away. May take seconds: a job that was just cancelled may still be writing its end."""
@@ -194,18 +216,26 @@ class Part:
         self.results = os.path.join(path, "r")
         self.logs = os.path.join(path, "l")
         self.workers = os.path.join(path, "w")
+        self._checked = False  # that nobody else can put files into r/
 
     def create(self) -> None:
-        os.makedirs(self.results, 0o700, exist_ok=True)
-        os.makedirs(self.logs, 0o700, exist_ok=True)
+        make_folder(self.path)
+        for folder in (self.results, self.logs):
+            trust.make_folder(folder)
 
     def published(self) -> List[str]:
-        """Return the names in r/: one listing."""
+        """Return the names in r/: one listing. Raises Untrusted where others can put files there, OSError."""
+        if not self._checked:
+            trust.check_folder(self.results)
+            self._checked = True
         return os.listdir(self.results)
 
-    def read(self, name: str, most: int = 1 << 62) -> Optional[bytes]:
-        """Return what a published file holds, None if that is more than `most` bytes."""
-        with open(os.path.join(self.results, name), "rb", 0) as file:
+    def read(self, name: str, most: int = 1 << 62, *, closed: bool = True) -> Optional[bytes]:
+        """Return what a published file holds, None if that is more than `most` bytes.
+
+        What bash has written is as open as the job's umask made it: then `closed` is False. Raises Untrusted, OSError.
+        """
+        with trust.open_reader(os.path.join(self.results, name), closed) as file:
             return file.read() if os.fstat(file.fileno()).st_size <= most else None
 
     def is_earlier(self, name: str, epoch: Optional[float]) -> bool:
@@ -213,17 +243,18 @@ class Part:
         if epoch is None:
             return False
         try:
-            return os.stat(os.path.join(self.results, name)).st_mtime <= epoch
+            return os.lstat(os.path.join(self.results, name)).st_mtime <= epoch
         except OSError:
             return False
 
     def owner(self, task: int) -> str:
         """Return the id of the job, or of the array, that has claimed a task; "" where that is not known."""
         try:
-            with open(os.path.join(self.results, "%d.%s" % (task, CLAIM)), "rb") as file:
-                return file.readline().decode().partition(" ")[0]
-        except (OSError, ValueError):
+            data = trust.read(os.path.join(self.results, "%d.%s" % (task, CLAIM)), _MOST_WORDS, closed=False)
+        except OSError:
             return ""
+        job = data.decode("ascii", "replace").partition(" ")[0].strip()
+        return job if ids.is_job(job) else ""
 
     def owners(self) -> List[str]:
         """Return the id of a job that has claimed a task, if there is one."""
@@ -239,6 +270,8 @@ class Part:
 
     def log(self, task: int, stream: str, worker: str = "") -> str:
         """Return the path of a task's "out" or "err", or that of one of its workers, if it is a pilot."""
+        if stream not in ("out", "err") or (worker and not ids.is_worker(worker)):
+            raise ValueError("there is no log %.80r of a worker %.80r" % (stream, worker))
         if worker:
             return os.path.join(self.workers, "%d-%s.%s" % (task, worker, stream))
         return os.path.join(self.logs, "%d.%s" % (task, stream))
@@ -258,7 +291,7 @@ class ResultSource:
 
     def __init__(self, path: str, then: Callable[[bool], None]) -> None:
         self._then = then
-        self._file = open(path, "rb", 0)
+        self._file = trust.open_reader(path)
         head = payload.result_head(self._file.read(payload.RESULT_HEAD))
         if head is None or payload.RESULT_HEAD + head[0] != os.fstat(self._file.fileno()).st_size:
             self._file.close()
@@ -283,31 +316,9 @@ class ResultSource:
         self._then(good)
 
 
-def held_log(path: str) -> Optional[IO[bytes]]:
-    """Return an embedded job's log, opened, if a process of that job lives.
-
-    A file system that has no locks says that none does. On NFS a lock is its process's own, and went with the agent.
-    """
-    try:
-        file = open(path, "r+b", 0)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return file
-    except OSError:
-        pass
-    file.close()
-    return None
-
-
-def read_tail(path: str, limit: int) -> bytes:
-    """Return the last `limit` bytes of a file, nothing where there is none."""
-    try:
-        with open(path, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - limit))
-            return file.read(limit)
-    except OSError:
-        return b""
+def _whole(path: str) -> bytes:
+    """Return what a file of words holds. Raises Untrusted, OSError, ValueError where that is more than it can be."""
+    data = trust.read(path, entries.MOST_BYTES + 1)
+    if len(data) > entries.MOST_BYTES:
+        raise ValueError("%s has more than %d bytes" % (path, entries.MOST_BYTES))
+    return data

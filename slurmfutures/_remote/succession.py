@@ -14,7 +14,7 @@ import signal
 import time
 from typing import Any, Dict, Optional, Sequence
 
-from . import trust
+from . import entries, ids, trust
 
 _MARK = "slurmfutures:"  # what the mark of an agent begins with
 POLL = 0.02  # seconds between two tries for the lock
@@ -25,9 +25,12 @@ class Succession:
     """Owner of sessions/<session> and of the lock beside it, from `claim` to `leave`."""
 
     def __init__(self, work_dir: str, session: str, mark: str, code: str = "") -> None:
-        """`mark` is a word in this process's command line, and in that of no other; `code` is where its source is."""
+        """`mark` is a word in this process's command line, and in that of no other; `code` is where its source is.
+
+        Raises ValueError for what is not the id of a session.
+        """
+        self._path = _path_of(work_dir, session)
         self.session = session
-        self._path = os.path.join(work_dir, "sessions", session)
         self._mark = mark
         self._code = code
         self._lock: Optional[int] = None
@@ -71,10 +74,8 @@ class Succession:
 
     def is_ours(self) -> bool:
         """Whether no other agent has taken over, on whatever machine."""
-        try:
-            return bool(_read(self._path)["mark"] == self._mark)
-        except (OSError, ValueError, KeyError):
-            return True
+        words = _read(self._path)
+        return not words or words["mark"] == self._mark
 
     def leave(self, *, for_good: bool) -> None:
         """Let go; `for_good` if the driver said that it will not come back."""
@@ -113,46 +114,36 @@ class Succession:
 
     def _see_predecessor(self, *, end: bool) -> None:
         """Note where the agent before this one was, and end it if asked."""
-        try:
-            words = _read(self._path)
-            self._before = words["host"]
-            if self._before == os.uname().nodename:
-                self._process = int(words["pid"]), str(words["mark"])
-        except (OSError, ValueError, KeyError, TypeError):
+        words = _read(self._path)
+        if not words:
             return  # there was none
+        self._before = words["host"]
+        if self._before == os.uname().nodename:
+            self._process = words["pid"], words["mark"]
         if end:
             self._tell_predecessor(signal.SIGTERM)
             self._tell_predecessor(signal.SIGCONT)  # it may have been stopped
 
     def _tell_predecessor(self, number: int) -> None:
-        """Send a signal; on another machine it sees by itself that it is not the one any more."""
+        """Send a signal to its process; on another machine it notices by itself that another agent took over."""
         process, mark = self._process
         if mark.startswith(_MARK) and mark in _command_line(str(process)):
             with contextlib.suppress(OSError):
                 os.kill(process, number)
 
     def may_be_submitting(self, name: str) -> Optional[bool]:
-        """Whether a command of the predecessor that submits a job of this name still runs; None if nobody can say."""
+        """Whether a command of the predecessor that submits a job of this name still runs.
+
+        None if that cannot be seen. Only the user's own processes count.
+        """
         if self._before != os.uname().nodename:
             return None
         return any(name in _command_line(process) for process in os.listdir("/proc") if process.isdigit())
 
 
-def _read(path: str) -> Dict[str, Any]:
-    """Return what an agent wrote of itself. Raises OSError, ValueError."""
-    with trust.open_reader(path, closed=False) as file:
-        words = json.loads(file.read().decode())
-    if not isinstance(words, dict):
-        raise ValueError("%s is damaged" % path)
-    return words
-
-
 def agent_of(work_dir: str, session: str) -> Dict[str, Any]:
     """Return what the agent that serves a session, or did last, wrote of itself; nothing where there is none."""
-    try:
-        return _read(os.path.join(work_dir, "sessions", session))
-    except (OSError, ValueError):
-        return {}
+    return _read(_path_of(work_dir, session))
 
 
 def is_live(work_dir: str, session: str) -> Optional[bool]:
@@ -161,7 +152,7 @@ def is_live(work_dir: str, session: str) -> Optional[bool]:
     An agent that takes over in the very moment of the test waits a little longer for the lock: no more than that.
     """
     try:
-        handle = trust.open_file(os.path.join(work_dir, "sessions", session + ".lock"), closed=False)
+        handle = trust.open_file(_path_of(work_dir, session) + ".lock", closed=False)
     except FileNotFoundError:
         return False
     except OSError:
@@ -183,18 +174,46 @@ def is_live(work_dir: str, session: str) -> Optional[bool]:
 def last_seen(work_dir: str, session: str) -> float:
     """Return when an agent of the session has come or gone, in seconds since the epoch; 0 where there was none."""
     try:
-        return os.stat(os.path.join(work_dir, "sessions", session)).st_mtime
+        return os.lstat(_path_of(work_dir, session)).st_mtime
     except OSError:
         return 0.0
 
 
-def _command_line(process: str) -> str:
-    """Return the words of a process of the user's, "" where it is none: others may take any words they like."""
+def _path_of(work_dir: str, session: str) -> str:
+    """Return where a session's file is. Raises ValueError for what is not the id of a session."""
+    return os.path.join(work_dir, "sessions", ids.session(session))
+
+
+def _read(path: str) -> Dict[str, Any]:
+    """Return what an agent wrote of itself; nothing where there is none, or not all of it."""
     try:
+        words = entries.document(trust.read(path, entries.MOST_BYTES, closed=False))
+        pid = ids.count(words.get("pid"), 1 << 31)
+    except (OSError, ValueError):
+        return {}
+    whole = pid > 0 and all(isinstance(words.get(name), str) and words[name] for name in ("host", "mark"))
+    return words if whole and isinstance(words.get("code", ""), str) else {}
+
+
+def _command_line(process: str) -> str:
+    """Return the words that one of the user's processes was started with; "" for those of other accounts."""
+    try:
+        # Another account can write our words into its own command line, and can have the reading of it hang.
+        if not _is_ours(process):
+            return ""
         with open("/proc/%s/cmdline" % process, "rb") as file:
-            # Not by the file: it is root's for a process that has changed its user.
-            if os.stat("/proc/%s" % process).st_uid != os.geteuid():
-                return ""
             return file.read().decode("utf-8", "replace")
     except OSError:
         return ""
+
+
+def _is_ours(process: str) -> bool:
+    """Whether a process belongs to the user. Raises OSError where there is none.
+
+    Its folder in /proc is root's if it cannot be debugged, as with a command that the user may run but not read.
+    """
+    with open("/proc/%s/status" % process, "rb") as file:
+        for line in file:
+            if line.startswith(b"Uid:"):
+                return int(line.split()[1]) == os.getuid()
+    return False

@@ -5,10 +5,11 @@ a task that ends meanwhile is found with its result. Nothing here changes anythi
 """
 
 import os
+import stat
 import time
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
-from . import death, payload, publish, spool, succession, watch
+from . import death, ids, logs, payload, publish, spool, succession, trust, watch
 from .batch import Batch, Part, ranges
 from .scheduler import Ending, Row, Scheduler
 from .states import TERMINAL, JobState
@@ -21,6 +22,7 @@ UNSUBMITTED = "unsubmitted"  # waits for a driver that submits it
 STATES = (DONE, RUNNING, PENDING, ENDED, UNSUBMITTED)
 LOCAL, SLURM = "local", "slurm"  # schedulers, as a batch names its own
 
+_LONGEST_END = 64 << 10  # bytes of what a task wrote of its end
 _EXPLAINED = 20  # jobs whose records are asked for: where there is no accounting, each is a command
 _NOT_BEGUN = frozenset(
     (
@@ -32,6 +34,7 @@ _NOT_BEGUN = frozenset(
         JobState.SPECIAL_EXIT,
     )
 )
+_DAMAGED = (OSError, ValueError, KeyError, TypeError)  # what reading a batch may raise
 _GONE = "it has left the queue, and no result of it is seen"
 _LOCAL_END = Ending(JobState.FAILED, None, None, "", "", True, "", "", "")
 _LOCAL_LOSS = _LOCAL_END._replace(reason="its driver has gone, and the embedded scheduler's jobs with it")
@@ -89,7 +92,7 @@ def look(work_dir: str, scheduler: Scheduler, own: str) -> Tuple[List[Seen], Lis
     for name in names(work_dir):
         try:
             batch = read(work_dir, name)
-        except (OSError, ValueError, KeyError, TypeError):
+        except _DAMAGED:
             batch = None
         if batch is None:
             unreadable.append(name)
@@ -105,7 +108,7 @@ def look(work_dir: str, scheduler: Scheduler, own: str) -> Tuple[List[Seen], Lis
     for batch in found:
         try:
             seen.append(_see(batch, _kind(batch, scheduler), queue, live))
-        except OSError:
+        except _DAMAGED:
             if os.path.exists(batch.folder.path):  # else its driver has just cleared it away
                 unreadable.append(batch.id)
     seen.sort(key=lambda one: one.made)
@@ -113,19 +116,20 @@ def look(work_dir: str, scheduler: Scheduler, own: str) -> Tuple[List[Seen], Lis
 
 
 def names(work_dir: str) -> List[str]:
-    """Return the names of the folders in which there should be batches."""
+    """Return the names of the user's folders in which there should be batches; what else lies there is nobody's."""
+    folder = os.path.join(work_dir, "batches")
     try:
-        with os.scandir(os.path.join(work_dir, "batches")) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+        trust.check_folder(folder, closed=False)
+        return [name for name, about in trust.entries(folder) if ids.is_batch(name) and stat.S_ISDIR(about.st_mode)]
     except OSError:
         return []
 
 
 def read(work_dir: str, name: str) -> Optional[Batch]:
-    """Return a batch as its files tell it; None, ValueError, KeyError or TypeError where they do not tell all."""
+    """Return a batch as its files tell it, None where they do not tell all. Raises any of _DAMAGED."""
     folder = spool.Batch(work_dir, name)
     spec = folder.spec()
-    if spec is None:
+    if spec is None or not {"name", "options"} <= spec.keys():
         return None
     return Batch.found(folder, set(range(spec["tasks"])).difference(spec["skip"]))
 
@@ -144,17 +148,17 @@ def find(work_dir: str, call: str) -> Dict[str, Any]:
     for name in names(work_dir):
         try:
             batch = read(work_dir, name)
-        except (OSError, ValueError, KeyError, TypeError):
+        except _DAMAGED:
             continue
         if batch is None:
             continue
         for part in batch.parts:
-            if part.job != job or (index and not (_is_number(index) and int(index) in part.indices)):
+            place = ids.number(index or "0")
+            if part.job != job or place is None or (index and place not in part.indices):
                 continue
             if not index and part.array:
                 found.append((part.time, {"size": len(part.tasks), "first": min(part.indices)}))
             else:
-                place = int(index or 0)
                 words = {"batch": name, "task": part.at[place], "part": part.number}
                 found.append((part.time, dict(words, **_workers(batch, part, place))))
     # Slurm begins its ids anew one day: the last of that id is meant.
@@ -162,15 +166,15 @@ def find(work_dir: str, call: str) -> Dict[str, Any]:
 
 
 def _find_task(work_dir: str, name: str, number: str) -> Dict[str, Any]:
-    if name not in names(work_dir) or not _is_number(number):
+    task = ids.number(number)
+    if name not in names(work_dir) or task is None:
         return {}
     try:
         batch = read(work_dir, name)
-    except (OSError, ValueError, KeyError, TypeError):
+    except _DAMAGED:
         return {}
-    if batch is None or int(number) >= batch.spec["tasks"]:
+    if batch is None or task >= batch.spec["tasks"]:
         return {}
-    task = int(number)
     words = {"batch": name, "task": task, "part": None}
     for part in reversed(batch.parts):
         for place in part.indices:
@@ -181,10 +185,6 @@ def _find_task(work_dir: str, name: str, number: str) -> Dict[str, Any]:
 
 def _workers(batch: Batch, part: Part, place: int) -> Dict[str, Any]:
     return {"workers": part.folder.workers_of(place)} if batch.pool else {}
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit()
 
 
 def _kind(batch: Batch, scheduler: Scheduler) -> str:
@@ -230,7 +230,7 @@ class _Queue:
 
 
 def _see(batch: Batch, kind: str, queue: Optional[_Queue], sessions: Sessions) -> Seen:
-    made = os.stat(os.path.join(batch.folder.path, "batch.json")).st_mtime
+    made = os.lstat(os.path.join(batch.folder.path, "batch.json")).st_mtime
     times = [made]
     session = batch.folder.owner(batch.spec)
     live = sessions.is_live(session)
@@ -239,7 +239,7 @@ def _see(batch: Batch, kind: str, queue: Optional[_Queue], sessions: Sessions) -
     over, queued = True, False
     for path in [batch.folder.parts, *(part.folder.results for part in batch.parts)]:
         try:
-            times.append(os.stat(path).st_mtime)
+            times.append(os.lstat(path).st_mtime)
         except FileNotFoundError:
             pass  # nothing was submitted
     for part in batch.parts:
@@ -290,7 +290,7 @@ class _Files:
             if index in self.done:
                 continue
             try:
-                end = watch.parse_end(part.folder.read(name.text) or b"", name.run)
+                end = watch.parse_end(part.folder.read(name.text, _LONGEST_END, closed=False) or b"", name.run)
             except OSError:
                 end = None
             self.ends[index] = end or watch.End(name.run, 0, "")
@@ -336,7 +336,7 @@ def _judge(part: Part, files: _Files, rows: Sequence[Tuple[Set[int], Row]], *, a
 
 
 def _lives(part: Part, index: int) -> bool:
-    log = spool.held_log(part.folder.log(index, "out"))
+    log = logs.held_log(part.folder.log(index, "out"))
     if log is None:
         return False
     log.close()

@@ -4,9 +4,9 @@ import re
 from typing import Optional
 
 _FORMAT = re.compile(
-    r"""(?P<days>\d+)-(?P<hours>\d+)(?::(?P<minutes>\d+)(?::(?P<seconds>\d+))?)?
-      | (?:(?P<h>\d+):)?(?P<m>\d+):(?P<s>\d+)
-      | (?P<only_minutes>\d+)""",
+    r"""(?P<days>\d{1,12})-(?P<hours>\d{1,12})(?::(?P<minutes>\d{1,12})(?::(?P<seconds>\d{1,12}))?)?
+      | (?:(?P<h>\d{1,12}):)?(?P<m>\d{1,12}):(?P<s>\d{1,12})
+      | (?P<only_minutes>\d{1,12})""",
     re.VERBOSE | re.ASCII,
 )
 _UNLIMITED = ("-1", "INFINITE", "UNLIMITED")

@@ -7,7 +7,7 @@ beside its target, for the client to go on with.
     put       {transfer, target, name, folder}    reply: {path, after, size}
     put-data  {transfer} body                     put-ack {transfer, bytes}
     put-end   {transfer}                          reply, when the target has its name
-    get       {transfer, source, after}           reply: {name, folder, size, entries}; then get-data {transfer} body
+    get       {transfer, source, after}           reply: {folder, size, entries}; then get-data {transfer} body
     get-ack   {transfer, bytes}                   get-end {transfer}, with an error or without
     cancel-transfer {transfer}
 """
@@ -161,8 +161,7 @@ class _Get(_Transfer):
         except (OSError, ValueError) as error:
             self._answer(reply, **_words(error))
             return
-        name = os.path.basename(source)
-        self._answer(reply, name=name, folder=found.folder, size=found.size, entries=found.entries)
+        self._answer(reply, folder=found.folder, size=found.size, entries=found.entries)
         room = WINDOW
         try:
             for chunk in tree.pack(source, head["after"]):

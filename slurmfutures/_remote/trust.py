@@ -4,11 +4,14 @@ Everything that is executed, unpickled, imported or followed is opened here. The
 anything can be imported from a disk, so it imports nothing but the standard library.
 """
 
-import errno
 import os
 import stat
-from typing import IO, Any, Callable, Iterator, List, Tuple
 
+TYPE_CHECKING = False  # `typing` itself would cost an array task more than all that is imported here
+if TYPE_CHECKING:
+    from typing import IO, Any, Callable, Iterator, List, Tuple
+
+_CHUNK = 1 << 20  # bytes that are read at once
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _MOST_LINKS = 40  # on a way, as the kernel has it
 _KINDS = ((stat.S_ISREG, "a file"), (stat.S_ISDIR, "a folder"), (stat.S_ISLNK, "a link"), (stat.S_ISFIFO, "a FIFO"))
@@ -21,6 +24,8 @@ class Untrusted(PermissionError):
     """
 
     def __init__(self, path: str, why: str) -> None:
+        import errno  # not for array tasks, which rarely come here
+
         super().__init__(errno.EPERM, why, path)
 
 
@@ -50,7 +55,7 @@ def is_closed(about: os.stat_result) -> bool:
     return stat.S_ISLNK(about.st_mode) or not about.st_mode & _WRITABLE_BY_OTHERS
 
 
-def _check(path: str, about: os.stat_result, kind: Callable[[int], bool], words: str, closed: bool) -> None:
+def _check(path: str, about: os.stat_result, kind: "Callable[[int], bool]", words: str, closed: bool) -> None:
     if not is_ours(about):
         raise Untrusted(path, "it is %s and not yours: remove it, or name another place" % describe(about))
     if not kind(about.st_mode):
@@ -67,7 +72,7 @@ def check_folder(path: str, closed: bool = True) -> os.stat_result:
     return about
 
 
-def way(path: str) -> Iterator[Tuple[str, os.stat_result]]:
+def way(path: str) -> "Iterator[Tuple[str, os.stat_result]]":
     """Yield the folders and links that an absolute path leads over, links' targets included, with their lstat.
 
     It ends where the path does, or before what is not there.
@@ -111,8 +116,11 @@ def open_file(path: str, flags: int = os.O_RDONLY, closed: bool = True) -> int:
     """
     try:
         handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
-    except OSError:
-        about = os.lstat(path)  # raises what the open did where nothing is there
+    except OSError as error:
+        try:
+            about = os.lstat(path)
+        except OSError:
+            raise error from None
         if not stat.S_ISREG(about.st_mode):
             raise Untrusted(path, "it is %s in place of a file: remove it" % describe(about)) from None
         raise
@@ -124,18 +132,25 @@ def open_file(path: str, flags: int = os.O_RDONLY, closed: bool = True) -> int:
     return handle
 
 
-def open_reader(path: str, closed: bool = True) -> IO[bytes]:
+def open_reader(path: str, closed: bool = True) -> "IO[bytes]":
     """Return a file to read from, unbuffered. Raises as `open_file` does."""
     return open(open_file(path, closed=closed), "rb", 0)
 
 
 def read(path: str, limit: int, closed: bool = True) -> bytes:
     """Return at most `limit` bytes of a file. Raises as `open_file` does."""
+    found = []
     with open_reader(path, closed) as file:
-        return file.read(limit)
+        while limit > 0:
+            data = file.read(min(limit, _CHUNK))
+            if not data:
+                break
+            found.append(data)
+            limit -= len(data)
+    return b"".join(found)
 
 
-def entries(folder: str) -> List[Tuple[str, Any]]:
+def entries(folder: str) -> "List[Tuple[str, Any]]":
     """Return the names in a folder that belong to the user or to root, with their lstat; others are left out."""
     found = []
     for name in sorted(os.listdir(folder)):

@@ -4,9 +4,10 @@ Nothing here does anything: listings, queue rows, records and the time come in a
 rule behind it: a task fails only when it is known to be over and its results had every chance to be seen.
 """
 
+import re
 from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
-from . import publish, spool
+from . import ids, publish, spool
 from .scheduler import UNKNOWN, Ending, Row
 from .states import TERMINAL, JobState
 
@@ -20,6 +21,7 @@ WHY_GROWTH = 2.0
 WHY_CEILING = 30.0  # seconds
 WHY_AGAIN = 5.0  # seconds, at least, between two questions where further deaths are suspected meanwhile
 SETTLED_AFTER = 2.0  # seconds after a submission before a job's absence from the queue means anything
+_LONGEST_END = 1 << 16  # bytes of an end record that are read
 LAG = 10.0  # seconds for which the scheduler may still show a task as it was before it ended
 
 # Reasons for which a job may wait for ever; the others pass by themselves. From squeue(1), JOB REASON CODES.
@@ -54,12 +56,16 @@ class Verdict(NamedTuple):
 
 def parse_end(data: bytes, run: int) -> Optional[End]:
     """Read an end record: "job run code node start end nodes", of which the last may be missing."""
-    words = data.decode("utf-8", "replace").split()
-    try:
-        start, end = (float(words[4]), float(words[5])) if len(words) > 5 else (None, None)
-        return End(run, int(words[2]), words[3] if len(words) > 3 else "", start, end, "".join(words[6:7]))
-    except (IndexError, ValueError):
+    words = data[:_LONGEST_END].decode("utf-8", "replace").split()
+    code = ids.number(words[2]) if len(words) > 2 else None
+    if code is None:
         return None
+    start = end = None
+    if len(words) > 5:
+        if not all(re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,12})?", word) for word in words[4:6]):
+            return None
+        start, end = float(words[4]), float(words[5])
+    return End(run, code, words[3] if len(words) > 3 else "", start, end, "".join(words[6:7]))
 
 
 def is_stuck(row: Row) -> bool:

@@ -12,10 +12,14 @@ a count of them in place of a head's length, and no body.
 What the agent writes goes through a pipe that whatever a login shell has left in the background may write to as well.
 So it travels in envelopes: eight bytes that were made up for this connection, a length, and no more than a pipe takes
 in one piece. Whatever stands between two envelopes is skipped.
+
+What is announced takes no memory before it comes. A frame that is too large, or whose head is not what a head has to
+be, is a WireError; a handler that finds a field missing or of a wrong type raises one of MISFITS, which is the same.
 """
 
 import json
 import struct
+import sys
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Protocol, Sequence, Union
 
 PROTOCOL = 3
@@ -27,9 +31,22 @@ PART = 4
 GOT = 5
 
 PREFIX = struct.Struct(">BIQ")
+MOST_HEAD = 1 << 26  # bytes of a head
+MOST_BODY = 1 << 40  # bytes of a body
+MOST_LANES = 4096  # large frames that are on their way at once
+MISFITS = (
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    RecursionError,
+    struct.error,
+)
 _LARGE = 1 << 20  # bytes of a frame for which it is given a buffer of its own
-_MAX_HEAD = 1 << 28
 _SMALL = 1 << 16  # bytes of records that are joined into one buffer
+_MOST_DIGITS = 4300  # of an integer in a head
 
 Buffer = Union[bytes, bytearray, memoryview]
 Body = Union[bytes, memoryview]
@@ -41,7 +58,7 @@ class WireError(Exception):
 
 class Frame(NamedTuple):
     kind: int
-    head: Any  # parsed JSON, None where there is none
+    head: Any  # of a MESSAGE: a dict that has an "op", which is a str; of a GOT: a count; else None
     body: Body
 
 
@@ -78,53 +95,48 @@ class Sink(Protocol):
         """The rest will not come."""
 
 
-Place = Callable[[Any], Optional[Sink]]
+Place = Callable[[Any, int], Optional[Sink]]
 
 
 class _Growing:
     """A large frame that is not all there yet."""
 
+    __slots__ = ("_body", "_data", "_kind", "_left", "_place", "_sink", "_start", "_words")
+
     def __init__(self, start: Buffer, place: Place) -> None:
         if len(start) < PREFIX.size:
             raise WireError("a large frame that begins with less than a prefix")
-        self._kind, self._head, body = PREFIX.unpack_from(start)
-        if not MESSAGE <= self._kind <= RESULTS or self._head > _MAX_HEAD:
+        kind, head, body = PREFIX.unpack_from(start)
+        most = MOST_HEAD if kind == MESSAGE else 0
+        if not MESSAGE <= kind <= RESULTS or head > most or body > MOST_BODY:
             raise WireError("not a frame: %r" % bytes(start[:40]))
+        self._kind = kind
         self._place = place
+        self._start = PREFIX.size + head
         self._body = body
-        self._data = bytearray(PREFIX.size + self._head)
-        self._at = 0
+        self._data = bytearray()
         self._words: Any = None
         self._sink: Optional[Sink] = None
-        self._left: int = len(self._data) + body
+        self._left: int = self._start + body
 
     def fill(self, data: memoryview) -> int:
         """Take as much of `data` as belongs to the frame; return how much that is."""
         used = min(len(data), self._left)
         self._left -= used
         rest = data[:used]
-        start = PREFIX.size + self._head
-        if self._at < start:
-            rest = self._keep(rest, start)
-            if self._at == start:
-                self._words = _parse(self._data[PREFIX.size :])
-                self._sink = self._place(self._words)
-                if self._sink is None:
-                    whole = bytearray(start + self._body)
-                    whole[:start] = self._data
-                    self._data = whole
+        missing = self._start - len(self._data)
+        if missing > 0:
+            self._data += rest[:missing]
+            rest = rest[missing:]
+            if len(self._data) < self._start:
+                return used
+            self._words = _parse(self._kind, self._data[PREFIX.size :])
+            self._sink = self._place(self._words, self._body)
         if rest and self._sink is not None:
             self._sink.write(rest)
         elif rest:
-            self._keep(rest, len(self._data))
+            self._data += rest
         return used
-
-    def _keep(self, data: memoryview, end: int) -> memoryview:
-        """Copy what goes before `end`; return what is left of `data`."""
-        used = min(len(data), end - self._at)
-        self._data[self._at : self._at + used] = data[:used]
-        self._at += used
-        return data[used:]
 
     def frame(self) -> Optional[Frame]:
         """Return the frame if it is all there."""
@@ -132,7 +144,7 @@ class _Growing:
             return None
         if self._sink is not None:
             return Frame(self._kind, {**self._words, "body": self._sink}, b"")
-        return Frame(self._kind, self._words, memoryview(self._data)[PREFIX.size + self._head :])
+        return Frame(self._kind, self._words, memoryview(self._data)[self._start :])
 
     def drop(self) -> None:
         if self._sink is not None:
@@ -142,12 +154,12 @@ class _Growing:
 class Reader:
     """Turns received bytes into frames; keeps what is not whole yet, and counts pieces that are to be acknowledged.
 
-    The count of a GOT is the head of its frame. `place` is given the head of a large frame and may return what takes
-    its body: then that is "body" in the head.
+    The count of a GOT is the head of its frame. `place` is given the head of a large frame, None where it has none, and
+    the length of its body. It may return what takes the body: then that is "body" in the head. It may raise WireError.
     """
 
-    def __init__(self, place: Place = lambda head: None) -> None:
-        self._place = place
+    def __init__(self, place: Place = lambda head, size: None) -> None:
+        self.place = place
         self._buffer = bytearray()
         self._growing: Optional[_Growing] = None
         self._pieces = 0
@@ -175,16 +187,20 @@ class Reader:
                 number = head_length
                 if kind in (PART, GOT):
                     head_length = 0
-                elif not MESSAGE <= kind <= RESULTS or head_length > _MAX_HEAD:
-                    raise WireError("not a frame: %r" % bytes(buffer[at : at + 40]))
+                    if body_length > (_LARGE if kind == PART else 0):
+                        raise WireError("not a frame: %r" % bytes(buffer[at : at + 40]))
+                else:
+                    most = MOST_HEAD if kind == MESSAGE else 0
+                    if not MESSAGE <= kind <= RESULTS or head_length > most or body_length > MOST_BODY:
+                        raise WireError("not a frame: %r" % bytes(buffer[at : at + 40]))
                 start = at + PREFIX.size
                 end = start + head_length + body_length
                 if size < end:
                     if end - at > _LARGE:
-                        self._growing = _Growing(buffer[at : at + PREFIX.size], self._place)
+                        self._growing = _Growing(buffer[at : at + PREFIX.size], self.place)
                         at += self._growing.fill(memoryview(buffer[at:]))
                     break
-                head = _parse(buffer[start : start + head_length]) if head_length else None
+                head = _parse(kind, buffer[start : start + head_length]) if kind == MESSAGE else None
                 body = bytes(memoryview(buffer)[start + head_length : end])
                 at = end
                 if kind == PART:
@@ -212,7 +228,9 @@ class Reader:
             return None
         growing = self._lanes.get(lane)
         if growing is None:
-            growing = self._lanes[lane] = _Growing(piece, self._place)
+            if len(self._lanes) >= MOST_LANES:
+                raise WireError("more than %d large frames at once" % MOST_LANES)
+            growing = self._lanes[lane] = _Growing(piece, self.place)
         if growing.fill(memoryview(piece)) < len(piece):
             raise WireError("a piece of a frame is longer than what was left of it")
         frame = growing.frame()
@@ -221,13 +239,33 @@ class Reader:
         return frame
 
 
-def _parse(text: Buffer) -> Any:
-    if not text:
+def _parse(kind: int, text: Buffer) -> Optional[Dict[str, Any]]:
+    if kind != MESSAGE:
         return None
     try:
-        return json.loads(bytes(text).decode())
-    except ValueError as error:
+        head = _decode(bytes(text).decode())
+    except (ValueError, RecursionError) as error:
         raise WireError("a frame whose head is not JSON") from error
+    if not isinstance(head, dict) or not isinstance(head.get("op"), str):
+        raise WireError("a frame whose head does not say what it is about: %r" % bytes(text[:40]))
+    return head
+
+
+def _constant(word: str) -> float:
+    if word == "NaN":  # it has no order, and a time that is none would be waited for without end
+        raise ValueError("NaN is no number")
+    return float(word)
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError("a number of %d digits" % len(digits))
+    return int(digits)
+
+
+# Only Pythons that do not bound it themselves: there a long number takes time in the square of its digits.
+_own_limit = {} if hasattr(sys, "get_int_max_str_digits") else {"parse_int": _integer}
+_decode = json.JSONDecoder(parse_constant=_constant, **_own_limit).decode  # type: ignore[arg-type]
 
 
 # ---- envelopes

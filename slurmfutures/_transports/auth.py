@@ -7,36 +7,61 @@ takes the place of that one: it only hands the server's messages over to the thr
 
 import functools
 import queue
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from paramiko import Message, Transport
+from paramiko import Channel, Message, Transport
 from paramiko.ssh_exception import SSHException
 
 from .._errors import AuthenticationError, HostUnreachable
 from .._hosts import Hop
 from .._printable import printable
 from .asking import Asked, Secrets
-from .base import GaveUp
 from .identities import Agent, FileIdentity, Identity, identities
+from .limits import MOST_QUESTIONS, MOST_ROUNDS, Clock, TooMuch, words
+from .packets import Packets
 
 _SERVICE_REQUEST, _SERVICE_ACCEPT = 5, 6
 _REQUEST, _FAILURE, _SUCCESS, _BANNER = 50, 51, 52, 53
 _PK_OK = _INFO_REQUEST = 60  # which of them it is, the method tells
 _INFO_RESPONSE = 61
 _CERTIFICATE = "-cert-v01@openssh.com"
-_LOOK = 0.1  # seconds between two looks at `stop`
-_MOST_ROUNDS = 20  # of one server: no more factors than that
+_CHANNEL_DATA, _CHANNEL_EXTENDED_DATA = 94, 95
+_LOOK = 0.1  # seconds between two looks at the clock
+_MOST_UNREAD = 16  # messages: a server answers each request once
+_MOST_EXTENSIONS = 64
+WINDOW = 16 << 20  # bytes on their way to us that we have not asked for: 20 MB/s do not fill it in half a second
 
 
 class Connection(Transport):
-    """A transport of paramiko's that keeps what the server says when it hangs up, or opens no channel."""
+    """A transport of paramiko's with bounds on what the server sends.
+
+    It keeps what the server says when it hangs up, or opens no channel.
+    """
 
     farewell = ""
     refusal = ""
     server_extensions: Mapping[str, bytes | str]
+    packetizer: Packets
+
+    def __init__(self, end: Any) -> None:
+        super().__init__(end, default_window_size=WINDOW, packetizer_class=Packets)
+        self._channel_handler_table = {
+            **Transport._channel_handler_table,  # type: ignore[attr-defined]
+            _CHANNEL_DATA: _within_window(Channel._feed),  # type: ignore[attr-defined]
+            _CHANNEL_EXTENDED_DATA: _within_window(Channel._feed_extended),  # type: ignore[attr-defined]
+        }
+
+    def _auth_trigger(self) -> None:
+        self.packetizer.logged_in()
+        super()._auth_trigger()  # type: ignore[misc]
+
+    def _parse_ext_info(self, message: Message) -> None:
+        count = message.get_int()
+        if count > _MOST_EXTENSIONS:
+            raise SSHException(f"it announced {count} extensions, and {_MOST_EXTENSIONS} are the most")
+        message.rewind()
+        super()._parse_ext_info(message)  # type: ignore[misc]
 
     def get_exception(self) -> Exception | None:
         """Return the error that ended the connection, printable: it may quote the server, and tracebacks show it."""
@@ -47,14 +72,25 @@ class Connection(Transport):
 
     def _parse_disconnect(self, message: Message) -> None:
         message.get_int()
-        self.farewell = message.get_text().strip()
+        self.farewell = words(message.get_string())
 
     def _parse_channel_open_failure(self, message: Message) -> None:
         message.get_int()
         message.get_int()
-        self.refusal = message.get_text().strip()
+        self.refusal = words(message.get_string())
         message.rewind()
         super()._parse_channel_open_failure(message)  # type: ignore[misc]
+
+
+def _within_window(feed: Callable[[Channel, Message], None]) -> Callable[[Channel, Message], None]:
+    """Return what takes data in, but none beyond the channel's window: paramiko keeps all that comes."""
+
+    def within_window(channel: Channel, message: Message) -> None:
+        feed(channel, message)
+        if len(channel.in_buffer) + len(channel.in_stderr_buffer) > WINDOW:
+            raise SSHException("it sent more data than the window of the channel lets through")
+
+    return within_window
 
 
 class _Answer(NamedTuple):
@@ -65,10 +101,10 @@ class _Answer(NamedTuple):
 class Conversation:
     """A transport's auth handler: what the server says goes into a queue, for one thread to read."""
 
-    def __init__(self, transport: Connection, user: str, stop: threading.Event | None) -> None:
+    def __init__(self, transport: Connection, user: str, clock: Clock) -> None:
         self._transport = transport
         self._user = user
-        self._stop = stop
+        self._clock = clock
         self._answers: queue.SimpleQueue[_Answer | None] = queue.SimpleQueue()
         self._authenticated = False
         self.banner: bytes | None = None
@@ -82,9 +118,11 @@ class Conversation:
         if kind == _BANNER:
             self.banner = message.get_string()
             return
+        if self._answers.qsize() >= _MOST_UNREAD:
+            raise SSHException("it sent answers to requests that were never made")
         if kind == _SUCCESS:
             self._authenticated = True
-            self._transport._auth_trigger()  # type: ignore[attr-defined]
+            self._transport._auth_trigger()
         self._answers.put(_Answer(kind, message))
 
     def abort(self) -> None:
@@ -102,6 +140,12 @@ class Conversation:
     @property
     def farewell(self) -> str:
         return self._transport.farewell
+
+    @property
+    def breach(self) -> SSHException | None:
+        """Return by which of its messages the server has broken the protocol, None where it only hung up."""
+        error = self._transport.get_exception()
+        return error if isinstance(error, SSHException) else None
 
     def send(self, kind: int, *fields: str | bytes | bool | int) -> None:
         message = Message()
@@ -122,19 +166,15 @@ class Conversation:
         self.send(_REQUEST, self._user, "ssh-connection", method, *fields)
         return self.receive()
 
-    def receive(self, timeout: float | None = None) -> _Answer:
-        """Return the server's next message. Raises EOFError when the connection is gone, TimeoutError, GaveUp."""
-        end = None if timeout is None else time.monotonic() + timeout
+    def receive(self) -> _Answer:
+        """Return the server's next message. Raises EOFError when the connection is gone, TooSlow, GaveUp."""
         while True:
-            if self._stop is not None and self._stop.is_set():
-                raise GaveUp
+            self._clock.check()
             try:
                 answer = self._answers.get(timeout=_LOOK)
             except queue.Empty:
                 if not self._transport.is_active() and self._answers.empty():
                     raise EOFError from None
-                if end is not None and time.monotonic() > end:
-                    raise TimeoutError from None
                 continue
             if answer is None:
                 raise EOFError
@@ -167,38 +207,52 @@ class Conversation:
 class Login:
     """Logs in to one hop."""
 
-    def __init__(self, conversation: Conversation, hop: Hop, where: str, asked: Asked, secrets: Secrets) -> None:
+    def __init__(
+        self, conversation: Conversation, hop: Hop, where: str, asked: Asked, secrets: Secrets, clock: Clock
+    ) -> None:
         self._talk = conversation
         self._hop = hop
         self._where = where
         self._asked = asked
         self._secrets = secrets
+        self._clock = clock
         self._offered: list[str] = []
         self._tried: dict[str, list[str]] = {}
+        self._rounds = 0  # of questions and answers
         self._partial = False  # one factor of several was accepted
         self._answered = False  # somebody was asked, and answered
 
     def run(self, timeout: float) -> None:
-        """Raises AuthenticationError, HostUnreachable where the server never came to it, GaveUp."""
+        """Log in within `timeout` seconds, counted from when the server names its methods.
+
+        Raises AuthenticationError, HostUnreachable where the server breaks the protocol, TooSlow, GaveUp.
+        """
         agent = Agent(self._hop.identity_agent)
         try:
             self._run(timeout, agent)
         except EOFError as error:
-            if not self._talk.farewell:  # nobody refused us: it just broke
-                raise HostUnreachable(self._where, "the connection was closed during the login") from error
-            raise AuthenticationError(self._where, self._attempts(), self._offered, self._talk.farewell) from error
+            if self._talk.farewell:
+                raise self._denied(self._talk.farewell) from error
+            breach = self._talk.breach  # without one, nobody refused us: it just broke
+            why = f": {words(str(breach))}" if breach else ""
+            raise HostUnreachable(self._where, f"the connection was closed during the login{why}") from error
+        except SSHException as error:
+            raise HostUnreachable(self._where, f"it does not talk SSH as we do: {words(str(error))}") from error
+        except TooMuch as error:
+            raise self._denied(str(error)) from error
         finally:
             agent.close()
 
+    def _denied(self, reason: str) -> AuthenticationError:
+        return AuthenticationError(self._where, self._attempts(), self._offered, reason)
+
     def _run(self, timeout: float, agent: Agent) -> None:
         self._talk.send(_SERVICE_REQUEST, "ssh-userauth")
-        try:
-            if self._talk.receive(timeout).kind != _SERVICE_ACCEPT:
-                raise EOFError
-            self._talk.send(_REQUEST, self._hop.user, "ssh-connection", "none")
-            done = self._settled(self._talk.receive(timeout))
-        except TimeoutError:
-            raise HostUnreachable(self._where, f"it did not answer within {timeout:g} s") from None
+        if self._talk.receive().kind != _SERVICE_ACCEPT:
+            raise EOFError
+        self._talk.send(_REQUEST, self._hop.user, "ssh-connection", "none")
+        done = self._settled(self._talk.receive())
+        self._clock.restart(timeout)
         keys = identities(self._hop, agent, self._asked, self._secrets)
         methods: Mapping[str, Callable[[], bool]] = {
             "publickey": functools.partial(self._by_keys, keys),
@@ -206,12 +260,15 @@ class Login:
             "password": self._by_password,
         }
         failed: set[str] = set()
-        for _ in range(_MOST_ROUNDS):
-            if done:
-                return
+        rounds = 0
+        while not done:
             method = next((name for name in methods if name in self._offered and name not in failed), None)
             if method is None:
-                break
+                nobody = self._asked.nobody
+                raise self._denied("" if nobody is None else str(nobody)) from nobody
+            rounds += 1
+            if rounds > MOST_ROUNDS:
+                raise TooMuch(f"it accepted {MOST_ROUNDS} answers and still wants more")
             self._partial = False
             self._answered = False
             done = methods[method]()
@@ -220,12 +277,6 @@ class Login:
             else:
                 # Who gave a wrong answer is not asked for the same thing by another name.
                 failed |= {method, "password"} if self._answered else {method}
-        if done:
-            return
-        nobody = self._asked.nobody
-        raise AuthenticationError(
-            self._where, self._attempts(), self._offered, "" if nobody is None else str(nobody)
-        ) from nobody
 
     def _attempts(self) -> list[str]:
         return [f"{name} ({'; '.join(what)})" if any(what) else name for name, what in self._tried.items()]
@@ -235,7 +286,7 @@ class Login:
         if answer.kind == _SUCCESS:
             return True
         if answer.kind == _FAILURE:
-            self._offered = list(answer.message.get_list())
+            self._offered = words(_string(answer.message)).split(",")
             self._partial = answer.message.get_boolean()
         return False
 
@@ -267,7 +318,8 @@ class Login:
         answer = self._talk.request("publickey", False, algorithm, blob)
         if answer.kind != _PK_OK:
             return self._settled(answer)
-        signature = identity.sign(self._talk.signed_bytes(algorithm, blob), algorithm)
+        with self._clock.standing():  # an agent may ask its user
+            signature = identity.sign(self._talk.signed_bytes(algorithm, blob), algorithm)
         if signature is None:
             return False
         return self._settled(self._talk.request("publickey", True, algorithm, blob, signature))
@@ -276,10 +328,10 @@ class Login:
         self._tried.setdefault("keyboard-interactive", [])
         answer = self._talk.request("keyboard-interactive", "", "")
         while answer.kind == _INFO_REQUEST:
-            message = answer.message
-            title, instructions, _ = message.get_text(), message.get_text(), message.get_binary()
-            prompts = [(message.get_text(), message.get_boolean()) for _ in range(message.get_int())]
-            before = "\n".join(filter(None, (title.strip(), instructions.strip())))
+            self._rounds += 1
+            if self._rounds > MOST_ROUNDS:
+                raise TooMuch(f"it asked for more than {MOST_ROUNDS} rounds of answers")
+            before, prompts = _questions(answer.message)
             replies = []
             for prompt, echo in prompts:
                 reply = self._asked(f"{before}\n{prompt}" if before else prompt, echo)
@@ -310,3 +362,24 @@ class Login:
         else:
             self._secrets.forget(what)
         return done
+
+
+def _questions(message: Message) -> tuple[str, list[tuple[str, bool]]]:
+    """Return what a server says first, and its prompts, each with whether the answer may be seen.
+
+    Raises TooMuch, SSHException for a message that is cut off.
+    """
+    title, instructions, _ = (_string(message).decode("utf-8", "replace").strip() for _ in range(3))
+    count = message.get_int()
+    if count > MOST_QUESTIONS:
+        raise TooMuch(f"it asked {count} questions at once, and {MOST_QUESTIONS} are the most")
+    prompts = [(_string(message).decode("utf-8", "replace"), message.get_boolean()) for _ in range(count)]
+    return "\n".join(filter(None, (title, instructions))), prompts
+
+
+def _string(message: Message) -> bytes:
+    """Return the next string; paramiko makes up what is missing of it."""
+    size = message.get_int()
+    if size > len(message.get_remainder()):
+        raise SSHException("a message is cut off")
+    return message.get_bytes(size)

@@ -10,13 +10,15 @@ from typing import Any, Protocol
 
 from paramiko import ECDSAKey, Ed25519Key, Message, PKey, RSAKey
 from paramiko.agent import AgentKey, AgentSSH
-from paramiko.pkey import UnknownKeyType
 from paramiko.ssh_exception import PasswordRequiredException, SSHException
 
 from .._hosts import Hop
 from .asking import Asked, Secrets
 from .base import logger
 
+_MOST_SAID = 1 << 18  # bytes of an agent's answer, as many as OpenSSH takes
+_IDENTITIES_ANSWER = 12
+_LEAST_IDENTITY = 8  # bytes: the lengths of a key and of its comment
 _AGENT_TIMEOUT = 10.0  # seconds for the list of keys; for a signature it may ask a person
 
 
@@ -45,7 +47,7 @@ class AgentIdentity:
     def sign(self, data: bytes, algorithm: str) -> bytes | None:
         try:
             return _bytes(self.key.sign_ssh_data(data, algorithm))
-        except (SSHException, OSError) as error:
+        except Exception as error:  # whatever paramiko makes of a strange answer
             logger.warning("the agent did not sign with %s: %s", self.label, error)
             return None
 
@@ -118,17 +120,21 @@ def load_key(path: str, phrase: str | None) -> PKey | None:
             return kind.from_private_key_file(path, phrase)
         except PasswordRequiredException:
             raise
-        except (SSHException, UnknownKeyType, OSError, ValueError) as error:
-            if not isinstance(error, SSHException) and isinstance(error, OSError):
-                logger.warning("%s cannot be read: %s", path, error.strerror)
-                return None
+        except OSError as error:
+            logger.warning("%s cannot be read: %s", path, error.strerror)
+            return None
+        except TypeError:
+            if phrase is None:  # so cryptography says that it needs one
+                raise
+        except Exception:  # paramiko and cryptography raise anything for a damaged file, AssertionError among it
+            continue
     return None
 
 
 def _public_file(path: str) -> tuple[str, bytes] | None:
     try:
-        kind, data = Path(path).read_text().split()[:2]
-        return kind, base64.b64decode(data)
+        kind, data = Path(path).read_bytes().split()[:2]
+        return kind.decode("ascii"), base64.b64decode(data)
     except (OSError, ValueError, binascii.Error):
         return None
 
@@ -136,8 +142,8 @@ def _public_file(path: str) -> tuple[str, bytes] | None:
 def _public_inside(path: str) -> tuple[str, bytes] | None:
     """Return the public part that stands before the encrypted one in a file of OpenSSH's own format."""
     try:
-        rows = Path(path).read_text().strip().splitlines()
-        data = base64.b64decode("".join(rows[1:-1]))
+        rows = Path(path).read_bytes().strip().split(b"\n")
+        data = base64.b64decode(b"".join(rows[1:-1]))
     except (OSError, ValueError, binascii.Error):
         return None
     magic = b"openssh-key-v1\0"
@@ -149,11 +155,11 @@ def _public_inside(path: str) -> tuple[str, bytes] | None:
     if message.get_int() != 1:
         return None
     blob = message.get_binary()
-    return Message(blob).get_text(), blob
+    return Message(blob).get_binary().decode("ascii", "replace"), blob
 
 
 class Agent(AgentSSH):
-    """The ssh-agent at a socket; has no keys where there is none."""
+    """The ssh-agent at a socket; has no keys where there is none, or where its answers make no sense."""
 
     def __init__(self, path: str | None) -> None:
         super().__init__()
@@ -164,7 +170,7 @@ class Agent(AgentSSH):
         try:
             self._socket.connect(path)
             self._connect(self._socket)  # type: ignore[attr-defined]
-        except (OSError, SSHException) as error:
+        except Exception as error:  # whatever paramiko makes of a strange answer
             logger.info("the ssh-agent at %s cannot be used: %s", path, error)
             self._keys = ()
         else:
@@ -172,6 +178,24 @@ class Agent(AgentSSH):
 
     def close(self) -> None:
         self._socket.close()
+
+    def _read_all(self, wanted: int) -> bytes:
+        if wanted > _MOST_SAID:
+            raise SSHException(f"it announced {wanted} bytes, and {_MOST_SAID} are the most")
+        data: bytes = super()._read_all(wanted)  # type: ignore[misc]
+        return data
+
+    def _send_message(self, message: Any) -> tuple[int, Message]:
+        kind: int
+        answer: Message
+        kind, answer = super()._send_message(message)  # type: ignore[misc]
+        if kind == _IDENTITIES_ANSWER:
+            count = answer.get_int()
+            if count * _LEAST_IDENTITY > len(answer.get_remainder()):
+                raise SSHException(f"it announced {count} keys, and sent fewer")
+            answer.rewind()
+            answer.get_byte()  # the kind
+        return kind, answer
 
 
 def identities(hop: Hop, agent: Agent, asked: Asked, secrets: Secrets) -> Iterator[Identity]:

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import os
 import re
+import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -49,8 +50,9 @@ class KnownHosts:
         name = plain if alias is not None or port == 22 else f"[{plain}]:{port}"
         lines = [line for file in files for line in _lines(file)]
         mine = tuple(line for line in lines if line.marker == "@revoked" or _matches(name, line.names))
-        if name != plain:
-            # A key that the host is known by at the usual port is good for the others too, but need not be theirs.
+        if name != plain and all(line.marker for line in mine):
+            # Where no line has the port, a key that the host is known by at the usual port will do. It need not be the
+            # key of this port, so that another one is new and not changed.
             usual = [line for line in lines if not line.marker and _matches(plain, line.names)]
             mine += tuple(line._replace(marker="@usual-port") for line in usual)
         return cls(name, mine)
@@ -73,6 +75,9 @@ class KnownHosts:
             return Verdict.KNOWN
         return Verdict.CHANGED if self.others() else Verdict.UNKNOWN
 
+    def revoked(self) -> Sequence[Line]:
+        return [line for line in self.lines if line.marker == "@revoked"]
+
     def others(self) -> Sequence[Line]:
         return [line for line in self.lines if not line.marker]
 
@@ -80,6 +85,9 @@ class KnownHosts:
 def check_host_key(route: Route, index: int, kind: str, blob: bytes, *, accept_new: bool) -> None:
     """Raise HostKeyError where a hop's key is not the known one; add it where it is new and that is allowed."""
     hop = route.hops[index]
+    for file in hop.revoked_host_keys:
+        if _is_revoked(file, kind, blob):
+            raise HostKeyError(route.describe(index), fingerprint(kind, blob), "revoked", file)
     files = (*hop.user_known_hosts, *hop.global_known_hosts)
     known = KnownHosts.read(files, hop.hostname, hop.port, hop.host_key_alias)
     verdict = known.check(blob)
@@ -100,7 +108,7 @@ def host_key_error(route: Route, index: int, known: KnownHosts, verdict: Verdict
         note = 'certificates of hosts need transport="openssh"' if known.by_authority else ""
         return HostKeyError(where, shown, file=first, command=accepting_command(route, index), note=note)
     if verdict is Verdict.REVOKED:
-        return HostKeyError(where, shown, "revoked", ", ".join(dict.fromkeys(line.file for line in known.lines)))
+        return HostKeyError(where, shown, "revoked", ", ".join(dict.fromkeys(line.file for line in known.revoked())))
     others = known.others()
     file = others[0].file
     command = f"ssh-keygen -R {quote(known.name)} -f {quote(file)}"
@@ -113,8 +121,8 @@ def host_key_error(route: Route, index: int, known: KnownHosts, verdict: Verdict
 def accepting_command(route: Route, index: int) -> str:
     """Return the line of shell in which a person can look at a hop's key and accept it."""
     strict = route.hops[index].new_host_keys in ("yes", "true")
-    options = ["-o", "StrictHostKeyChecking=ask"] if strict else []
-    return " ".join(map(quote, [*route.ssh_command(lambda _: options, index), "true"]))
+    words = ["ssh", *(["-o", "StrictHostKeyChecking=ask"] if strict else [])]
+    return " ".join(map(quote, [*route.ssh_command(lambda _: words, index), "true"]))
 
 
 _SHORT = {"ssh-ed25519": "ED25519", "ssh-rsa": "RSA", "ssh-dss": "DSA"}
@@ -142,11 +150,11 @@ def add(file: str, name: str, kind: str, blob: bytes) -> None:
 
 def _lines(file: str) -> Iterator[Line]:
     try:
-        text = Path(file).read_text(errors="replace")
+        text = Path(file).read_bytes().decode("utf-8", "replace")
     except OSError:
         return
-    for row in text.splitlines():
-        words = row.split()
+    for row in text.split("\n"):
+        words = _words(row)
         marker = words.pop(0) if words and words[0].startswith("@") else ""
         if len(words) < 3 or words[0].startswith("#") or marker not in ("", "@revoked", "@cert-authority"):
             continue
@@ -155,6 +163,24 @@ def _lines(file: str) -> Iterator[Line]:
             yield Line(file, marker, names, kind, base64.b64decode(data, validate=True))
         except (binascii.Error, ValueError):
             continue
+
+
+def _is_revoked(file: str, kind: str, blob: bytes) -> bool:
+    """Whether a file of RevokedHostKeys has a key. One that cannot be read has all of them, as for OpenSSH."""
+    key = f"{kind} {base64.b64encode(blob).decode()}"
+    try:
+        data = Path(file).read_bytes()
+        if not data.startswith(b"SSHKRL\n\0"):
+            return any(" ".join(_words(row)[:2]) == key for row in data.decode("utf-8", "replace").split("\n"))
+        words = ["ssh-keygen", "-Q", "-f", file, "/dev/stdin"]
+        return subprocess.run(words, input=f"{key}\n".encode(), capture_output=True, check=False).returncode != 0
+    except OSError:
+        return True
+
+
+def _words(row: str) -> list[str]:
+    """Return the words of a line as OpenSSH sees them: it ends at a NUL, and only blanks and tabs are between words."""
+    return [word for word in re.split(r"[ \t]+", row.partition("\0")[0].removesuffix("\r")) if word]
 
 
 def _matches(name: str, names: str) -> bool:

@@ -7,24 +7,24 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from paramiko import Channel
 from paramiko.ssh_exception import ChannelException, SSHException
 
-from .._errors import AgentError, HostUnreachable
+from .._errors import AgentError, HostUnreachable, SlurmFuturesError
 from .._hosts import Hop, Route
 from .._logs import get_logger
 from .asking import Asked, Secrets
-from .auth import Connection, Conversation, Login
+from .auth import WINDOW, Connection, Conversation, Login
 from .base import LAST_WORDS, Ask, GaveUp, logger
 from .known_hosts import KnownHosts, check_host_key
+from .limits import CONNECT_TIMEOUT, LOGIN_TIMEOUT, Clock, TooSlow, limited, words
 
-DEFAULT_TIMEOUT = 30.0  # seconds for one hop
-_LOOK = 0.1  # seconds between two looks at `stop`
-_WINDOW = 16 << 20  # bytes on their way to us that we have not asked for: 20 MB/s do not fill it in half a second
+_LOOK = 0.1  # seconds between two looks at the clock
 _MOST_PACKET = 1 << 15  # bytes; what every server takes
 _PIPE = 1 << 18  # bytes between the poller and the thread that writes
+_FAREWELL = 1.0  # seconds for telling a server that a connection ends
 _PATIENCE = 5.0  # seconds in which what is closed has to end
 
 
@@ -45,70 +45,134 @@ class Opener:
         accept_new_host_keys: bool,
         stop: threading.Event | None,
     ) -> "ParamikoStream":
-        """Run a line in the user's shell on the last hop; `timeout` is in seconds, for each hop.
+        """Run a line in the user's shell on the last hop.
+
+        `timeout` is in seconds, for each hop, without the time in which a person is asked; None is what the
+        configuration says, or the usual.
 
         `first` is sent to the line's stdin without waiting for anything.
 
         Raises HostUnreachable, HostKeyError, AuthenticationError, AgentError where commands are not run, GaveUp once
         `stop` is set.
         """
-        with contextlib.ExitStack() as stack:
+        with _Guard() as guard, contextlib.ExitStack() as stack:
             connection: Connection | None = None
-            for index, hop in enumerate(self._route.hops):
-                attempt = _Attempt(self._route, index, timeout or hop.connect_timeout or DEFAULT_TIMEOUT, stop)
-                connection = attempt.connect(connection, stack)
-                attempt.check_key(connection, accept_new=accept_new_host_keys)
-                where = attempt.where
-                talk = Conversation(connection, hop.user, stop)
-                Login(talk, hop, where, Asked(ask, hop.login), self._secrets).run(attempt.timeout)
+            for index in range(len(self._route.hops)):
+                attempt = _Attempt(self._route, index, timeout, stop)
+                with guard.watching(attempt):
+                    connection = attempt.connect(connection, stack, guard)
+                    attempt.check_key(connection, accept_new=accept_new_host_keys)
+                    attempt.log_in(connection, ask, self._secrets)
             assert connection is not None
-            try:
-                channel = connection.open_session(window_size=_WINDOW, timeout=attempt.timeout)
-                channel.exec_command(line)
-            except (SSHException, EOFError, OSError) as error:
-                raise _no_channel(connection, where, error) from error
-            return ParamikoStream(connection, channel, stack.pop_all(), first)
+            with guard.watching(attempt):
+                channel = attempt.run(connection, line)
+            return ParamikoStream(guard.connections, channel, stack.pop_all(), first)
 
 
-def _no_channel(connection: Connection, where: str, error: Exception) -> Exception:
-    if not connection.is_active():
-        return HostUnreachable(where, f"the connection was closed before the agent was started{_said(connection)}")
-    return AgentError(f"{where} lets us in, but runs no commands: {_words(error)}", transient=False)
+class _Guard(contextlib.AbstractContextManager["_Guard"]):
+    """A thread that closes connections, the outermost first, once a clock has run down.
+
+    paramiko sends and waits without an end where a server does not read, or does not answer.
+    """
+
+    def __init__(self, connections: Iterable[Connection] = (), clock: Clock | None = None) -> None:
+        self.connections = list(connections)
+        self._clock = clock
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="slurmfutures-ssh-guard", daemon=True)
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    @contextlib.contextmanager
+    def watching(self, attempt: "_Attempt") -> Iterator[None]:
+        """Have the hop's clock hold inside, and after an error until all is closed.
+
+        Raises HostUnreachable where the time is used up or the connection breaks, GaveUp.
+        """
+        self._clock = attempt.clock
+        try:
+            yield
+        except (TooSlow, HostUnreachable, AgentError, SSHException, EOFError) as error:
+            if attempt.clock.is_stopped():
+                raise GaveUp from error
+            if isinstance(error, TooSlow) or attempt.clock.is_over():
+                raise attempt.too_slow() from error
+            if isinstance(error, SlurmFuturesError):
+                raise
+            raise attempt.unreachable(_words(error)) from error
+        self._clock = None
+
+    def _watch(self) -> None:
+        while not self._done.wait(_LOOK):
+            clock = self._clock
+            if clock is not None and (clock.is_over() or clock.is_stopped()):
+                for connection in list(self.connections):  # the others go through the first
+                    with contextlib.suppress(EOFError, OSError, SSHException):
+                        connection.packetizer.close()
 
 
 class _Attempt:
-    """Gets to one hop of a route."""
+    """Gets to one hop of a route, in, and to a command there."""
 
-    def __init__(self, route: Route, index: int, timeout: float, stop: threading.Event | None) -> None:
+    def __init__(self, route: Route, index: int, timeout: float | None, stop: threading.Event | None) -> None:
         self._route = route
         self._index = index
         self._hop = route.hops[index]
-        self._stop = stop
-        self._deadline = time.monotonic() + timeout
-        self.timeout = timeout
-        self.where = route.describe(index)
+        self._timeout = timeout or self._hop.connect_timeout or CONNECT_TIMEOUT
+        self._login_timeout = timeout or max(LOGIN_TIMEOUT, self._timeout)
+        self.clock = Clock(self._timeout, stop)
+        self._where = route.describe(index)
 
-    def connect(self, before: Connection | None, stack: contextlib.ExitStack) -> Connection:
+    def log_in(self, connection: Connection, ask: Ask, secrets: Secrets) -> None:
+        asked = Asked(limited(ask, self.clock), self._hop.login)
+        talk = Conversation(connection, self._hop.user, self.clock)
+        Login(talk, self._hop, self._where, asked, secrets, self.clock).run(self._login_timeout)
+
+    def run(self, connection: Connection, line: str) -> Channel:
+        """Return a channel to a command."""
+        self.clock.restart(self._timeout)
+        try:
+            channel = connection.open_session(window_size=WINDOW)
+            channel.exec_command(line)
+        except (SSHException, EOFError, OSError) as error:
+            if not connection.is_active():
+                raise self.unreachable(
+                    f"the connection was closed before the agent was started{_said(connection)}"
+                ) from error
+            text = f"{self._where} lets us in, but runs no commands: {_words(error)}"
+            raise AgentError(text, transient=False) from error
+        return channel
+
+    def too_slow(self) -> HostUnreachable:
+        return self.unreachable(
+            f"it did not answer within {self.clock.seconds:g} s",
+            "check host and port, or allow more time by connect_timeout=",
+        )
+
+    def connect(self, before: Connection | None, stack: contextlib.ExitStack, guard: _Guard) -> Connection:
         """Return an SSH connection without a user, to be closed by `stack`."""
         end = self._reach(before, stack)
         try:
-            connection = Connection(end, default_window_size=_WINDOW)
+            connection = Connection(end)
         except (SSHException, OSError) as error:
-            raise self._unreachable(_words(error)) from error
+            raise self.unreachable(_words(error)) from error
         stack.callback(_close, connection)
+        guard.connections.append(connection)
         connection.daemon = True
         connection.name = f"slurmfutures-ssh-{self._index}"
         connection.set_log_channel(get_logger("paramiko").name)
-        connection.banner_timeout = connection.handshake_timeout = 2 * self.timeout  # ours ends first, and says more
+        connection.banner_timeout = 2 * self._timeout  # ours ends first, and says more
         self._prefer(connection)
         done = threading.Event()
         connection.start_client(event=done)
-        for _ in self._patience():
-            if done.wait(_LOOK) or not connection.is_active():
-                break
+        while not done.wait(_LOOK) and connection.is_active():
+            self.clock.check()
         if not connection.is_active():
             problem = connection.get_exception()
-            raise self._unreachable(f"it does not talk SSH as we do: {_words(problem)}{_said(connection)}") from problem
+            raise self.unreachable(f"it does not talk SSH as we do: {_words(problem)}{_said(connection)}") from problem
         return connection
 
     def check_key(self, connection: Connection, *, accept_new: bool) -> None:
@@ -133,14 +197,13 @@ class _Attempt:
                     "direct-tcpip",
                     (hop.hostname, hop.port),
                     ("127.0.0.1", 0),
-                    window_size=_WINDOW,
-                    timeout=self.timeout,
+                    window_size=WINDOW,
                 )
             except ChannelException as error:
                 gate = self._route.hops[self._index - 1]
-                raise self._unreachable(f"{gate} says: {before.refusal or error.text}") from error
+                raise self.unreachable(f"{gate} says: {before.refusal or error.text}") from error
             except (SSHException, EOFError, OSError) as error:
-                raise self._unreachable(_words(error)) from error
+                raise self.unreachable(_words(error)) from error
         return self._by_command(hop.proxy_command, stack) if hop.proxy_command else self._directly(hop, stack)
 
     def _directly(self, hop: Hop, stack: contextlib.ExitStack) -> socket.socket:
@@ -148,7 +211,7 @@ class _Attempt:
             addresses = socket.getaddrinfo(hop.hostname, hop.port, type=socket.SOCK_STREAM)
         except OSError as error:
             name = hop.hostname if hop.hostname == hop.host.name else f"{hop.hostname} ({hop.host.name})"
-            raise self._unreachable(
+            raise self.unreachable(
                 f"the name {name} is not known ({error.strerror})", "check its spelling, and that you are on line"
             ) from error
         problem: Exception | None = None
@@ -156,27 +219,29 @@ class _Attempt:
             end = socket.socket(family, kind, protocol)
             stack.callback(end.close)
             try:
-                self._connect(end, address, 1 / (len(addresses) - number))
-            except (OSError, HostUnreachable) as error:
+                self._connect(end, address, self.clock.left() / (len(addresses) - number))
+            except OSError as error:
                 problem = error
                 continue
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return end
-        if isinstance(problem, HostUnreachable):
-            raise problem
-        raise self._unreachable(
+        if isinstance(problem, TimeoutError):
+            raise self.too_slow() from problem
+        raise self.unreachable(
             f"port {hop.port} of {hop.hostname}: {_words(problem)}",
             "check host and port, and whether a gate is needed (jump=)",
         ) from problem
 
-    def _connect(self, end: socket.socket, address: object, share: float) -> None:
-        """`share` is how much of the time that is left this address may take."""
+    def _connect(self, end: socket.socket, address: object, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
         end.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             end.connect(address)  # type: ignore[arg-type]
-        for _ in self._patience(share):
-            if select.select([], [end], [], _LOOK)[1]:
-                break
+        while not select.select([], [end], [], _LOOK)[1]:
+            if self.clock.is_stopped():
+                raise GaveUp
+            if time.monotonic() > deadline:
+                raise TimeoutError
         code = end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             raise OSError(code, os.strerror(code))
@@ -196,25 +261,13 @@ class _Attempt:
         stack.callback(near.close)
         return near
 
-    def _patience(self, share: float = 1.0) -> Iterator[None]:
-        """Go on until there is no time left, or nobody waits any more."""
-        now = time.monotonic()
-        deadline = now + share * (self._deadline - now)
-        while time.monotonic() < deadline:
-            if self._stop is not None and self._stop.is_set():
-                raise GaveUp
-            yield
-        raise self._unreachable(
-            f"it did not answer within {self.timeout:g} s",
-            "check host and port, or allow more time by connect_timeout=",
-        )
-
-    def _unreachable(self, reason: str, remedy: str = "") -> HostUnreachable:
-        return HostUnreachable(self.where, reason, remedy)
+    def unreachable(self, reason: str, remedy: str = "") -> HostUnreachable:
+        return HostUnreachable(self._where, reason, remedy)
 
 
 def _close(connection: Connection) -> None:
-    connection.close()
+    with contextlib.suppress(EOFError, OSError, SSHException):  # the one that it goes through has ended
+        connection.close()
     connection.join(_PATIENCE)
 
 
@@ -230,7 +283,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 def _words(error: BaseException | None) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    text = str(error or "").strip().partition("\n")[0]
+    text = words(str(error or "")).partition("\n")[0]
     return text or "the connection was closed"
 
 
@@ -245,8 +298,11 @@ class ParamikoStream:
     is not as fast as we are.
     """
 
-    def __init__(self, connection: Connection, channel: Channel, resources: contextlib.ExitStack, first: bytes) -> None:
-        self._connection = connection
+    def __init__(
+        self, connections: Sequence[Connection], channel: Channel, resources: contextlib.ExitStack, first: bytes
+    ) -> None:
+        self._connections = connections  # through each other, the outermost first
+        self._connection = connections[-1]
         self._channel = channel
         self._resources = resources  # closes what there is below the channel
         self._words = b""
@@ -291,10 +347,12 @@ class ParamikoStream:
                     break
             except TimeoutError:
                 continue
-        self._channel.close()
-        self._resources.close()
-        self._near.close()
-        self._pump.join()
+        with _Guard(self._connections, Clock(_FAREWELL)):
+            with contextlib.suppress(OSError, EOFError, SSHException):
+                self._channel.close()
+            self._resources.close()
+            self._near.close()
+            self._pump.join()
 
     def last_words(self) -> str:
         self._listen()

@@ -109,6 +109,36 @@ def test_output_can_be_read_in_a_callback(jobs: SlurmExecutor, gate: Gate) -> No
     assert sorted(seen) == [f"out {number}\n" for number in range(5)]
 
 
+def test_of_much_output_it_is_the_end_unless_all_is_asked_for(jobs: SlurmExecutor) -> None:
+    size = 9 << 20
+
+    def print_much(size: int = size) -> None:
+        print("first")
+        for number in range(size // 64):
+            print(f"{number:063}")
+        print("last")
+
+    future = jobs.submit(print_much)
+    future.result(DEADLINE)
+    text = future.stdout(limit=None)
+    assert (text[:6], text[-6:], len(text)) == ("first\n", "\nlast\n", size + 11)
+    note, _, end = future.stdout().partition("\n")
+    assert (len(end), end) == (4 << 20, text[-(4 << 20) :])
+    assert note.startswith(f"[slurmfutures: the first {len(text) - len(end)} bytes are left out: ")
+    assert future.stdout(10).endswith("]\n7455\nlast\n")
+    assert future.stderr(limit=10) == ""
+    with pytest.raises(ValueError, match="limit=-1: it is a number of bytes"):
+        future.stdout(-1)
+
+
+def test_of_much_output_the_end_is_kept_after_shutdown(open_jobs: OpenJobs) -> None:
+    with open_jobs() as executor:
+        future = executor.submit(calls.speak, "x" * (1 << 20), "")
+    note, _, end = future.stdout().partition("\n")
+    assert note == f"[slurmfutures: the first {(1 << 20) + 1 - (64 << 10)} bytes are left out: the end is kept]"
+    assert end == "x" * ((64 << 10) - 1) + "\n"
+
+
 def test_calls_on_the_login_node_have_no_output_of_their_own(local: SlurmExecutor) -> None:
     future = local.login.submit(calls.speak, "out", "err")
     future.result(DEADLINE)

@@ -157,6 +157,58 @@ def test_a_pool_that_is_closed_meanwhile_leaves_no_job(
     until(lambda: list((tmp_path / "work/pilots").glob("*/*")) == [])
 
 
+# ---- what stands still, and goes on
+
+
+def stands_still(process: int) -> bool:
+    """Whether a process is stopped, or frozen."""
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in "TD"
+
+
+@HERE
+@pytest.mark.slow
+def test_a_suspended_pilot_loses_no_call_and_runs_none_twice(
+    executor: SlurmExecutor, gate: Gate, cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "slurmfutures.pilots")
+    path = tmp_path / "written"
+    with executor.pilots(workers=2, workers_per_job=2) as pilots:
+        futures = [pilots.submit(calls.pass_gate_and_append, gate.folder, str(path), number) for number in range(4)]
+        gate.wait(2)
+        (job,) = jobs_of(pilots, 2)
+        workers = [worker.pid for worker in pilots.workers]
+        cluster.run("scontrol", "suspend", job.partition("_")[0])
+        until(lambda: all(stands_still(worker) for worker in workers))  # slurmd takes its time
+        gate.open()
+        futures.append(pilots.submit(calls.pass_gate_and_append, gate.folder, str(path), 4))
+        until(lambda: "nothing was heard for" in caplog.text)
+        assert lines(path) == []
+        cluster.run("scontrol", "resume", job.partition("_")[0])
+        assert [future.result(DEADLINE) for future in futures] == [0, 1, 2, 3, 4]
+    assert sorted(map(int, lines(path))) == [0, 1, 2, 3, 4]
+
+
+@HERE
+@pytest.mark.slow
+def test_an_agent_that_is_stopped_for_long_is_found_again(line: Line, gate: Gate, tmp_path: Path) -> None:
+    executor = line.open(work_dir=tmp_path / "work")
+    path = tmp_path / "written"
+    with executor.pilots(workers=2, workers_per_job=2) as pilots:
+        futures = [pilots.submit(calls.pass_gate_and_append, gate.folder, str(path), number) for number in range(4)]
+        gate.wait(2)
+        agent = agent_of(executor)
+        os.kill(agent, signal.SIGSTOP)
+        try:
+            gate.open()
+            logs = (tmp_path / "work").glob
+            until(lambda: any("nothing was heard for" in log.read_text() for log in logs("batches/*/*/l/*.err")))
+        finally:
+            os.kill(agent, signal.SIGCONT)
+        assert [future.result(DEADLINE) for future in futures] == [0, 1, 2, 3]
+        assert agent_of(executor) == agent
+    assert sorted(map(int, lines(path))) == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_pilots_of_the_embedded_scheduler_end_with_an_agent_that_is_not_killed_by_force(
     opener: Opener, gate: Gate, how: signal.Signals

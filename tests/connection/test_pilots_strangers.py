@@ -95,7 +95,7 @@ def test_what_is_changed_on_the_way_costs_the_connection_and_no_call(
     changed: list[bool] = []
 
     def change(up: bool, data: bytes) -> bytes:
-        wanted = len(changed) < 6 and up == (len(changed) % 2 == 0)
+        wanted = len(changed) < 2 and up == (len(changed) % 2 == 0)
         if wanted and len(data) > 100 and not data.startswith(seal.MAGIC):
             changed.append(up)
             return data[:-1] + bytes([data[-1] ^ 1])
@@ -103,9 +103,59 @@ def test_what_is_changed_on_the_way_costs_the_connection_and_no_call(
 
     tapped.tap.change = change
     count = 0
-    while len(changed) < 6:
+    while len(changed) < 2:
         futures = [pilots.submit(calls.append_and_square, str(path), number) for number in range(count, count + 50)]
         assert [future.result(DEADLINE) for future in futures] == [number**2 for number in range(count, count + 50)]
         count += 50
     assert sorted(map(int, path.read_text().splitlines())) == list(range(count))
     assert "forged, changed, or not in its order" in caplog.text
+
+
+# ---- what is dropped
+
+LONG = 120.0  # seconds in which a silent connection is noticed by both sides, one after the other, and made again
+
+
+class Dropping:
+    """Drops what goes one way through a tap: the next record, or all on the present connection."""
+
+    def __init__(self, tap: Tap, *, up: bool, all_of_it: bool) -> None:
+        self._up = up
+        self._all = all_of_it
+        self._ended = False
+        self.dropped = 0
+        tap.change = self._change
+
+    def _change(self, up: bool, data: bytes) -> bytes:
+        if data.startswith(seal.MAGIC):
+            self._ended = self._ended or bool(self.dropped)  # that is another connection
+        elif up == self._up and not self._ended and (self._all or not self.dropped):
+            self.dropped += 1
+            return b""
+        return data
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("up", [True, False], ids=["up", "down"])
+@pytest.mark.parametrize("all_of_it", [True, False], ids=["all", "one"])
+def test_what_is_dropped_costs_the_connection_and_no_call(
+    tapped: Tapped, gate: Gate, tmp_path: Path, caplog: pytest.LogCaptureFixture, up: bool, all_of_it: bool
+) -> None:
+    caplog.set_level("INFO", "slurmfutures.pilots")
+    pilots, path = tapped.pilots, tmp_path / "written"
+    running = pilots.submit(calls.pass_gate_and_append, gate.folder, str(path), 0)
+    gate.wait()
+    until(lambda: len(pilots.workers) == 2)
+    dropping = Dropping(tapped.tap, up=up, all_of_it=all_of_it)
+    if up:  # what the pilot says next is the result
+        gate.open()
+        late = []
+    else:  # what the agent says next is the call
+        late = [pilots.submit(calls.append_and_square, str(path), 3)]
+    until(lambda: dropping.dropped)
+    assert [future.result(LONG) for future in late] == [9][: len(late)]
+    gate.open()
+    assert running.result(LONG) == 0
+    assert sorted(path.read_text().split()) == ["0", "3"][: 1 + len(late)]
+    noticed = "nothing was heard for" if all_of_it else "forged, changed, or not in its order"
+    assert (noticed if up else "the other side closed the connection") in caplog.text  # the pilot has noticed it then

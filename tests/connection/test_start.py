@@ -125,7 +125,7 @@ def hello(work_dir: Path) -> dict[str, object]:
         **words,
         "max_workers": 1,
         "login_workers": 1,
-        "session": "s",
+        "session": "0123456789ab",
         "silence": None,
         "envelope": 4086,
         "looks": False,

@@ -144,10 +144,16 @@ def _command_line(world: World, folder: Path) -> Mapping[str, str]:
     return names
 
 
+def _sharing(world: World, folder: Path) -> Mapping[str, str]:
+    (world.scratch / "ising").mkdir()
+    return {"/proj/ising": str(world.scratch / "ising")}
+
+
 SETUPS = {
     "README.md": Setup(_SIMULATE, _readme),
     "docs/index.md": Setup(_SIMULATE),
     "docs/command-line.md": Setup(prepare=_command_line, leaves=True),
     "docs/from-ai2-kit.md": Setup(prepare=_from_ai2_kit),
     "docs/how-to/codes.md": Setup(typed="123456\n"),
+    "docs/how-to/sharing.md": Setup(prepare=_sharing),
 }

@@ -124,7 +124,14 @@ def test_few_blocks_are_not_run_and_each_says_why() -> None:
         assert runs or block.not_run, f"{name_of(path)}:{block.line} is {block.language} and neither run nor a file"
 
 
-def test_links_of_the_readme_lead_somewhere() -> None:
-    targets = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text())
+@pytest.mark.parametrize("name", ["README.md", "SECURITY.md"])
+def test_links_beside_the_site_lead_somewhere(name: str) -> None:
+    targets = re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text())
     assert targets
     assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_the_modules_that_security_names_are_there() -> None:
+    names = re.findall(r"`(_(?:\w+/)?\w+\.py)`", (ROOT / "SECURITY.md").read_text())
+    assert len(names) > 20
+    assert [name for name in names if not (ROOT / "slurmfutures" / name).is_file()] == []

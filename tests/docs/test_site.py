@@ -22,7 +22,8 @@ if importlib.util.find_spec("mkdocs") is None:
 
 def build(folder: Path) -> "subprocess.CompletedProcess[str]":
     """Build the site of the pages in `folder`, into its folder `site`."""
-    shutil.copy(ROOT / "mkdocs.yml", folder)
+    for name in ("mkdocs.yml", "SECURITY.md"):
+        shutil.copy(ROOT / name, folder)
     (folder / "slurmfutures").symlink_to(ROOT / "slurmfutures")
     words = [sys.executable, "-m", "mkdocs", "build"]
     return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
@@ -39,7 +40,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_each_page_is_there(site: Path) -> None:
     sources = [path.relative_to(ROOT / "docs").with_suffix(".html") for path in (ROOT / "docs").rglob("*.md")]
-    assert {path.relative_to(site) for path in site.rglob("*.html")} == {Path("404.html"), *sources}
+    made = {Path("404.html"), Path("security.html")}
+    assert {path.relative_to(site) for path in site.rglob("*.html")} == {*made, *sources}
 
 
 def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:

@@ -118,7 +118,7 @@ def test_attributes_hold_the_text_as_it_came() -> None:
 
 def test_what_was_raised_far_away_is_shown_with_its_traceback() -> None:
     assert SHOWN in shown(RemoteTraceback(EVIL))
-    words: dict[str, Any] = dict.fromkeys(("said", "traceback", "node", "executable"), EVIL)
+    words: dict[str, Any] = dict.fromkeys(("said", "traceback", "node", "python", "executable"), EVIL)
     # It can be imported here, so there is advice.
     words |= {"type": "ModuleNotFoundError", "module": "json", "missing": False}
     head, pickled = json.dumps(words).encode(), pickle.dumps(ValueError("no"))

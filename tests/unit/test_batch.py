@@ -11,7 +11,7 @@ from slurmfutures._remote.batch import Batch, Part, Retry, ranges
 
 
 def new_batch(tasks: int, skip: tuple[int, ...] = ()) -> Batch:
-    return Batch({"batch": "abc", "tasks": tasks, "skip": list(skip)}, spool.Batch("/nowhere", "abc"))
+    return Batch({"batch": "0123456789ab", "tasks": tasks, "skip": list(skip)}, spool.Batch("/nowhere", "0123456789ab"))
 
 
 def tasks_of(found: list[Any]) -> list[int]:
@@ -94,8 +94,13 @@ def test_no_task_is_lost_or_taken_twice(seed: int) -> None:
 
 def own_array(indices: str, array: str = "") -> Batch:
     size = len(arrays.parse(indices).indices)
-    spec = {"batch": "abc", "tasks": size, "skip": [], "script": {"array": array or indices, "indices": indices}}
-    return Batch(spec, spool.Batch("/nowhere", "abc"))
+    spec = {
+        "batch": "0123456789ab",
+        "tasks": size,
+        "skip": [],
+        "script": {"array": array or indices, "indices": indices},
+    }
+    return Batch(spec, spool.Batch("/nowhere", "0123456789ab"))
 
 
 def test_a_task_has_the_array_index_that_the_user_gave_it() -> None:
@@ -147,8 +152,8 @@ def test_an_array_goes_in_as_a_whole_unless_a_command_line_cannot_hold_it() -> N
 
 
 def left_behind(folder: Path, *entries: dict[str, Any], wanted: set[int]) -> Batch:
-    batch = spool.Batch(str(folder), "abc")
-    batch.create({"batch": "abc", "tasks": 4, "skip": []}, "", b"")
+    batch = spool.Batch(str(folder), "0123456789ab")
+    batch.create({"batch": "0123456789ab", "tasks": 4, "skip": []}, "", b"")
     for entry in entries:
         batch.record(entry)
     found = Batch.found(batch, wanted)
@@ -157,12 +162,21 @@ def left_behind(folder: Path, *entries: dict[str, Any], wanted: set[int]) -> Bat
 
 
 def intent(part: int, first: int, end: int, **more: Any) -> dict[str, Any]:
-    return {"part": part, "tasks": [[first, end]], "name": "name", "time": 0.0, "throttle": None, **more}
+    return {
+        "part": part,
+        "tasks": [[first, end]],
+        "name": f"f.sf-0123456789ab.{part}",
+        "time": 0.0,
+        "throttle": None,
+        **more,
+    }
 
 
 def retries(*tasks: int, attempt: int = 1) -> dict[str, Any]:
     return {
-        "retries": [{"task": task, "attempt": attempt, "exclude": ["n1"], "done": [[7 * task, 8]]} for task in tasks]
+        "retries": [
+            {"task": task, "attempt": attempt, "exclude": ["n1"], "done": [[7 * task, 7 * task + 1]]} for task in tasks
+        ]
     }
 
 
@@ -171,7 +185,7 @@ FIRST = (intent(0, 0, 4), {"part": 0, "job": "12"})
 
 def test_a_retry_that_was_not_submitted_waits(tmp_path: Path) -> None:
     batch = left_behind(tmp_path, *FIRST, retries(1, 2), wanted={1, 2, 3})
-    assert batch.take_retries(9) == [Retry(1, 1, ("n1",), ((7, 8),)), Retry(2, 1, ("n1",), ((14, 8),))]
+    assert batch.take_retries(9) == [Retry(1, 1, ("n1",), ((7, 8),)), Retry(2, 1, ("n1",), ((14, 15),))]
     assert batch.waiting == []
     assert batch.parts[0].over == {0, 1, 2}
 

@@ -21,7 +21,7 @@ class Orders:
         self.hurried: list[Batch] = []
         self.control = Control(
             cancel=lambda batch, call: self.cancelled.append((batch, call)),
-            logs=lambda batch, calls, stream: [f"{stream} of {call}" for call in calls],
+            log=lambda calls, stream, limit: "".join(f"{stream} of {call}" for _, call in calls),
             hurry=self.hurried.append,
         )
 
@@ -183,7 +183,7 @@ def test_array_indices_count_on_over_gaps(orders: Orders) -> None:
 def test_calls_of_a_task_share_its_state_and_logs(batch: Batch) -> None:
     batch.enter([0, 2], JobState.RUNNING)
     assert [str(batch.state(call)) for call in range(6)] == ["RUNNING", "RUNNING", "PENDING", *["RUNNING"] * 3]
-    assert batch.log(4, "err") == "err of 4"
+    assert batch.log(4, "err", 1) == "err of 4"
     assert batch.kept_log(4, "err") is None
     batch.keep_logs({"2": ["out", "err"]})
     assert [batch.kept_log(call, "err") for call in (0, 3, 4)] == ["", "err", "err"]

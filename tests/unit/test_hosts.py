@@ -171,7 +171,7 @@ def test_a_configuration_that_is_wrong_is_told(tmp_path: Path) -> None:
 def test_the_words_of_an_ssh_go_the_whole_way(config: str, tmp_path: Path) -> None:
     (tmp_path / "id").touch()
     route = find_route(Host("me@login:22", key=tmp_path / "id"), ["a", "b"], config)
-    words = route.ssh_command(lambda index: [f"-v{index}"])
+    words = route.ssh_command(lambda index: ["ssh", f"-v{index}"])
     assert words[:2] == ["ssh", "-v2"]
     assert words[-1] == "me@login"
     assert ["-i", str(tmp_path / "id")] == words[4:6]
@@ -179,3 +179,62 @@ def test_the_words_of_an_ssh_go_the_whole_way(config: str, tmp_path: Path) -> No
     assert proxy.startswith("ProxyCommand=ssh -v1")
     assert "-W login:22" in proxy
     assert "-v0" in proxy
+
+
+# ---- what paramiko reads where there is no ssh
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without an `ssh` on the PATH; returns the user's own configuration."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", "/nonexistent")
+    (tmp_path / ".ssh").mkdir()
+    path = tmp_path / ".ssh/config"
+    path.write_text("Host login\n    ProxyCommand touch %h\n")
+    return path
+
+
+@pytest.mark.parametrize("mode", [0o660, 0o602, 0o666])
+def test_a_configuration_that_others_can_write_to_is_refused(home: Path, mode: int) -> None:
+    home.chmod(mode)
+    with pytest.raises(ValueError, match=rf"{home} is not used, as ssh does not use it: .*mode 0{mode:o}.*chmod go-w"):
+        resolve(Host("login"))
+    assert resolve(Host("login"), str(home)).proxy_command == "touch login"  # named, as by `ssh -F`
+    home.chmod(0o644)
+    assert resolve(Host("login")).proxy_command == "touch login"
+
+
+def test_a_configuration_by_a_link_is_what_it_points_to(home: Path, tmp_path: Path) -> None:
+    home.rename(tmp_path / "dotfile")
+    home.symlink_to(tmp_path / "dotfile")
+    assert resolve(Host("login")).proxy_command == "touch login"
+    (tmp_path / "dotfile").chmod(0o666)
+    with pytest.raises(ValueError, match="is not used"):
+        resolve(Host("login"))
+
+
+STRANGE = ["\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\r"]
+
+
+@pytest.mark.parametrize("strange", STRANGE, ids=ascii)
+def test_a_comment_of_a_configuration_ends_at_a_newline(home: Path, strange: str) -> None:
+    home.write_bytes(f"Host login\n  # a comment{strange}ProxyCommand touch %h\n  User me\r\n".encode())
+    hop = resolve(Host("login"))
+    assert (hop.proxy_command, hop.user) == (None, "me")
+
+
+@pytest.mark.parametrize("strange", [*STRANGE, "\0"], ids=ascii)
+def test_what_ssh_and_paramiko_would_read_differently_is_refused(home: Path, strange: str) -> None:
+    home.write_bytes(f"Host login\n  User me{strange}ProxyCommand touch %h\n".encode())
+    with pytest.raises(ValueError, match="cannot be understood: line 2 holds the character"):
+        resolve(Host("login"))
+
+
+@pytest.mark.ssh
+@pytest.mark.parametrize("strange", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028"], ids=ascii)
+def test_a_value_of_ssh_g_ends_at_a_newline(tmp_path: Path, strange: str) -> None:
+    path = tmp_path / "config"
+    path.write_bytes(f"Host login\n  ProxyCommand echo {strange}proxyjump evil\n".encode())
+    hop = resolve(Host("login"), str(path))
+    assert (hop.proxy_jump, hop.proxy_command) == (None, f"echo {strange}proxyjump evil")

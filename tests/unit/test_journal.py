@@ -303,3 +303,51 @@ def test_a_link_to_it_stays_a_link(tmp_path: Path) -> None:
     file.close()
     assert link.is_symlink()
     assert len(Scan(str(tmp_path / "real" / "c")).contents.finished) == 1
+
+
+@pytest.mark.parametrize("name", [b"../../../etc", b"0123456789AB", b"0123456789a\0", b"\xff" * 12])
+def test_a_header_without_a_valid_id_is_damage(tmp_path: Path, name: bytes) -> None:
+    path = tmp_path / "c"
+    made = Journal(path)
+    made.close()
+    path.write_bytes(path.read_bytes().replace(made.id.encode(), name))
+    with pytest.raises(CheckpointCorrupt, match="has no valid id"):
+        Journal(path)
+    with pytest.raises(CheckpointCorrupt, match="has no valid id"):
+        Scan(str(path))
+
+
+WORDS: dict[str, Any] = {"batch": "0123456789ab", "name": "f", "time": 0, "spool": "x", "scheduler": "local"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        *(
+            (records.BATCH, records.pack_batch({**WORDS, **more}, [0], [key(1)]))
+            for more in (
+                {"batch": "../../x"},
+                {"batch": None},
+                {"batch": ["x"]},
+                {"pool": -1, "first": 0},
+                {"pool": 1 << 24, "first": 0},
+                {"pool": "x", "first": 0},
+                {"pool": 1, "first": "x"},
+                {"pool": 1},
+            )
+        ),
+        (records.FAILED, records.pack_failure(key(1), "../../x/yz__", 0, {})),
+        (records.OPENED, b"[]"),
+        (records.OPENED, b"7"),
+        (records.OPENED, b"[" * 100_000),
+        (records.PART, b"null"),
+        (records.PART, b'{"batch": []}'),
+    ],
+)
+def test_a_whole_record_with_other_words_is_damage(tmp_path: Path, kind: int, body: bytes) -> None:
+    path = tmp_path / "c"
+    made = Journal(path)
+    made.close()
+    path.write_bytes(path.read_bytes() + b"".join(journal._packed(made._sync, kind, [body])))
+    with pytest.raises(CheckpointCorrupt, match="a record makes no sense"):
+        Journal(path)

@@ -2,6 +2,7 @@
 
 import base64
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,18 @@ def line(names: str, blob: bytes = ONE, kind: str = "ssh-ed25519", marker: str =
         (line("[login]:2222"), "login", 22, Verdict.UNKNOWN),
         (line("login"), "login", 2222, Verdict.KNOWN),
         (line("login", TWO), "login", 2222, Verdict.UNKNOWN),
+        (line("[login]:2222", TWO) + line("login"), "login", 2222, Verdict.CHANGED),
+        (line("login") + line("[login]:2222", TWO, "ssh-rsa"), "login", 2222, Verdict.CHANGED),
+        (line("login") + line("*", TWO), "login", 2222, Verdict.CHANGED),
+        (line("login") + line("[login]:2222", TWO, marker="@cert-authority"), "login", 2222, Verdict.KNOWN),
+        (line("login") + line("[login]:2222", TWO, marker="@revoked"), "login", 2222, Verdict.KNOWN),
+        (line("login") + line("[login]:2222", marker="@revoked"), "login", 2222, Verdict.REVOKED),
+        (line("login") + line("[other]:2222,![login]:*", TWO), "login", 2222, Verdict.KNOWN),
+        (line("elsewhere").replace("\n", "\r") + line("login"), "login", 22, Verdict.UNKNOWN),
+        (line("login").replace("\n", "\r\n"), "login", 22, Verdict.KNOWN),
+        (line("login").replace(" a comment", "").replace("\n", "\r\n"), "login", 22, Verdict.KNOWN),
+        (line("elsewhere\0,login"), "login", 22, Verdict.UNKNOWN),
+        (" \t" + line("login").replace(" ", "\t "), "login", 22, Verdict.KNOWN),
         (line("*.example.org"), "a.example.org", 22, Verdict.KNOWN),
         (line("*.example.org,!b.example.org"), "b.example.org", 22, Verdict.UNKNOWN),
         (line("log?n"), "login", 22, Verdict.KNOWN),
@@ -44,6 +57,24 @@ def test_verdicts(text: str, name: str, port: int, verdict: Verdict, tmp_path: P
     path.write_text(text)
     known = KnownHosts.read([str(path), str(tmp_path / "missing")], name, port)
     assert known.check(ONE) is verdict
+
+
+# What Python takes for the end of a line, or for a blank, and OpenSSH does not.
+STRANGE = ["\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x1f", "\x85", "\xa0", "\u2028", "\u2029"]
+
+
+@pytest.mark.parametrize("strange", [*STRANGE, "\r"], ids=ascii)
+def test_lines_end_at_newlines(tmp_path: Path, strange: str) -> None:
+    path = tmp_path / "known_hosts"
+    path.write_bytes(f"{line('elsewhere', TWO)[:-1]}{strange}{line('login')}".encode())
+    assert KnownHosts.read([str(path)], "login", 22).check(ONE) is Verdict.UNKNOWN
+
+
+@pytest.mark.parametrize("strange", STRANGE, ids=ascii)
+def test_words_are_between_blanks_and_tabs(tmp_path: Path, strange: str) -> None:
+    path = tmp_path / "known_hosts"
+    path.write_bytes(line("login").replace(" ", strange, 1).encode())
+    assert KnownHosts.read([str(path)], "login", 22).check(ONE) is Verdict.UNKNOWN
 
 
 def make_key(path: Path) -> tuple[str, bytes]:
@@ -122,3 +153,34 @@ def test_fingerprints_are_those_of_ssh_keygen(tmp_path: Path) -> None:
     name, digest = fingerprint(kind, blob).split()
     assert digest in said.stdout
     assert f"({name})" in said.stdout
+
+
+def test_a_revoked_key_is_told_with_the_file_that_has_it(tmp_path: Path) -> None:
+    known, revoked = tmp_path / "known_hosts", tmp_path / "revoked"
+    known.write_text(line("[login]:2222"))
+    revoked.write_text(line("*", marker="@revoked"))
+    hop = replace(route(known).hops[0], global_known_hosts=(str(revoked),))
+    with pytest.raises(HostKeyError, match="is marked as revoked in") as caught:
+        check_host_key(Route((hop,)), 0, "ssh-ed25519", ONE, accept_new=True)
+    assert (caught.value.file, caught.value.command) == (str(revoked), "")
+    assert "accept" not in str(caught.value)
+
+
+@pytest.mark.ssh
+@pytest.mark.parametrize("form", ["keys", "KRL", "missing"])
+def test_keys_of_a_list_of_revoked_ones_are_refused(tmp_path: Path, form: str) -> None:
+    (kind, one), (_, two) = make_key(tmp_path / "one"), make_key(tmp_path / "two")
+    known, revoked = tmp_path / "known_hosts", tmp_path / "revoked"
+    known.write_text(line("[login]:2222", one, kind) + line("[login]:2222", two, kind))
+    if form == "keys":
+        revoked.write_text(f"# lost\n{(tmp_path / 'one.pub').read_text()}")
+    elif form == "KRL":
+        subprocess.run(["ssh-keygen", "-q", "-k", "-f", revoked, tmp_path / "one.pub"], check=True)
+    hops = (replace(route(known).hops[0], revoked_host_keys=(str(revoked),)),)
+    with pytest.raises(HostKeyError, match="is marked as revoked in"):
+        check_host_key(Route(hops), 0, kind, one, accept_new=True)
+    if form == "missing":  # nobody knows what was in it
+        with pytest.raises(HostKeyError, match="is marked as revoked in"):
+            check_host_key(Route(hops), 0, kind, two, accept_new=True)
+    else:
+        check_host_key(Route(hops), 0, kind, two, accept_new=False)

@@ -10,7 +10,7 @@ import pytest
 
 from slurmfutures._remote import local
 from slurmfutures._remote.local import Local
-from slurmfutures._remote.scheduler import Ending, Request, Submitted
+from slurmfutures._remote.scheduler import Ending, Held, Outcome, Request, Submitted
 from slurmfutures._remote.states import TERMINAL, JobState
 from tests.processes import lives
 from tests.waiting import DEADLINE, until
@@ -39,8 +39,15 @@ class Queue:
         (path / "job").mkdir()
 
     def submit(self, *words: str, size: int = 1, throttle: int | None = None, options: tuple[str, ...] = ()) -> str:
+        outcome = self.try_submit(*words, size=size, throttle=throttle, options=options)
+        assert isinstance(outcome, Submitted)
+        return outcome.job_id
+
+    def try_submit(
+        self, *words: str, size: int = 1, throttle: int | None = None, options: tuple[str, ...] = ()
+    ) -> Outcome:
         index = "%a" if size > 1 else "0"
-        outcome = self.scheduler.submit(
+        return self.scheduler.submit(
             Request(
                 options=options,
                 script=str(self.path / "script.sh"),
@@ -54,8 +61,6 @@ class Queue:
                 stderr=str(self.path / f"{index}.err"),
             )
         )
-        assert isinstance(outcome, Submitted)
-        return outcome.job_id
 
     def endings(self, job_id: str) -> dict[Any, Ending]:
         found = self.scheduler.why({job_id: 0.0})
@@ -280,3 +285,19 @@ def test_no_job_outlives_the_scheduler(queue: Queue) -> None:
     processes = queue.running(2)
     queue.scheduler.close()
     until(lambda: not any(map(lives, processes)), DEADLINE)
+
+
+@pytest.mark.parametrize("text", ["x", "-1", "07", "1e3", "9" * 11, "7\n8"])
+def test_a_damaged_count_of_jobs_holds_up_submissions_with_the_remedy(queue: Queue, text: str) -> None:
+    (queue.path / "local_job_id").write_text(text)
+    outcome = queue.try_submit("well", "x")
+    assert isinstance(outcome, Held)
+    assert "local_job_id" in outcome.message
+    assert "it is damaged: remove it" in outcome.message
+    (queue.path / "local_job_id").unlink()
+    assert queue.ended(queue.submit("well", "x")).state == JobState.COMPLETED
+
+
+def test_a_count_of_jobs_that_is_no_file_holds_up_submissions(queue: Queue) -> None:
+    os.mkfifo(queue.path / "local_job_id")
+    assert isinstance(queue.try_submit("well", "x"), Held)

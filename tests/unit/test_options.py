@@ -216,3 +216,28 @@ def test_name_and_comment_are_taken_out_for_the_executor_s_marks() -> None:
 def test_a_name_of_two_lines_is_an_error() -> None:
     with pytest.raises(ValueError, match="'job_name' cannot be"):
         split_labels({"job_name": "a\nb"})
+
+
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [
+        ("--wra=true", "wrap"),
+        ("--wr=true", "wrap"),
+        ("--arr=0-9", "array"),
+        ("--outp=x", "output"),
+        ("--job=x", "job-name"),
+        ("--com=x", "comment"),
+        ("--wai", "wait"),
+        ("--pars", "parsable"),
+        ("--test", "test-only"),
+        ("--chd=x", "chdir"),
+    ],
+)
+def test_an_abbreviation_of_an_executor_s_own_option_is_refused(word: str, name: str) -> None:
+    with pytest.raises(TypeError, match=f"is or abbreviates --{name}"):
+        render_options({"sbatch_args": [word]})
+
+
+@pytest.mark.parametrize("word", ["--part=main", "--container-mounts=/x", "--wrapper=x", "--arrays=x"])
+def test_what_abbreviates_none_of_them_is_passed_on(word: str) -> None:
+    assert render_options({"sbatch_args": [word]}) == (word,)

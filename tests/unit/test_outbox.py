@@ -177,7 +177,7 @@ def test_a_large_body_can_go_elsewhere_while_it_arrives(size: int) -> None:
     body = random.Random(size).randbytes(LARGE)
     outbox.add(wire.message({"op": "large"}, body))
     outbox.add(wire.message({"op": "other"}, body))
-    reader = wire.Reader(lambda head: kept if head["op"] == "large" else None)
+    reader = wire.Reader(lambda head, size: kept if head["op"] == "large" else None)
     found = {}
     while outbox:
         found.update({frame.head["op"]: frame for frame in reader.feed(bytes(outbox.take(size)))})
@@ -192,8 +192,18 @@ def test_a_large_body_can_go_elsewhere_while_it_arrives(size: int) -> None:
 def test_a_body_that_goes_elsewhere_is_dropped_with_its_frame() -> None:
     outbox, kept = Outbox(), Kept()
     outbox.add([*wire.stretched({"op": "large"}, [], LARGE), Source(LARGE, 50 * SMALL_PIECE)])
-    reader = wire.Reader(lambda head: kept)
+    reader = wire.Reader(lambda head, size: kept)
     while outbox:
         assert list(reader.feed(bytes(outbox.take(10_000)))) == []
         outbox.acknowledged(reader.take_pieces())
     assert kept.dropped
+
+
+def test_no_more_large_frames_are_begun_than_the_other_side_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "MOST_LANES", 3)
+    outbox = Outbox()
+    for number in range(20):
+        outbox.add(wire.message({"op": str(number)}, bytes(LARGE)))
+    assert outbox.lanes == 20
+    assert sorted(map(int, names(frames(outbox)))) == list(range(20))
+    assert (outbox.lanes, outbox.waiting) == (0, 0)

@@ -43,6 +43,7 @@ class Batches:
         self.said = b""  # what a job has written to its stderr
         self.reasons: dict[int, str] = {}  # why tasks wait
         self.attached: list[str] = []
+        self.looks = 0  # at what became of a pilot whose connection is lost
 
     def attach(self, batch: str, tasks: Sequence[Sequence[int]], epoch: float | None) -> dict[str, Any]:
         self.attached.append(batch)
@@ -58,11 +59,11 @@ class Batches:
     def reason(self, batch: str, task: int) -> str:
         return self.reasons.get(task, "")
 
-    def log(self, batch: str, task: int, stream: str) -> bytes:
-        return self.said
+    def log_tail(self, batch: str, task: int, stream: str, limit: int) -> bytes:
+        return self.said[-limit:]
 
     def look_soon(self, batch: str) -> None:
-        pass
+        self.looks += 1
 
     def release(self, batch: str, remove: bool, logs: bool, reply: Callable[..., None]) -> None:
         pass
@@ -74,7 +75,7 @@ class Pilot:
     via = "tcp"
     is_false = False
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: Any) -> None:
         self.words = {"pilot": name}
         self.sent: list[Sequence[wire.Buffer]] = []
         self.open = True
@@ -124,12 +125,13 @@ class Bench:
 
     def __init__(self, folder: Path, **words: Any) -> None:
         self.folder = folder
+        folder.mkdir(exist_ok=True)
         self.batches = Batches()
         self.events: list[dict[str, Any]] = []
         self.transmitted: list[Sequence[wire.Buffer]] = []
         around = pools.Surroundings(
             work_dir=str(folder),
-            session="s",
+            session="0123456789ab",
             scheduler=cast("Any", None),
             batches=cast("Any", self.batches),
             send=lambda head, body=b"": self.events.append(head),
@@ -488,6 +490,34 @@ def test_a_job_that_is_cancelled_and_comes_after_all_gets_no_call(bench: OpenBen
 
 
 # ---- connections, agents and drivers that are lost
+
+
+def test_a_pilot_that_is_away_for_hours_is_looked_for_less_and_less(bench: OpenBench) -> None:
+    one = bench()
+    one.calls(1)
+    one.comes().lose()
+    looks = []
+    for _ in range(3):
+        before = one.batches.looks
+        for _ in range(3600):
+            one.turn()
+        looks.append(one.batches.looks - before)
+    assert looks[0] <= 250
+    assert looks[1] <= 40
+    assert looks[2] <= 25
+    assert one.comes().has() == [1]
+
+
+@pytest.mark.parametrize(
+    "name", [None, 7, "", "b", "b.0", "b.-1.0", "b.0.0.0", "b.x.0", "b.\u0660.0", "../b.0.0", "b.0." + 99 * "9"]
+)
+def test_who_has_the_key_and_no_name_is_told_to_leave(bench: OpenBench, name: object) -> None:
+    one = bench()
+    one.calls(1)
+    pilot = Pilot(name)
+    one.pool._admit(cast("Guest", pilot))
+    assert [frame.head["op"] for frame in frames(pilot.sent)] == ["leave"]
+    assert one.comes().has() == [1]
 
 
 def test_a_pilot_that_comes_again_is_given_calls_only_when_it_has_told_what_it_has(bench: OpenBench) -> None:

@@ -22,7 +22,7 @@ class Batch:
     """A batch's folder with one part, and its script, whose "interpreter" is any line of bash."""
 
     def __init__(self, work_dir: Path) -> None:
-        self.folder = spool.Batch(str(work_dir), "abc")
+        self.folder = spool.Batch(str(work_dir), "0123456789ab")
         self.part = self.folder.part(3)
         self.part.create()
         self.place = work_dir / "the driver's $PWD"
@@ -35,7 +35,7 @@ class Batch:
     def command(self, python: str, *, setup: str = "", chdir: str | None = None) -> list[str]:
         """Write the script and return the words that run it."""
         text = script.render(
-            batch="abc",
+            batch="0123456789ab",
             folder=self.folder.path,
             chdir=str(self.place) if chdir is None else chdir,
             setup=setup,

@@ -245,7 +245,26 @@ def test_records_of_the_other_direction_or_another_connection_are_an_error() -> 
             received(other, [record])
 
 
-@pytest.mark.parametrize("length", [0, seal.RECORD + 1, 0xFFFFFFFF])
+@pytest.mark.parametrize("step", [1, 7, 1000])
+def test_beats_arrive_between_other_records(step: int) -> None:
+    caller, acceptor = connect()
+    sealer = caller.sealer
+    parts = [sealer.beat(), joined(sealer.seal([b"one"])), sealer.beat(), sealer.beat(), joined(sealer.seal([b"two"]))]
+    stream = b"".join([*parts, sealer.beat()])
+    pieces = [stream[at : at + step] for at in range(0, len(stream), step)]
+    contents = [bytes(content) for piece in pieces for content in acceptor.unsealer.feed(piece)]
+    assert contents == [b"", b"one", b"", b"", b"two", b""]
+
+
+def test_a_beat_is_counted_like_any_record() -> None:
+    caller, acceptor = connect()
+    beats = [caller.sealer.beat() for _ in range(2)]
+    for wrong in (beats[1], beats[1] + beats[0], beats[0] * 2, bytes(20)):
+        with pytest.raises(seal.SealError, match="forged, changed, or not in its order"):
+            received(acceptor.unsealer, [wrong])
+
+
+@pytest.mark.parametrize("length", [seal.RECORD + 1, 0xFFFFFFFF])
 @pytest.mark.parametrize("step", [1, 100])
 def test_a_length_that_cannot_be_is_an_error_before_anything_is_kept(length: int, step: int) -> None:
     unsealer, _ = records()

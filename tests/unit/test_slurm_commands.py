@@ -118,7 +118,7 @@ def test_sacct_is_asked_for_one_s_own_jobs_only() -> None:
 
 @pytest.mark.parametrize(("name", "asked"), [("sim.sf-ab.0", True), ("a,b", False), ("it's", False), ("é", False)])
 def test_sacct_is_asked_by_name_where_it_can_take_it(name: str, asked: bool) -> None:
-    assert ("--name=" + name in commands.named_argv(name, 14)) is asked
+    assert ("--name=" + name in commands.named_argv(name, 1000, 14)) is asked
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,26 @@ def test_names_are_taken_apart(text: str, task: int, run: int, kind: str) -> Non
 
 @pytest.mark.parametrize(
     "text",
-    ["", ".", "7", "7.z", "x.r", "7.1.r", "7.x", "7.1.2.3.p", "7.1.p", ".7.r.123", ".7.x.99", "7.r~", "7..x", "r.7"],
+    [
+        *(
+            "",
+            ".",
+            "7",
+            "7.z",
+            "x.r",
+            "7.1.r",
+            "7.x",
+            "7.1.2.3.p",
+            "7.1.p",
+            ".7.r.123",
+            ".7.x.99",
+            "7.r~",
+            "7..x",
+            "r.7",
+        ),
+        *("-7.r", "+7.r", "07.r", " 7.r", "7.r\n", "٣.r", "7_0.r", "7.-1.x", "7.01.x", "../7.r", "7.0.r/..", "7..x"),
+        *("9" * 11 + ".r", "9" * 5000 + ".r", "7." + "9" * 11 + ".x"),
+    ],
 )
 def test_other_names_are_not_ours(text: str) -> None:
     assert spool.parse_name(text) is None
@@ -51,11 +70,11 @@ def test_what_cannot_be_published_leaves_what_was_there(tmp_path: Path) -> None:
 
 
 def test_a_batch_is_written_whole_and_goes_whole(weird_tmp_path: Path) -> None:
-    batch = spool.Batch(str(weird_tmp_path), "abc")
-    batch.create({"batch": "abc"}, "#!/bin/bash\n", b"calls")
-    folder = weird_tmp_path / "batches/abc"
+    batch = spool.Batch(str(weird_tmp_path), "0123456789ab")
+    batch.create({"batch": "0123456789ab"}, "#!/bin/bash\n", b"calls")
+    folder = weird_tmp_path / "batches/0123456789ab"
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
-        "batch.json": b'{"batch": "abc"}',
+        "batch.json": b'{"batch": "0123456789ab"}',
         "calls": b"calls",
         "script.sh": b"#!/bin/bash\n",
     }
@@ -73,14 +92,14 @@ def test_a_batch_is_written_whole_and_goes_whole(weird_tmp_path: Path) -> None:
 
 
 def test_entries_are_read_back_and_a_torn_one_is_left_out(tmp_path: Path) -> None:
-    batch = spool.Batch(str(tmp_path), "abc")
+    batch = spool.Batch(str(tmp_path), "0123456789ab")
     assert list(batch.entries()) == []
     batch.create({}, "", b"")
     batch.record({"part": 0, "name": "ä"})
     batch.record({"part": 0, "job": "7"})
-    with open(tmp_path / "batches/abc/parts.jsonl", "ab") as file:
+    with open(tmp_path / "batches/0123456789ab/parts.jsonl", "ab") as file:
         file.write(b'{"part": 1, "na')
-    again = spool.Batch(str(tmp_path), "abc")
+    again = spool.Batch(str(tmp_path), "0123456789ab")
     assert list(again.entries()) == [{"part": 0, "name": "ä"}, {"part": 0, "job": "7"}]
     again.record({"part": 1})
     assert list(again.entries()) == [{"part": 0, "name": "ä"}, {"part": 0, "job": "7"}, {"part": 1}]
@@ -112,12 +131,25 @@ def test_a_large_result_that_is_not_whole_is_never_delivered(tmp_path: Path) -> 
     read.over(good=False)
 
 
-@pytest.mark.parametrize(("limit", "tail"), [(0, b""), (3, b"789"), (10, b"0123456789"), (99, b"0123456789")])
-def test_the_tail_of_a_file(tmp_path: Path, limit: int, tail: bytes) -> None:
-    (tmp_path / "log").write_bytes(b"0123456789")
-    assert spool.read_tail(str(tmp_path / "log"), limit) == tail
+def test_a_file_of_words_that_is_too_long_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = spool.Batch(str(tmp_path), "0123456789ab")
+    batch.create({"batch": "0123456789ab", "tasks": 1, "skip": []}, "", b"")
+    batch.record({"part": 0})
+    monkeypatch.setattr("slurmfutures._remote.entries.MOST_BYTES", 8)
+    with pytest.raises(ValueError, match="has more than 8 bytes"):
+        batch.spec()
+    with pytest.raises(ValueError, match="has more than 8 bytes"):
+        list(batch.entries())
 
 
-def test_the_tail_of_no_file_is_nothing(tmp_path: Path) -> None:
-    assert spool.read_tail(str(tmp_path / "none"), 10) == b""
-    assert spool.read_tail(str(tmp_path), 10) == b""
+@pytest.mark.parametrize(("stream", "worker"), [("log", ""), ("../out", ""), ("out", "x"), ("out", "../0-1"), ("", "")])
+def test_only_output_is_a_log(tmp_path: Path, stream: str, worker: str) -> None:
+    with pytest.raises(ValueError, match="there is no log"):
+        spool.Part(str(tmp_path)).log(0, stream, worker)
+
+
+def test_the_name_of_a_work_dir_is_made_once_and_read_back(tmp_path: Path) -> None:
+    assert spool.read_id(str(tmp_path)) == ""
+    name = spool.identify(str(tmp_path))
+    assert spool.identify(str(tmp_path)) == spool.read_id(str(tmp_path)) == name
+    assert [path.name for path in tmp_path.iterdir()] == ["id"]

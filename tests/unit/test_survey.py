@@ -15,7 +15,11 @@ from slurmfutures._remote.scheduler import Ending, Row
 from slurmfutures._remote.states import JobState
 from slurmfutures._remote.succession import Succession
 
-OWN = "own"
+OWN = "0" * 12
+B, C = "b" * 12, "c" * 12  # batches
+EARLIER, LATER = "0123456789a1", "0123456789a2"
+BROKEN, ODD, TORN, WHOLE = "0123456789b1", "0123456789b2", "0123456789b3", "0123456789b4"
+GONE, HEIR, OTHER = "0123456789c1", "0123456789c2", "0123456789c3"  # sessions
 SESSION = "0123456789ab"
 OLD = 1000.0  # seconds
 R = JobState.RUNNING
@@ -47,7 +51,7 @@ class WorkDir:
         self.now = time.time()
 
     def batch(
-        self, name: str = "b", tasks: int = 4, *, session: str = "gone", scheduler: str = "slurm", array: str = ""
+        self, name: str = B, tasks: int = 4, *, session: str = GONE, scheduler: str = "slurm", array: str = ""
     ) -> spool.Batch:
         spec = {"batch": name, "name": "square", "tasks": tasks, "skip": [], "options": ["--mem=4G"]}
         if array:
@@ -58,7 +62,7 @@ class WorkDir:
         batch.create({**spec, "session": session, "scheduler": scheduler}, f"{code}'", b"".join(calls))
         return batch
 
-    def pilots(self, name: str = "b", tasks: int = 4, *, pool: int = 0xABC, session: str = SESSION) -> spool.Batch:
+    def pilots(self, name: str = B, tasks: int = 4, *, pool: int = 0xABC, session: str = SESSION) -> spool.Batch:
         """Make a batch of pilots, of a pool that has a ledger and something that a pilot has left."""
         files = self.pool(pool, session)
         files.record({"batch": name, "tasks": tasks})
@@ -78,7 +82,7 @@ class WorkDir:
     def part(
         self, batch: spool.Batch, first: int = 0, end: int = 4, *, job: str | None = "7", number: int = 0
     ) -> spool.Part:
-        words = {"part": number, "tasks": [[first, end]], "name": f"square.sf-b.{number}", "throttle": None}
+        words = {"part": number, "tasks": [[first, end]], "name": f"square.sf-{batch.id}.{number}", "throttle": None}
         batch.record({**words, "time": self.now - 100})
         if job is not None:
             batch.record({"part": number, "job": job})
@@ -112,7 +116,7 @@ def work(weird_tmp_path: Path) -> WorkDir:
     return WorkDir(weird_tmp_path)
 
 
-def row(state: JobState | None, *tasks: tuple[int, int], job: str = "7", name: str = "square.sf-b.0") -> Row:
+def row(state: JobState | None, *tasks: tuple[int, int], job: str = "7", name: str = "square.sf-bbbbbbbbbbbb.0") -> Row:
     return Row(job, tasks or None, state, "Resources" if state is P else "", name, "")
 
 
@@ -163,7 +167,10 @@ def test_of_a_task_that_was_submitted_again_the_last_time_counts(work: WorkDir) 
     first = work.part(batch, 0, 2)
     publish.publish(first.results, "0.r", [b""])
     work.part(batch, 0, 2, job="8", number=1)
-    assert work.states(Scheduler([row(P, (0, 1), job="8", name="square.sf-b.1")])) == {"done": [0], "pending": [1]}
+    assert work.states(Scheduler([row(P, (0, 1), job="8", name="square.sf-bbbbbbbbbbbb.1")])) == {
+        "done": [0],
+        "pending": [1],
+    }
 
 
 def test_a_submission_of_unknown_outcome_is_found_by_its_name(work: WorkDir) -> None:
@@ -182,10 +189,10 @@ def test_a_queue_that_does_not_answer_makes_nothing_end(work: WorkDir) -> None:
 
 
 def test_embedded_jobs_are_over_when_their_driver_has_gone(work: WorkDir) -> None:
-    part = work.part(work.batch(session="s", scheduler="local"))
+    part = work.part(work.batch(session=GONE, scheduler="local"))
     publish.publish(part.results, "0.r", [b""])
     publish.publish(part.results, "1.c", [b"7 0 n1\n"])
-    driver = Succession(str(work.path), "s", "mark")
+    driver = Succession(str(work.path), GONE, "mark")
     assert driver.claim()
     slurm, local = Scheduler([row(R, (0, 3), name="another")]), Scheduler(keeps_jobs=False)
     for scheduler in (slurm, local):
@@ -197,15 +204,15 @@ def test_embedded_jobs_are_over_when_their_driver_has_gone(work: WorkDir) -> Non
 
 
 def test_what_is_no_batch_is_told_and_harms_nothing(work: WorkDir) -> None:
-    work.batch("whole")
-    (work.path / "batches" / "torn").mkdir()
-    broken = work.batch("broken")
+    work.batch(WHOLE)
+    (work.path / "batches" / TORN).mkdir()
+    broken = work.batch(BROKEN)
     Path(broken.path, "batch.json").write_text("{")
-    odd = work.batch("odd")
+    odd = work.batch(ODD)
     odd.record({"part": 0, "other": 1})
     found = work.look(Scheduler())
-    assert [batch["batch"] for batch in found["batches"]] == ["whole"]
-    assert found["unreadable"] == ["broken", "odd", "torn"]
+    assert [batch["batch"] for batch in found["batches"]] == [WHOLE]
+    assert found["unreadable"] == [BROKEN, ODD, TORN]
 
 
 def test_where_nothing_is_nothing_is_asked(work: WorkDir) -> None:
@@ -218,18 +225,33 @@ def test_where_nothing_is_nothing_is_asked(work: WorkDir) -> None:
 
 
 def test_a_call_is_found_by_job_and_by_task(work: WorkDir) -> None:
-    batch = work.batch("b", tasks=6)
+    batch = work.batch(B, tasks=6)
     work.part(batch, 0, 2)
     work.part(batch, 4, 5, job="8", number=1)
 
     def find(call: str) -> dict[str, Any]:
         return survey.find(str(work.path), call)
 
-    assert find("7_1") == {"batch": "b", "task": 1, "part": 0}
-    assert find("8") == find("8_0") == {"batch": "b", "task": 4, "part": 1}
-    assert find("b:5") == {"batch": "b", "task": 5, "part": None}
+    assert find("7_1") == {"batch": B, "task": 1, "part": 0}
+    assert find("8") == find("8_0") == {"batch": B, "task": 4, "part": 1}
+    assert find(f"{B}:5") == {"batch": B, "task": 5, "part": None}
     assert find("7") == {"size": 2, "first": 0}
-    for unknown in ("7_2", "7_x", "9", "", ":", "b:6", "b:-1", "b:", "c:0", "../batches/b:0", "_0", "b:²"):
+    for unknown in (
+        "7_2",
+        "7_x",
+        "9",
+        "",
+        ":",
+        f"{B}:6",
+        f"{B}:-1",
+        f"{B}:",
+        f"{C}:0",
+        f"../batches/{B}:0",
+        "_0",
+        f"{B}:²",
+        f"{B}:٣",
+        f"{B}:{'9' * 5000}",
+    ):
         assert find(unknown) == {}, unknown
 
 
@@ -243,7 +265,7 @@ def test_tasks_of_a_user_s_own_array_have_its_indices(work: WorkDir) -> None:
     assert work.states(queue) == {"done": [0], "running": [1], "ended": [2], "pending": [3, 4]}
     (seen,) = work.look(queue)["batches"]
     assert [dead["job"] for dead in seen["failed"]] == ["7_20"]
-    assert survey.find(str(work.path), "7_20") == {"batch": "b", "task": 2, "part": 0}
+    assert survey.find(str(work.path), "7_20") == {"batch": B, "task": 2, "part": 0}
     assert survey.find(str(work.path), "7_4") == {}
     assert survey.find(str(work.path), "7") == {"size": 5, "first": 3}
 
@@ -263,13 +285,13 @@ def test_a_batch_of_pilots_says_which_pool_they_are_of(work: WorkDir) -> None:
 def test_a_pilot_is_found_with_its_workers_in_their_order(work: WorkDir) -> None:
     batch = work.pilots(tasks=2)
     part = work.part(batch, 0, 2)
-    assert survey.find(str(work.path), "7_0") == {"batch": "b", "task": 0, "part": 0, "workers": []}
+    assert survey.find(str(work.path), "7_0") == {"batch": B, "task": 0, "part": 0, "workers": []}
     os.mkdir(part.workers)
     for name in ("0-0-2", "0-0-10", "0-1-1", "1-0-1", "10-0-3", "x"):
         Path(part.workers, f"{name}.out").write_text(name)
         Path(part.workers, f"{name}.err").write_text("")
     assert survey.find(str(work.path), "7_0")["workers"] == ["0-2", "0-10", "1-1"]
-    assert survey.find(str(work.path), "b:1") == {"batch": "b", "task": 1, "part": None, "workers": ["0-1"]}
+    assert survey.find(str(work.path), f"{B}:1") == {"batch": B, "task": 1, "part": None, "workers": ["0-1"]}
     assert Path(part.log(0, "out", "0-10")).read_text() == "0-0-10"
 
 
@@ -278,19 +300,21 @@ def test_calls_whose_results_pilots_have_left_are_told(work: WorkDir) -> None:
         return payload.pack_record(call, status, data)
 
     first, second = work.pool(1), work.pool(2)
-    first.leave("b.0.0", [*record(7, payload.OK, b"x"), *record(8, payload.CRASHED), *record(9, payload.RAISED, b"y")])
-    second.leave("c.0.1", record(3, payload.OK, b"z"))
-    Path(second.path, "last", "c.1.0").write_bytes(b"torn")
+    first.leave(
+        f"{B}.0.0", [*record(7, payload.OK, b"x"), *record(8, payload.CRASHED), *record(9, payload.RAISED, b"y")]
+    )
+    second.leave(f"{C}.0.1", record(3, payload.OK, b"z"))
+    Path(second.path, "last", f"{C}.1.0").write_bytes(b"torn")
     assert pool_files.finished(str(work.path), SESSION) == [3, 7, 9]
-    assert pool_files.finished(str(work.path), "none") == []
+    assert pool_files.finished(str(work.path), OTHER) == []
 
 
 def test_what_a_pilot_has_left_goes_when_nobody_needs_it_and_a_session_with_its_last_pool(work: WorkDir) -> None:
     one, other = work.pool(1), work.pool(2)
-    for pilot in ("b.0.0", "b.1.2", "c.0.0"):
+    for pilot in (f"{B}.0.0", f"{B}.1.2", f"{C}.0.0"):
         one.leave(pilot, [])
-    one.clear("b")
-    assert one.pilots() == ["c.0.0"]
+    one.clear(B)
+    assert one.pilots() == [f"{C}.0.0"]
     one.remove()
     assert os.path.isdir(other.path)
     other.remove()
@@ -313,7 +337,7 @@ def test_pools_with_a_job_in_the_queue_stay_and_go_with_their_batches(work: Work
     assert [it["why"] for it in work.clean(Scheduler(None))["kept"]] == ["the queue cannot be asked", "its jobs stay"]
     done = work.clean(Scheduler())
     assert [(it["kind"], it["name"]) for it in done["removed"]] == [
-        ("batch", "b"),
+        ("batch", B),
         ("pilots", SESSION),
         ("session", SESSION),
     ]
@@ -354,51 +378,51 @@ def test_pools_whose_batches_are_gone_are_removed_when_old(work: WorkDir) -> Non
 
 
 def test_a_session_is_live_while_its_agent_holds_the_lock(tmp_path: Path) -> None:
-    assert succession.is_live(str(tmp_path), "s") is False
-    driver = Succession(str(tmp_path), "s", "mark", "/code/abc")
+    assert succession.is_live(str(tmp_path), GONE) is False
+    driver = Succession(str(tmp_path), GONE, "mark", "/code/abc")
     driver.claim()
-    assert succession.is_live(str(tmp_path), "s") is True
-    assert succession.agent_of(str(tmp_path), "s")["code"] == "/code/abc"
+    assert succession.is_live(str(tmp_path), GONE) is True
+    assert succession.agent_of(str(tmp_path), GONE)["code"] == "/code/abc"
     driver.leave(for_good=False)
-    assert succession.is_live(str(tmp_path), "s") is False
+    assert succession.is_live(str(tmp_path), GONE) is False
 
 
 def test_asking_whether_a_session_is_live_leaves_its_lock_free(tmp_path: Path) -> None:
-    Succession(str(tmp_path), "s", "mark").claim()
-    path = tmp_path / "sessions" / "s.lock"
-    assert succession.is_live(str(tmp_path), "s") is True
+    Succession(str(tmp_path), GONE, "mark").claim()
+    path = tmp_path / "sessions" / f"{GONE}.lock"
+    assert succession.is_live(str(tmp_path), GONE) is True
     path.unlink()
     path.touch()
-    assert succession.is_live(str(tmp_path), "s") is False
+    assert succession.is_live(str(tmp_path), GONE) is False
     with path.open("r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_an_agent_that_leaves_notes_when_its_driver_was_last_seen(tmp_path: Path) -> None:
-    driver = Succession(str(tmp_path), "s", "mark")
+    driver = Succession(str(tmp_path), GONE, "mark")
     driver.claim()
-    os.utime(tmp_path / "sessions" / "s", (1, 1))
+    os.utime(tmp_path / "sessions" / GONE, (1, 1))
     driver.leave(for_good=False)
-    assert succession.last_seen(str(tmp_path), "s") > time.time() - 100
-    assert succession.last_seen(str(tmp_path), "other") == 0
+    assert succession.last_seen(str(tmp_path), GONE) > time.time() - 100
+    assert succession.last_seen(str(tmp_path), OTHER) == 0
 
 
 # ---- clearing away
 
 
 def test_an_old_batch_goes_and_a_young_one_stays(work: WorkDir) -> None:
-    work.part(work.batch("old"))
+    work.part(work.batch(EARLIER))
     work.make_old()
-    work.part(work.batch("young"))
+    work.part(work.batch(LATER))
     done = work.clean(Scheduler(), dry=True)
-    assert names(done["removed"]) == ["old"]
-    assert (work.path / "batches" / "old").exists()
-    size = sum(path.stat().st_size for path in (work.path / "batches" / "old").rglob("*") if path.is_file())
+    assert names(done["removed"]) == [EARLIER]
+    assert (work.path / "batches" / EARLIER).exists()
+    size = sum(path.stat().st_size for path in (work.path / "batches" / EARLIER).rglob("*") if path.is_file())
     done = work.clean(Scheduler())
-    assert names(done["removed"]) == ["old"]
+    assert names(done["removed"]) == [EARLIER]
     assert done["freed"] == size
-    assert [(one["name"], one["why"]) for one in done["kept"]] == [("young", "it was used lately")]
-    assert [path.name for path in (work.path / "batches").iterdir()] == ["young"]
+    assert [(one["name"], one["why"]) for one in done["kept"]] == [(LATER, "it was used lately")]
+    assert [path.name for path in (work.path / "batches").iterdir()] == [LATER]
 
 
 def test_a_batch_whose_results_came_lately_is_not_old(work: WorkDir) -> None:
@@ -416,7 +440,7 @@ def test_a_batch_with_a_job_in_the_queue_stays(work: WorkDir, rows: list[Row]) -
     work.make_old()
     done = work.clean(Scheduler(rows))
     assert [one["why"] for one in done["kept"]] == ["it has jobs in the queue"]
-    assert names(work.clean(Scheduler([row(JobState.FAILED, (0, 3))]))["removed"]) == ["b"]
+    assert names(work.clean(Scheduler([row(JobState.FAILED, (0, 3))]))["removed"]) == [B]
 
 
 def test_without_the_queue_only_goes_what_is_wholly_over(work: WorkDir) -> None:
@@ -431,20 +455,20 @@ def test_without_the_queue_only_goes_what_is_wholly_over(work: WorkDir) -> None:
         assert [one["why"] for one in work.clean(scheduler)["kept"]] == [why]
     publish.publish(part.results, "3.0.x", [b"7 0 9 n2\n"])
     work.make_old()
-    assert names(work.clean(Scheduler(None))["removed"]) == ["b"]
+    assert names(work.clean(Scheduler(None))["removed"]) == [B]
 
 
 def test_what_a_connected_driver_has_stays_however_old(work: WorkDir) -> None:
     code = work.path / "code" / ("d" * 20)
     code.mkdir(parents=True)
-    work.part(work.batch(session="s"))
-    (work.path / "batches" / "torn").mkdir()
-    driver = Succession(str(work.path), "s", "mark", str(code))
+    work.part(work.batch(session=GONE))
+    (work.path / "batches" / TORN).mkdir()
+    driver = Succession(str(work.path), GONE, "mark", str(code))
     driver.claim()
     login = work.path / "login" / f"{os.uname().nodename}.{os.getppid()}"
     login.mkdir(parents=True)
-    (work.path / "sessions" / "s").write_text(
-        (work.path / "sessions" / "s").read_text().replace(f'"pid": {os.getpid()}', f'"pid": {os.getppid()}')
+    (work.path / "sessions" / GONE).write_text(
+        (work.path / "sessions" / GONE).read_text().replace(f'"pid": {os.getpid()}', f'"pid": {os.getppid()}')
     )
     work.make_old()
     done = work.clean(Scheduler(), 0)
@@ -455,20 +479,20 @@ def test_what_a_connected_driver_has_stays_however_old(work: WorkDir) -> None:
     ]
     driver.leave(for_good=False)
     done = work.clean(Scheduler())
-    assert names(done["removed"]) == ["torn", code.name, login.name]
+    assert names(done["removed"]) == [TORN, code.name, login.name]
     assert [one["why"] for one in done["kept"]] == ["it was used lately"]  # its driver may come back
     work.make_old()
-    assert names(work.clean(Scheduler())["removed"]) == ["b", "s"]
+    assert names(work.clean(Scheduler())["removed"]) == [B, GONE]
 
 
 def test_a_batch_that_another_driver_has_taken_over_is_its(work: WorkDir) -> None:
     batch = work.batch()
-    driver = Succession(str(work.path), "heir", "mark")
+    driver = Succession(str(work.path), HEIR, "mark")
     driver.claim()
     assert work.look(Scheduler())["batches"][0]["live"] is False
-    batch.adopt("heir")
+    batch.adopt(HEIR)
     (told,) = work.look(Scheduler())["batches"]
-    assert (told["session"], told["live"]) == ("heir", True)
+    assert (told["session"], told["live"]) == (HEIR, True)
     work.make_old()
     assert [one["why"] for one in work.clean(Scheduler())["kept"]] == ["its driver is connected"]
 
@@ -477,15 +501,15 @@ def test_source_and_sessions_that_a_batch_needs_stay_with_it(work: WorkDir) -> N
     for letter in "acde":
         (work.path / "code" / (letter * 20)).mkdir(parents=True)
     (work.path / "code" / f"{'f' * 20}.123").mkdir()
-    for session in ("gone", "other"):
+    for session in (GONE, OTHER):
         driver = Succession(str(work.path), session, "mark")
         driver.claim()
         driver.leave(for_good=False)
     work.make_old("eeee")
     work.part(work.batch())
     done = work.clean(Scheduler())
-    assert names(done["removed"]) == ["other", "d" * 20, f"{'f' * 20}.123"]
-    assert {path.name for path in (work.path / "sessions").iterdir()} == {"gone", "gone.lock"}
+    assert names(done["removed"]) == [OTHER, "d" * 20, f"{'f' * 20}.123"]
+    assert {path.name for path in (work.path / "sessions").iterdir()} == {GONE, f"{GONE}.lock"}
     assert {path.name[0] for path in (work.path / "code").iterdir()} == set("ace")
 
 

@@ -64,6 +64,11 @@ def unpack(chunks: Iterable[bytes], target: Path, name: str = "name", *, folder:
     return Path(unpacker.target)
 
 
+def open_files() -> set[str]:
+    """Return the names of this process's descriptors."""
+    return set(os.listdir("/proc/self/fd"))
+
+
 def cut(data: bytes, seed: int) -> list[bytes]:
     chosen = random.Random(seed)
     pieces = []
@@ -164,13 +169,31 @@ ROOT, END = record(b"d", b""), record(b"e", b"")
         record(b"l", b"a", b"/tmp") + record(b"f", b"a/escaped"),
         record(b"l", b"a", b"/tmp") + record(b"d", b"a"),
         record(b"d", b"a") + record(b"f", b"a"),
+        record(b"l", b"a", b"/tmp") + record(b"f", b"a"),
+        record(b"f", b"a") + record(b"l", b"a", b"/tmp"),
+        record(b"f", b"a") + record(b"f", b"a"),
+        record(b"l", b"a", b"/tmp") + record(b"l", b"a", b"/etc"),
+        record(b"f", b"b") + record(b"f", b"a"),
+        record(b"d", b"a") + record(b"f", b"b") + record(b"f", b"a/c"),
+        record(b"d", b"a") + record(b"d", b"b") + record(b"d", b"a"),
+        record(b"d", b"") + record(b"f", b"a"),
+        record(b"l", b"", b"/tmp"),
+        record(b"f", b""),
+        record(b"l", b"a", b""),
+        record(b"l", b"a", b"nul\0l"),
+        tree._RECORD.pack(b"l", 0, 0, 1, 1 << 40) + b"a",
+        b"".join(record(b"d", b"/".join([b"a"] * depth)) for depth in range(1, 500)),
+        END + record(b"f", b"a"),
+        END,
         record(b"x", b"a"),
         record(b"f", b"a", b"content")[:-1] + b"\0",
     ],
 )
 def test_a_hostile_stream_writes_nothing(tmp_path: Path, hostile: bytes) -> None:
+    before = open_files()
     with pytest.raises(tree.TreeError):
         unpack([ROOT + hostile + END], tmp_path / "deep/target")
+    assert not open_files().difference(before)
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["deep"]
 
 

@@ -262,3 +262,27 @@ def test_resolved_tasks_are_done_with() -> None:
 )
 def test_reasons_that_may_last_for_ever_are_told(state: JobState, reason: str, stuck: bool) -> None:
     assert watch.is_stuck(row(state, (0, 0), reason=reason)) is stuck
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"7",
+        b"7 0",
+        b"7 0 x",
+        b"7 0 -1",
+        b"7 0 1.5",
+        b"7 0 " + b"9" * 5000,
+        b"7 0 1 n x 2",
+        b"7 0 1 n nan 2",
+        b"\xff",
+    ],
+)
+def test_a_damaged_end_is_none(data: bytes) -> None:
+    assert watch.parse_end(data, 0) is None
+
+
+def test_an_end_is_read_as_far_as_it_is_written() -> None:
+    assert watch.parse_end(b"7 0 9", 2) == watch.End(2, 9, "", None, None, "")
+    assert watch.parse_end(b"7 0 9 n1 1.5 2 n[1-2]\n", 0) == watch.End(0, 9, "n1", 1.5, 2.0, "n[1-2]")

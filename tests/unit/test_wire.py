@@ -1,6 +1,7 @@
 """Frames survive any way in which a stream may be cut into pieces."""
 
 import random
+import tracemalloc
 
 import pytest
 
@@ -100,3 +101,99 @@ def test_envelopes_are_opened_however_the_stream_is_cut_and_what_is_between_them
         opened += opener.feed(data[:size])
         data = data[size:]
     assert opened == b"".join(contents)
+
+
+# ---- what an agent that means no good may send
+
+
+def prefix(kind: int, head: int, body: int) -> bytes:
+    return wire.PREFIX.pack(kind, head, body)
+
+
+def message(head: bytes, body: int = 0) -> bytes:
+    return prefix(wire.MESSAGE, len(head), body) + head
+
+
+HEADS = {
+    "deep": b"[" * 100_000,
+    "deeper": b'{"op":' * 200_000,
+    "a number of many digits": b'{"op":"x","n":' + b"9" * 100_000 + b"}",
+    "not a number": b'{"op":"x","n":NaN}',
+    "a list": b'["op"]',
+    "a number": b"7",
+    "null": b"null",
+    "nothing": b"",
+    "no op": b'{"id":1}',
+    "an op that is no word": b'{"op":["reply"]}',
+    "not UTF-8": b'{"op":"\xff"}',
+}
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+@pytest.mark.parametrize("body", [0, 2 << 20], ids=["small", "large"])
+def test_a_head_that_is_none_is_an_error(head: bytes, body: int) -> None:
+    with pytest.raises(wire.WireError, match="a frame whose head"):
+        frames([message(head, body) + bytes(body)])
+
+
+def test_a_number_without_end_is_one() -> None:
+    assert frames([message(b'{"op":"x","n":Infinity}')])[0].head["n"] == float("inf")
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        prefix(wire.MESSAGE, wire.MOST_HEAD + 1, 0),
+        prefix(wire.RESULTS, 0, wire.MOST_BODY + 1),
+        prefix(wire.RESULTS, 0, (1 << 64) - 1),
+        prefix(wire.RESULTS, 1, 1) + b"{}",
+        prefix(wire.CALLS, 5, 0),
+        prefix(wire.PART, 1, 2 << 20),
+        prefix(wire.GOT, 1, 1),
+        prefix(wire.PART, 1, 13) + prefix(wire.PART, 1, 1),
+        prefix(wire.PART, 1, 13) + prefix(wire.MESSAGE, wire.MOST_HEAD + 1, 0),
+    ],
+)
+def test_a_length_that_cannot_be_is_an_error_before_anything_follows(start: bytes) -> None:
+    with pytest.raises(wire.WireError):
+        frames([start])
+
+
+@pytest.mark.parametrize(
+    "announced",
+    [
+        prefix(wire.RESULTS, 0, wire.MOST_BODY) + bytes(1000),
+        message(b'{"op":"x"}', wire.MOST_BODY) + bytes(1000),
+        prefix(wire.MESSAGE, wire.MOST_HEAD, 0) + b"{",
+        b"".join(prefix(wire.PART, n, 13) + prefix(wire.MESSAGE, wire.MOST_HEAD, 0) for n in range(wire.MOST_LANES)),
+    ],
+    ids=["results", "body", "head", "lanes"],
+)
+def test_what_is_only_announced_takes_no_memory(announced: bytes) -> None:
+    reader = wire.Reader()
+    tracemalloc.start()
+    try:
+        for at in range(0, len(announced), 1000):
+            assert list(reader.feed(announced[at : at + 1000])) == []
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_large_frames_at_once_are_counted() -> None:
+    begun = [prefix(wire.PART, n, 13) + prefix(wire.RESULTS, 0, 100) for n in range(wire.MOST_LANES + 1)]
+    with pytest.raises(wire.WireError, match="large frames at once"):
+        frames(begun)
+
+
+def test_place_is_told_how_long_a_body_is_and_may_refuse_it() -> None:
+    asked: list[object] = []
+
+    def refuse(head: object, size: int) -> None:
+        asked.append((head, size))
+        raise wire.WireError("too much")
+
+    for start in (message(b'{"op":"x"}', 2 << 20), prefix(wire.RESULTS, 0, 3 << 20)):
+        with pytest.raises(wire.WireError, match="too much"):
+            list(wire.Reader(refuse).feed(start))
+    assert asked == [({"op": "x"}, 2 << 20), (None, 3 << 20)]

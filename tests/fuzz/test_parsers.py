@@ -1,0 +1,49 @@
+"""Any bytes give a value or an error of the parser's own, within a second, and within a bound on memory."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from tests.fuzz.harness import LARGE, Parser, check
+from tests.fuzz.inputs import TOKENS, TOKENS_INSIDE, inputs
+from tests.fuzz.modules import import_all
+from tests.fuzz.subjects import PARSERS
+
+import_all()
+EXAMPLES = int(os.environ.get("SLURMFUTURES_FUZZ", "200"))  # inputs of each parser
+
+every_parser = pytest.mark.parametrize("parser", PARSERS, ids=str)
+
+
+@every_parser
+@settings(
+    max_examples=EXAMPLES,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate, Phase.shrink],
+    report_multiple_bugs=False,
+)
+@given(data=st.data())
+def test_any_input_gives_a_value_or_an_error_of_its_own(parser: Parser, tmp_path: Path, data: st.DataObject) -> None:
+    common = TOKENS_INSIDE if parser.writes else TOKENS
+    check(parser, data.draw(inputs(parser.seeds, parser.tokens, parser.more, common)), tmp_path)
+
+
+@every_parser
+def test_what_is_valid_is_read(parser: Parser, tmp_path: Path) -> None:
+    for seed in parser.seeds:
+        outcome = check(parser, seed, tmp_path)
+        assert not isinstance(outcome, Exception), f"{parser} refused {seed!r}: {outcome!r}"
+
+
+@every_parser
+def test_a_large_input_takes_no_more_than_its_share(parser: Parser, tmp_path: Path) -> None:
+    more = (TOKENS_INSIDE if parser.writes else TOKENS) if EXAMPLES > 1000 else ()
+    pieces = [piece for piece in (*parser.seeds, *parser.repeated, *parser.tokens, *more) if piece]
+    for piece in dict.fromkeys(pieces):
+        for start in (b"", *parser.seeds[:1]):
+            check(parser, (start + piece * (LARGE // len(piece)))[:LARGE], tmp_path)
+    for data in parser.large:
+        check(parser, data, tmp_path)

@@ -1,0 +1,102 @@
+"""What an agent sends that means no good: the executor ends with an AgentError, and holds no more than really came."""
+
+import json
+import shlex
+import sys
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slurmfutures import AgentError, SlurmExecutor
+from slurmfutures._remote import payload, wire
+from tests import calls
+from tests.strangers import hostile
+from tests.waiting import DEADLINE
+
+
+def message(head: Any, body: int = 0) -> bytes:
+    text = head if isinstance(head, bytes) else json.dumps(head).encode()
+    return wire.PREFIX.pack(wire.MESSAGE, len(text), body) + text
+
+
+def event(op: str, **words: Any) -> bytes:
+    return message({"op": op, "batch": "BATCH-OF-ITS", **words})
+
+
+def results(body: bytes, length: int | None = None) -> bytes:
+    return wire.PREFIX.pack(wire.RESULTS, 0, len(body) if length is None else length) + body
+
+
+def record(call: int) -> bytes:
+    return b"".join(map(bytes, payload.pack_record(call, payload.OK, b"x")))
+
+
+ENDED = {
+    "task": 0,
+    "attempt": 0,
+    "state": "FAILED",
+    "exit_code": 1,
+    "signal": None,
+    "stderr": "",
+    "node": "n",
+    "reason": "",
+    "job_id": "1",
+    "cancelled_by": None,
+    "started": True,
+    "unseen": False,
+    "where": "x",
+    "earlier": True,
+}
+FRAMES = {
+    "no frame": b"\xff" * 100,
+    "a frame without end": results(b"", 1 << 63),
+    "a head that is no mapping": message(b"[]"),
+    "a deep head": message(b"[" * 100_000),
+    "calls": wire.PREFIX.pack(wire.CALLS, 0, 8) + bytes(8),
+    "results without a record": results(b"x"),
+    "a reply without a number": message({"op": "reply"}),
+    "a reply to a list": message({"op": "reply", "id": [1]}),
+    "a reply to a truth": message({"op": "reply", "id": True}),
+    "an unknown event": message({"op": "surprise"}),
+    "a transfer that is none": message({"op": "get-data", "transfer": {}}),
+    "a pool that is none": message({"op": "pool_note", "pool": []}),
+    "a batch that is none": message({"op": "states", "batch": {}, "states": []}),
+    "an event that is too large": message({"op": "pong"}, 1 << 30),
+    "states that are none": event("states", states=7),
+    "a state that is none": event("states", states=[["HUNGRY", [[0, 1]]]]),
+    "a task that is none": event("states", states=[["RUNNING", [[5, 9]]]]),
+    "an end without words": event("ended", ended=[{}]),
+    "the end of an earlier driver's task": event("ended", ended=[ENDED]),
+    "results of nothing": event("results"),
+    "a result of a call that is none": message({"op": "results", "batch": "BATCH-OF-ITS", "done": []}, len(record(999)))
+    + record(999),
+    "a call on the login node that is none": message({"op": "crashed", "calls": 1}),
+}
+
+
+def executor(folder: Path, frames: bytes) -> SlurmExecutor:
+    (folder / "frames").write_bytes(frames)
+    words = [sys.executable, hostile.__file__, str(folder / "frames")]
+    return SlurmExecutor(scheduler="local", work_dir=folder / "work", python=shlex.join(words))
+
+
+@pytest.mark.parametrize("frames", FRAMES.values(), ids=FRAMES)
+def test_what_cannot_be_understood_costs_the_connection(tmp_path: Path, frames: bytes) -> None:
+    with executor(tmp_path, frames) as ex:
+        error = ex.submit(calls.square, 3).exception(DEADLINE)
+    assert isinstance(error, AgentError)
+    assert "cannot be understood" in str(error)
+
+
+def test_a_reply_that_nothing_waits_for_is_not_kept(tmp_path: Path) -> None:
+    size = 64 << 20
+    frames = message({"op": "reply", "id": 10_000}, size) + bytes(size) + message(b"[]")
+    tracemalloc.start()
+    try:
+        with executor(tmp_path, frames) as ex:
+            assert isinstance(ex.submit(calls.square, 3).exception(DEADLINE), AgentError)
+        assert tracemalloc.get_traced_memory()[1] < size / 2
+    finally:
+        tracemalloc.stop()
