@@ -15,7 +15,7 @@ from . import ids, pool_files, spool, succession, survey, trust
 from .scheduler import Scheduler
 
 _CODE = re.compile(rb"/code/([0-9a-f]+)")
-_CODE_NAME = re.compile(r"[0-9a-f]{20}(\..+)?")
+_CODE_NAME = re.compile(r"[0-9a-f]{20}(\.[0-9a-f]+)?")
 _SHIP = re.compile(rb"/ship/([0-9a-f]{20})")
 _SHIP_NAME = re.compile(r"[0-9a-f]{20}(\..+)?")
 _LOGIN_NAME = re.compile(r".+\.[0-9]+")  # a host, and a process there

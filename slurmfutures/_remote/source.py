@@ -22,8 +22,8 @@ from . import trust
 REMEDY = "name another folder by work_dir="
 _DIGEST = 20  # hexadecimal digits
 _CACHE = "__pycache__"
-MOST_UNPACKED = 1 << 32  # bytes of what is sent
 _ENTERED_BY_OTHERS = stat.S_IXGRP | stat.S_IXOTH
+MOST_UNPACKED = 1 << 32  # bytes of what is sent
 _RENAMES = 10  # tries; each is lost to another agent, or to something that cannot be renamed
 # What there is of ours in a work_dir.
 _FOLDERS = ("batches", "code", "login", "pilots", "sessions", "ship")

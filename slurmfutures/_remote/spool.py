@@ -134,8 +134,7 @@ class Batch:
 
         A user's own script travels as the batch's function.
         """
-        trust.make_folder(os.path.dirname(self.path))
-        trust.make_folder(self.path)
+        make_folder(self.path)
         try:
             if isinstance(calls, Incoming):
                 calls.move_to(os.path.join(self.path, "calls"))

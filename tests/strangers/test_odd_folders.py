@@ -18,21 +18,20 @@ from typing import Any
 
 import pytest
 
-from slurmfutures import ResultLost, SlurmExecutor, SlurmFuturesError, SlurmFuturesWarning
+from slurmfutures import SlurmExecutor, SlurmFuturesError, SlurmFuturesWarning
 from slurmfutures._bootstrap import archive
 from slurmfutures._remote import agent, ships, source, spool, trust
 from slurmfutures._remote.local import Local
 from slurmfutures._remote.succession import Succession, agent_of, is_live
 from tests import calls
-from tests.drivers import Driver
 from tests.fix_executors import Opener
-from tests.fix_gate import Gate
 from tests.pythons import find
 from tests.strangers.accounts import Stranger
 from tests.strangers.test_work_dirs import run
 from tests.waiting import DEADLINE, until
 
 DIGEST, SOURCE = archive()
+SESSION = "0123456789ab"
 _NOBODY = 0xFFFFFFFF  # in an entry of an ACL that names none
 
 
@@ -287,7 +286,7 @@ def test_a_job_s_umask_does_not_spoil_what_was_shipped(
 def test_a_batch_of_a_stranger_is_not_read(warm: Path, stranger: Stranger) -> None:
     planted = warm / "batches/0123456789ab"
     (planted / "0/r").mkdir(parents=True)
-    (planted / "batch.json").write_text('{"tasks": 1, "skip": []}')
+    (planted / "batch.json").write_text(json.dumps({"batch": planted.name, "tasks": 1, "skip": []}))
     assert spool.Batch(str(warm), planted.name).spec() is not None
     stranger.own(planted)
     with pytest.raises(trust.Untrusted, match=rf"it is a folder of {stranger.name}"):
@@ -331,40 +330,32 @@ def test_a_session_of_a_stranger_ends_no_process(
     common: Path, stranger: Stranger, bystander: "subprocess.Popen[bytes]"
 ) -> None:
     (common / "sessions").mkdir(0o700)
-    path, lock = common / "sessions/abc", common / "sessions/abc.lock"
+    path, lock = common / "sessions" / SESSION, common / "sessions" / f"{SESSION}.lock"
     path.write_text(f'{{"host": "{os.uname().nodename}", "pid": {bystander.pid}, "mark": "sleep"}}')
     with lock.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         stranger.own(path, lock)
-        assert agent_of(str(common), "abc") == {}
-        succession = Succession(str(common), "abc", "mark")
+        assert agent_of(str(common), SESSION) == {}
+        succession = Succession(str(common), SESSION, "mark")
         assert succession.claim()
         succession.leave(for_good=True)
     assert bystander.poll() is None
 
 
-@pytest.mark.parametrize("name", ["abc", "abc.lock"])
+@pytest.mark.parametrize("name", [SESSION, f"{SESSION}.lock"])
 def test_a_fifo_among_the_sessions_holds_up_nobody(common: Path, name: str) -> None:
     (common / "sessions").mkdir(0o700)
     os.mkfifo(common / "sessions" / name)
-    assert in_time(lambda: agent_of(str(common), "abc")) == {}
-    in_time(lambda: is_live(str(common), "abc"))
-    assert in_time(Succession(str(common), "abc", "mark").claim)
-
-
-@pytest.mark.parametrize("text", ["a name", "-5", "\0" * 40])
-def test_job_ids_go_on_where_their_file_is_damaged(common: Path, text: str) -> None:
-    (common / "local_job_id").write_text(text)
-    first = Local(str(common), 1)._next_ids(2)
-    assert first[0] > 1_700_000_000
-    assert Local(str(common), 1)._next_ids(1)[0] == first[-1] + 1
+    assert in_time(lambda: agent_of(str(common), SESSION)) == {}
+    in_time(lambda: is_live(str(common), SESSION))
+    assert in_time(Succession(str(common), SESSION, "mark").claim)
 
 
 def test_a_process_of_a_stranger_is_no_submission(common: Path, stranger: Stranger) -> None:
     """Names of jobs are no secret, and words of a command line are free."""
     (common / "sessions").mkdir(0o700)
     name = "sf-0123456789ab-1"
-    before, after = (Succession(str(common), "abc", mark) for mark in ("before", "after"))
+    before, after = (Succession(str(common), SESSION, mark) for mark in ("before", "after"))
     before.claim()
     before.leave(for_good=False)
     after.claim()
@@ -387,31 +378,6 @@ def test_limits_that_are_damaged_are_read_anew(cluster: object, opener: Opener, 
         pass
     (common / "work/limits.json").write_text(text.replace("null", json.dumps(os.environ.get("SLURM_CONF", ""))))
     opener.root("slurm", work_dir=common / "work")
-
-
-@pytest.fixture
-def left(common: Path, gate: Gate) -> Path:
-    """A work_dir whose driver was killed in the middle of a call, and has a checkpoint beside it."""
-    text = """
-with SlurmExecutor(**options) as executor:
-    executor.submit(calls.pass_gate, *arguments).result()
-"""
-    options = {"scheduler": "local", "work_dir": common / "work", "checkpoint": common / "checkpoint"}
-    driver = Driver(common / "driver.py", text, options, str(gate.folder), 42)
-    gate.wait()
-    driver.kill()
-    return common / "work"
-
-
-def test_results_of_a_stranger_s_batch_are_not_taken_for_one_s_own(
-    left: Path, common: Path, gate: Gate, opener: Opener, stranger: Stranger
-) -> None:
-    (batch,) = (left / "batches").iterdir()
-    stranger.own(batch)
-    executor = opener.root("local", work_dir=left, checkpoint=common / "checkpoint")
-    found = executor.submit(calls.pass_gate, str(gate.folder), 42)
-    with pytest.raises(ResultLost, match=rf"batch {batch.name} cannot be used: .*it is a folder of {stranger.name}"):
-        found.result(DEADLINE)
 
 
 def test_job_ids_are_not_counted_in_a_file_of_a_stranger(common: Path, stranger: Stranger) -> None:
