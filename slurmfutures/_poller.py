@@ -37,7 +37,7 @@ from ._errors import (
     job_error,
     script_error,
 )
-from ._future import SlurmFuture, begin, settle
+from ._future import NOBODY, SlurmFuture, begin, settle
 from ._jobinfo import job_info
 from ._link import Link, LinkDown, Reply
 from ._login import LoginCalls
@@ -158,6 +158,7 @@ class Poller:
         self._collected: deque[tuple[str, bool]] = deque()
         # The poller's thread only.
         self._active: dict[str, Batch] = {}
+        self._unusable: dict[str, ResultLost] = {}  # batches of earlier drivers whose files cannot be used, and why
         self._epoch: float = started.greeting["now"]  # when this driver began, by work_dir's clock
         self._done_with: list[tuple[str, bool]] = []  # batches of earlier drivers, and whether their files may go
         if checkpoint is not None:
@@ -296,6 +297,11 @@ class Poller:
         assert self.checkpoint is not None
         with self._lock:
             self.check()
+            lost = self._unusable.get(place[0])
+            if lost is not None:  # its jobs may run on: none of its calls is sent again by this driver
+                failed: SlurmFuture[Any] = SlurmFuture(NOBODY, 0)
+                failed.set_exception(lost)
+                return failed
             batch, call = self._active.get(place[0]), place[1]
             future = batch.futures[call] if batch is not None and batch.restored else None
             if batch is None or future is None or future.done() or self.checkpoint.flying(key) != place:
@@ -684,6 +690,10 @@ class Poller:
         if "error" in head:
             lost = ResultLost(f"the files of batch {batch.id} cannot be used: {head['message']}")
             batch.failed = True  # its files stay
+            if batch.restored:
+                with self._lock:
+                    self._unusable[batch.id] = lost
+                    batch.unsaved = True  # the next start looks again
             for call in range(len(batch.futures)):
                 self._resolve(batch, call, None, lost)
             self._submitted(batch)

@@ -68,7 +68,7 @@ def _encoded(word: str) -> list[str]:
     ],
 )
 def test_setup_and_commands_stand_in_no_argument_list(
-    scheduler: str, opener: Opener, watcher: Watcher, gate: Gate, request: pytest.FixtureRequest
+    scheduler: str, opener: Opener, watcher: Watcher, gate: Gate, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     if scheduler == "slurm":
         request.getfixturevalue("cluster")
@@ -76,7 +76,8 @@ def test_setup_and_commands_stand_in_no_argument_list(
     assert executor.submit(os.getenv, "TOKEN").result(DEADLINE) == TOKEN
     assert executor.login.submit(os.getenv, "TOKEN").result(DEADLINE) == TOKEN
     assert executor.run(f"TOKEN={TOKEN}; printenv TOKEN").stdout.strip() == TOKEN
-    assert executor.submit_script(f'#!/bin/bash\n[ {TOKEN} = "$TOKEN" ]\n').result(DEADLINE).exit_code == 0
+    script = f'#!/bin/bash\n[ {TOKEN} = "$TOKEN" ]\n'
+    assert executor.submit_script(script, cwd=str(tmp_path)).result(DEADLINE).exit_code == 0
     with executor.pilots(workers=1) as pilots:
         running = pilots.submit(calls.pass_gate, gate.folder, "done")  # all that there is runs at one time
         gate.wait()

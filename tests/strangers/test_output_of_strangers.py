@@ -76,7 +76,7 @@ def test_it_is_not_read_as_the_output(
     shared: Path, executor: SlurmExecutor, stranger: Stranger, kind: Callable[[Path, Stranger], str]
 ) -> None:
     path = shared / "log"
-    future = executor.submit_script(_SCRIPT.format(path))
+    future = executor.submit_script(_SCRIPT.format(path), cwd=str(shared))
     future.result(DEADLINE)
     assert future.stdout() == "said by the job\n"
     path.unlink()
@@ -90,7 +90,7 @@ def test_it_is_not_read_as_the_output(
 
 def test_the_user_s_own_link_is_followed(shared: Path, executor: SlurmExecutor) -> None:
     path = shared / "log"
-    future = executor.submit_script(_SCRIPT.format(path))
+    future = executor.submit_script(_SCRIPT.format(path), cwd=str(shared))
     future.result(DEADLINE)
     path.rename(shared / "elsewhere")
     path.symlink_to("elsewhere")
@@ -98,7 +98,7 @@ def test_the_user_s_own_link_is_followed(shared: Path, executor: SlurmExecutor) 
 
 
 def test_an_error_does_not_wait_for_a_fifo(shared: Path, executor: SlurmExecutor) -> None:
-    future = executor.submit_script(_DEATH.format(shared / "log"))
+    future = executor.submit_script(_DEATH.format(shared / "log"), cwd=str(shared))
     error = future.exception(DEADLINE)
     assert isinstance(error, JobFailed)
     assert (error.exit_code, error.stderr_tail) == (3, "")
