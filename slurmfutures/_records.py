@@ -161,8 +161,6 @@ _BATCH_WORDS: _Words = {
     **dict.fromkeys(("name", "spool", "scheduler", "where"), (str, _NONE)),
     "options": (list, _NONE),
     "time": (int, float, _NONE),
-    "pool": (int, _NONE),
-    "first": (int, _NONE),
     "script": (list, _NONE),
 }
 _PART_WORDS: _Words = {"batch": str, "job": (str, _NONE)}
@@ -189,6 +187,8 @@ def _unpack_batch(body: bytes) -> Batch:
     if len(body) != end + KEY_SIZE * calls:
         raise ValueError("a batch with fewer keys than calls")
     words = _words(body[at : at + length], {"batch": str, **_BATCH_WORDS})
+    if {"pool", "first"} & words.keys() and not (type(words.get("pool")) is type(words.get("first")) is int):
+        raise ValueError("calls of a pool without its number, or that of the first")
     numbers = array("I", body[at + length : end])
     if sys.byteorder == "little":
         numbers.byteswap()
