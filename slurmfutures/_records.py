@@ -163,14 +163,12 @@ _Words = Mapping[str, type | tuple[type, ...]]
 _NONE = type(None)
 _OPENED_WORDS: _Words = {"time": (int, float, _NONE), "where": (str, _NONE), "place": (dict, _NONE)}
 _BATCH_WORDS: _Words = {
-    **dict.fromkeys(("name", "spool", "scheduler", "where"), (str, _NONE)),
-    "options": (list, _NONE),
-    "time": (int, float, _NONE),
-    "pool": (int, _NONE),
-    "first": (int, _NONE),
+    **dict.fromkeys(("batch", "name", "spool", "scheduler", "where"), str),
+    "options": list,
+    "time": (int, float),
     "script": (list, _NONE),
 }
-_PART_WORDS: _Words = {"batch": str, "job": (str, _NONE)}
+_PART_WORDS: _Words = {"batch": str, "job": str}
 _FAILED_WORDS: _Words = {**dict.fromkeys(("said", "kind", "job"), (str, _NONE)), "time": (int, float, _NONE)}
 
 
@@ -193,7 +191,9 @@ def _unpack_batch(body: bytes) -> Batch:
     end = at + length + 4 * tasks
     if len(body) != end + KEY_SIZE * calls:
         raise ValueError("a batch with fewer keys than calls")
-    words = _words(body[at : at + length], {"batch": str, **_BATCH_WORDS})
+    words = _words(body[at : at + length], _BATCH_WORDS)
+    if {"pool", "first"} & words.keys() and not (type(words.get("pool")) is type(words.get("first")) is int):
+        raise ValueError("calls of a pool without its number, or that of the first")
     numbers = array("I", body[at + length : end])
     if sys.byteorder == "little":
         numbers.byteswap()

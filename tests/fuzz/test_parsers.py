@@ -19,6 +19,7 @@ every_parser = pytest.mark.parametrize("parser", PARSERS, ids=str)
 
 
 @every_parser
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")  # of an input that is told because it failed
 @settings(
     max_examples=EXAMPLES,
     suppress_health_check=list(HealthCheck),

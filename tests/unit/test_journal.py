@@ -22,6 +22,7 @@ from slurmfutures._journal import Journal, Scan
 from slurmfutures._records import KEY_SIZE, NO_KEY, Contents
 
 HEADER = 256
+PLACE = {"spool": "0123456789ab", "scheduler": "local", "where": "here"}
 
 
 def key(number: int) -> bytes:
@@ -65,7 +66,7 @@ class Writer:
         alive = sorted(name for name, it in contents.batches.items() if not it.closed)
         record = None
         if kind == "batch":
-            words = {"batch": f"{self.made:012}", "name": "f", "options": []}
+            words = {"batch": f"{self.made:012}", "name": "f", "options": [], "time": 1.0, **PLACE}
             taken = set(contents.flying) | set(contents.finished)
             keys = [key(n) if key(n) not in taken else NO_KEY for n in range(1 + 3 * which, 1 + 3 * which + number % 4)]
             record = records.BATCH, records.pack_batch(words, range(len(keys)), keys)
@@ -189,7 +190,7 @@ def test_written_anew_it_says_the_same(folder: Path, todo: list[Action]) -> None
 def test_a_long_one_is_written_anew_when_it_is_opened(tmp_path: Path) -> None:
     path = tmp_path / "c"
     file = Journal(path)
-    words = {"batch": "0" * 12, "said": "x" * 1000}
+    words = {"batch": "0" * 12, "said": "x" * 1000, "name": "f", "options": [], "time": 1.0, **PLACE}
     for _ in range(3):
         file.append([(records.BATCH, [records.pack_batch(words, [0], [key(1)])])])
         file.append([(records.FAILED, [records.pack_failure(key(1), "0" * 12, 0, {"said": "x" * 700_000})])])

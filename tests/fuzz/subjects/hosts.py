@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import os
 import shlex
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,7 +79,8 @@ def _config(data: bytes, folder: Path) -> object:
     path = folder / "config"
     path.write_bytes(data)
     path.chmod(0o600)
-    with _programs(folder):
+    with _programs(folder), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # brackets in a pattern
         return _hosts.resolve(_hosts.Host("login"), str(path))
 
 
