@@ -151,7 +151,7 @@ class Disk:
 
 def _mount(path: Path, stack: ExitStack) -> Path:
     path.mkdir(parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", path], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m,mode=0700", "tmpfs", path], check=True)
     stack.callback(_unmount, path)
     return path
 
