@@ -176,7 +176,7 @@ class Writer:
     def _begin(self) -> None:
         target, before = check(self._path, exclusive=self._exclusive)
         if before is not None and not stat.S_ISREG(before.st_mode):
-            self._handle = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+            self._handle = _open_special(self._path, os.O_WRONLY | os.O_CLOEXEC)
             return
         self._before = before
         if before is not None:
@@ -232,6 +232,20 @@ def check(path: str, *, exclusive: bool) -> Tuple[str, Optional[os.stat_result]]
     if not os.access(folder, os.W_OK | os.X_OK):
         raise _error(errno.EACCES, path)
     return target, about
+
+
+def _open_special(path: str, flags: int) -> int:
+    """Open what is no regular file. Raises OSError, also where something else takes its place meanwhile.
+
+    Not where `places.resolve` leads: what /dev/stdout does has no path.
+    """
+    places.resolve(path)  # raises where a link is another account's
+    before = os.stat(path)
+    handle = os.open(path, flags)
+    if os.path.samestat(before, os.fstat(handle)) and not stat.S_ISREG(before.st_mode):
+        return handle
+    os.close(handle)
+    raise OSError(errno.ESTALE, "was replaced while it was opened", path)
 
 
 def _error(number: Optional[int], path: str) -> OSError:
@@ -360,11 +374,11 @@ def _at_place(path: str, change: Callable[[str], Any]) -> Any:
 
 def _append(head: Mapping[str, Any], body: wire.Body) -> _Outcome:
     path = head["path"]
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
     if os.path.exists(path) and not os.path.isfile(path):
-        handle = os.open(path, flags)
+        handle = _open_special(path, flags)
     else:
-        handle = _at_place(path, lambda place: os.open(place, flags | os.O_NOFOLLOW, 0o666))
+        handle = _at_place(path, lambda place: os.open(place, flags | os.O_CREAT | os.O_NOFOLLOW, 0o666))
     try:
         regular = stat.S_ISREG(os.fstat(handle).st_mode)
         before = os.fstat(handle).st_size
