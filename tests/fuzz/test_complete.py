@@ -19,10 +19,9 @@ OTHERS = {
     "_poller": "records that `_jobinfo` reads",
     "_pool": "records that `_errors` reads",
     "_ship": "users' own code on their own machine",
-    "_remote.agent": "starts with what the loader was given; its limits are its own file",
+    "_remote.entries": "what `survey` reads: batch.json and parts.jsonl",
     "_remote.pilot": "the batch that the agent wrote for it: `survey` and `payload` read the same files",
     "_remote.source": "`ships` unpacks by it",
-    "_transports.openssh": "output of the system's ssh, which is shown and not read",
 }
 
 
