@@ -187,10 +187,20 @@ class Batch:
         return bisect.bisect_right(self.firsts, call) - 1
 
     def calls_of(self, task: int) -> range:
+        """Return the calls of a task. Raises IndexError where there is none of this number."""
+        if task < 0:
+            raise IndexError(f"task {task}")
         end = self.firsts[task + 1] if task + 1 < len(self.firsts) else len(self.futures)
         return range(self.firsts[task], end)
 
     # ---- what the agent says; the poller's thread
+
+    def tasks_in(self, ranges: Iterable[Sequence[int]]) -> list[range]:
+        """Return ranges of tasks. Raises ValueError for what is none: a range can be short to say, and without end."""
+        found = [range(first, end) for first, end in ranges]
+        if any(each.start < 0 or each.stop > len(self.firsts) for each in found):
+            raise ValueError(f"tasks that a batch of {len(self.firsts)} does not have")
+        return found
 
     def submitted(self, job_id: str, ranges: Iterable[range]) -> bool:
         """Note a job of this batch; False if it was known."""

@@ -13,8 +13,11 @@ from typing import Any, NamedTuple
 from ._bootstrap import Started
 from ._errors import AgentError, SlurmFuturesError
 from ._heartbeat import Heartbeat
+from ._logs import get_logger
 from ._remote import wire
 from ._remote.outbox import Outbox
+
+logger = get_logger("link")
 
 MOST_EVENT = 1 << 26  # bytes of the body of what is neither a result nor a reply
 _CHUNK = 1 << 18
@@ -34,12 +37,30 @@ class LinkDown(Exception):
         self.last_words = last_words
 
 
+class _Awaited(Future[Reply]):
+    """A reply to come. `misfit` is what kept a callback from understanding it: a Future only logs that."""
+
+    misfit: Exception | None = None
+
+    def add_done_callback(self, fn: Callable[[Future[Reply]], object]) -> None:
+        def understood(reply: Future[Reply]) -> None:
+            try:
+                fn(reply)
+            except wire.MISFITS as error:
+                # By the argument: a reference to itself would keep alive what its callbacks refer to.
+                assert isinstance(reply, _Awaited)
+                reply.misfit = error
+                logger.debug("a reply of the agent's that cannot be used", exc_info=True)
+
+        super().add_done_callback(understood)
+
+
 class _Request(NamedTuple):
     head: Mapping[str, Any]
     body: Sequence[wire.Buffer]
     key: Hashable
     again: bool  # whether it may be sent a second time
-    reply: "Future[Reply]"
+    reply: _Awaited
 
 
 class _Nowhere:
@@ -104,7 +125,7 @@ class Link:
         One that may be sent `again` is repeated after a lost connection until it is answered; the others are sent once,
         when there is a connection, and fail with what `lose` is given. Any thread.
         """
-        reply: Future[Reply] = Future()
+        reply = _Awaited()
         number = next(self._numbers)
         with self._lock:
             closed = self._closed
@@ -217,6 +238,8 @@ class Link:
                 self._sent.discard(number)
             if request is not None:
                 request.reply.set_result(Reply(frame.head, frame.body))
+                if request.reply.misfit is not None:
+                    raise _not_understood(request.reply.misfit) from request.reply.misfit
         pieces = started.reader.take_pieces()
         if pieces:
             self.send(wire.got(pieces))
@@ -297,6 +320,10 @@ class Link:
         self.end(self._closed)
         if started is not None:
             started.stream.close(timeout)
+
+
+def _not_understood(error: Exception) -> LinkDown:
+    return LinkDown(f"what came from the agent cannot be understood: {type(error).__name__}: {error}")
 
 
 def slept() -> float:

@@ -45,7 +45,7 @@ from ._logs import get_logger
 from ._pickling import LOGIN_NODE, result_of
 from ._pool import BITS, Handful, Pool, Settings
 from ._reconnect import Reconnect
-from ._remote import jsons, payload, wire
+from ._remote import ids, jsons, payload, wire
 from ._remote.states import JobState
 from ._retries import Attempts
 from ._shipping import Shipping
@@ -731,7 +731,9 @@ class Poller:
 
     def _note_part(self, batch: Batch, job: str, tasks: Sequence[Sequence[int]]) -> bool:
         """Some tasks of a batch are a job; False if that was known."""
-        if not batch.submitted(job, [range(*ends) for ends in tasks]):
+        if not ids.is_job(job):  # it gets into the checkpoint
+            raise ValueError(f"{job!r:.80} is not the id of a job")
+        if not batch.submitted(job, batch.tasks_in(tasks)):
             return False
         if self.checkpoint is not None:
             self.checkpoint.part(batch.id, job, tasks)
@@ -827,6 +829,7 @@ class Poller:
 
     def _stored(self, batch: Batch, reply: "Future[Reply]") -> None:
         """The agent has the batch on disk, or could not write it."""
+        batch.stored = True  # at once: where this reply cannot be understood, the next agent is asked
         error = reply.exception()
         if error is None and "error" in reply.result().head:
             message = reply.result().head["message"]
@@ -840,7 +843,6 @@ class Poller:
                 self._note_part(batch, job, tasks)
             if reply.result().head.get("submitted"):
                 self._submitted(batch)
-        batch.stored = True
         if batch.unwanted:
             self._send_cancel(batch)
         self._batch_over(batch)
@@ -1089,19 +1091,19 @@ class Poller:
     def _states(self, batch: Batch, states: Sequence[tuple[str, Sequence[tuple[int, int]]]]) -> None:
         for word, ranges in states:
             state = JobState(word)
-            for first, end in ranges:
-                batch.enter(range(first, end), state)
+            for tasks in batch.tasks_in(ranges):
+                batch.enter(tasks, state)
                 if state != JobState.RUNNING:
                     continue
-                for task in range(first, end):
+                for task in tasks:
                     for call in batch.calls_of(task):
                         future = batch.futures[call]
                         if future is not None:
                             begin(future)
 
     def _refused(self, batch: Batch, head: Mapping[str, Any]) -> None:
-        for first, end in head["tasks"]:
-            for task in range(first, end):
+        for tasks in batch.tasks_in(head["tasks"]):
+            for task in tasks:
                 if task in batch.attempts:
                     logger.warning("batch %s: %s is not run again: %s", batch.id, batch.name, head["message"])
                     self._fail_task(batch, task, batch.attempts[task].last())

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from slurmfutures import AgentError, SlurmExecutor
+from slurmfutures._journal import Scan
 from slurmfutures._remote import payload, wire
 from tests import calls
 from tests.strangers import hostile
@@ -67,6 +68,14 @@ FRAMES = {
     "states that are none": event("states", states=7),
     "a state that is none": event("states", states=[["HUNGRY", [[0, 1]]]]),
     "a task that is none": event("states", states=[["RUNNING", [[5, 9]]]]),
+    "tasks without end": event("states", states=[["PENDING", [[0, 10**29]]]]),
+    "tasks below the first": event("states", states=[["RUNNING", [[-1, 0]]]]),
+    "the end of a task below the first": event("ended", ended=[{**ENDED, "task": -1}]),
+    "a job of tasks without end": event("part", job="7", tasks=[[0, 10**29]]),
+    "a job that is none": event("part", job=7, tasks=[[0, 1]]),
+    "a refusal of tasks without end": event("refused", message="", tasks=[[0, 10**29]]),
+    "an error without words in the reply to a batch": message({"op": "reply", "id": 1, "error": "failed"}),
+    "a reply to a batch with a job that is none": message({"op": "reply", "id": 1, "parts": [[7, [[0, 1]]]]}),
     "an end without words": event("ended", ended=[{}]),
     "the end of an earlier driver's task": event("ended", ended=[ENDED]),
     "results of nothing": event("results"),
@@ -76,10 +85,11 @@ FRAMES = {
 }
 
 
-def executor(folder: Path, frames: bytes) -> SlurmExecutor:
+def executor(folder: Path, frames: bytes, checkpoint: Path | None = None) -> SlurmExecutor:
     (folder / "frames").write_bytes(frames)
     words = [sys.executable, hostile.__file__, str(folder / "frames")]
-    return SlurmExecutor(scheduler="local", work_dir=folder / "work", python=shlex.join(words))
+    python = shlex.join(words)
+    return SlurmExecutor(scheduler="local", work_dir=folder / "work", python=python, checkpoint=checkpoint)
 
 
 @pytest.mark.parametrize("frames", FRAMES.values(), ids=FRAMES)
@@ -88,6 +98,14 @@ def test_what_cannot_be_understood_costs_the_connection(tmp_path: Path, frames: 
         error = ex.submit(calls.square, 3).exception(DEADLINE)
     assert isinstance(error, AgentError)
     assert "cannot be understood" in str(error)
+
+
+@pytest.mark.parametrize("job", [7, [], "\x1b[2J"])
+def test_a_job_that_is_none_does_not_spoil_a_checkpoint(tmp_path: Path, job: Any) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    with executor(tmp_path, event("part", job=job, tasks=[[0, 1]]), checkpoint) as ex:
+        assert isinstance(ex.submit(calls.square, 3).exception(DEADLINE), AgentError)
+    assert Scan(str(checkpoint)).problem is None
 
 
 def test_a_reply_that_nothing_waits_for_is_not_kept(tmp_path: Path) -> None:
