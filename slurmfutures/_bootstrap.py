@@ -172,7 +172,7 @@ def sync_of(mark: str) -> str:
 
 # What of the greeting is used, and of which type it is.
 _HELLO: Mapping[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("scheduler", "work_dir", "spool", "exposed", "host", "cwd", "home"), str),
+    **dict.fromkeys(("scheduler", "work_dir", "spool", "exposed", "executable", "host", "cwd", "home"), str),
     "now": (int, float),
     "free": (int, float),
     "python": list,
@@ -224,12 +224,18 @@ def handshake(
             raise AgentError(f"what came from the agent on {where} cannot be understood: {error}", "") from error
         if frame is not None:
             words = frame.head if isinstance(frame.head, dict) else {}
-            if words.get("op") == "hello" and all(isinstance(words.get(name), kind) for name, kind in _HELLO.items()):
+            if words.get("op") == "hello" and _is_greeting(words):
                 return Started(stream, opener, reader, words)
             kinds = {"no-folder": NoFolder, "no-scheduler": SchedulerNotFound}
             kind = kinds.get(str(words.get("error")), SlurmFuturesError)
             raise kind(str(words.get("message", f"the agent on {where} did not say hello")))
         data = waiting.read()
+
+
+def _is_greeting(words: Mapping[str, Any]) -> bool:
+    if not all(isinstance(words.get(name), kind) for name, kind in _HELLO.items()):
+        return False
+    return len(words["python"]) >= 2 and all(type(number) is int for number in words["python"])
 
 
 class _Waiting:

@@ -44,9 +44,13 @@ class Scan:
     Raises SlurmFuturesError where another account could have written it, OSError, CheckpointCorrupt where it is none.
     """
 
-    def __init__(self, path: str, opened: int | None = None) -> None:
-        """`opened` is a descriptor of the file, which stays open; None opens the one at `path`, which is no link."""
+    def __init__(self, path: str, opened: int | None = None, *, mends: bool = False) -> None:
+        """`opened` is a descriptor of the file, which stays open; None opens the one at `path`, which is no link.
+
+        A whole record whose words make no sense is CheckpointCorrupt; to one that `mends` it is damage.
+        """
         self.path = path
+        self._mends = mends
         self.contents = Contents()
         self.problem: CheckpointCorrupt | None = None  # damage in the middle
         self.lost = 0  # bytes of damage that were passed over, at the end of the file or before
@@ -117,7 +121,11 @@ class Scan:
         try:
             self.contents.take(kind, body, at + _RECORD.size)
         except ValueError as error:
-            raise CheckpointCorrupt(self.path, f"a record makes no sense ({error})", offset=at) from error
+            problem = CheckpointCorrupt(self.path, f"a record makes no sense ({error})", offset=at)
+            if not self._mends:
+                raise problem from error
+            self.problem = problem
+            return 0
         return _RECORD.size + length
 
     def _find(self, file: Any, at: int) -> int | None:
@@ -287,7 +295,7 @@ def repair(path: str | os.PathLike[str]) -> tuple[Scan, str]:
         stack.callback(_acquire(path).release)
         file = _open(path, os.O_RDONLY)
         stack.callback(os.close, file)
-        scan = Scan(path, file)
+        scan = Scan(path, file, mends=True)
         if scan.problem is None:
             return scan, ""
         kept = path + ".damaged"

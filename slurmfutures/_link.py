@@ -47,7 +47,9 @@ class _Awaited(Future[Reply]):
             try:
                 fn(reply)
             except wire.MISFITS as error:
-                self.misfit = error
+                # By the argument: a reference to itself would keep alive what its callbacks refer to.
+                assert isinstance(reply, _Awaited)
+                reply.misfit = error
                 logger.debug("a reply of the agent's that cannot be used", exc_info=True)
 
         super().add_done_callback(understood)

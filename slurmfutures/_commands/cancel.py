@@ -58,7 +58,7 @@ def _cancel_checkpoint(
     cancelled: list[dict[str, Any]] = []
 
     def at_place(arguments: argparse.Namespace, agent: Agent) -> int:
-        batches = agent.ask_json("survey")["batches"]
+        batches = agent.survey()["batches"]
         there = [it for it in batches if it["batch"] in alive or checkpoint.has_pilots(scan, it)]
         cancelled.extend(_cancel(there, agent))
         # What has ended is for the next driver: its results are there to be fetched.
@@ -117,7 +117,7 @@ def _write_down(journal: _journal.Journal, cancelled: Mapping[str, set[int]]) ->
 
 def run(arguments: argparse.Namespace, agent: Agent) -> int:
     """Cancel, and say what was."""
-    batches = agent.ask_json("survey")["batches"]
+    batches = agent.survey()["batches"]
     chosen = _named(arguments.batch, batches, agent) if arguments.batch else batches
     refused = [{"batch": batch["batch"], "why": why} for batch in chosen if (why := _refusal(batch, agent))]
     if refused and not arguments.all:
@@ -186,7 +186,7 @@ def _wait(agent: Agent, cancelled: Mapping[str, Sequence[int]]) -> list[str]:
     while left and time.monotonic() < end:
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST)
-        found = agent.ask_json("survey")
+        found = agent.survey()
         if found["queue"] is False:
             continue
         left = [

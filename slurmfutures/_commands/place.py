@@ -11,6 +11,7 @@ from .. import SlurmFuturesError, _output
 from .._bootstrap import NoFolder
 from .._config import DEFAULT_WORK_DIR, HOST, WORK_DIR, from_environment
 from .._connection import HEARTBEAT, Connection, default_python
+from .._remote import entries
 from .._ship import Ship
 from .._ssh import Entrance
 from .._transports.asking import ask_on_terminal
@@ -108,6 +109,15 @@ class Agent:
     def ask_json(self, op: str, **words: Any) -> Any:
         """Return what the agent replies as JSON."""
         return json.loads(self.ask(op, **words))
+
+    def survey(self) -> Any:
+        """Return what there is in `work_dir`. Raises SlurmFuturesError for tasks that no batch can have."""
+        found = self.ask_json("survey")
+        for batch in found["batches"]:
+            for first, end in (ends for ranges in batch["states"].values() for ends in ranges):
+                if not 0 <= first <= end <= entries.MOST_TASKS:
+                    raise SlurmFuturesError(f"{self.where}: the agent lists tasks {first} to {end}, which cannot be")
+        return found
 
 
 Command = Callable[[argparse.Namespace, Agent], int]

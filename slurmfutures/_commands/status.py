@@ -43,7 +43,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         place = checkpoint.place_in(scan, parser, arguments)
 
         def ask(arguments: argparse.Namespace, agent: Agent) -> int:
-            survey = agent.ask_json("survey")
+            survey = agent.survey()
             batches = [it for it in survey["batches"] if it["batch"] in names or checkpoint.has_pilots(scan, it)]
             found["live"] = {**survey, "batches": batches}
             return 0
@@ -62,7 +62,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
 
 def run(arguments: argparse.Namespace, agent: Agent) -> int:
     """Show what there is."""
-    found = agent.ask_json("survey")
+    found = agent.survey()
     if arguments.json:
         show_json(document(found))
         return 0

@@ -21,6 +21,7 @@ every_parser = pytest.mark.parametrize("parser", PARSERS, ids=str)
 @every_parser
 @pytest.mark.filterwarnings("ignore:Generating overly large repr")  # of an input that is told because it failed
 @settings(
+    derandomize="SLURMFUTURES_FUZZ" not in os.environ,  # new inputs are for who looks for faults, not for CI
     max_examples=EXAMPLES,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.generate, Phase.shrink],

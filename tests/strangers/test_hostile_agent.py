@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from slurmfutures import AgentError, SlurmExecutor
+from slurmfutures import AgentError, SlurmExecutor, _bootstrap
 from slurmfutures._journal import Scan
 from slurmfutures._remote import payload, wire
 from tests import calls
@@ -118,3 +118,10 @@ def test_a_reply_that_nothing_waits_for_is_not_kept(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < size / 2
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("version", [[], [3], ["3", "11"], [3, None]])
+def test_a_version_of_python_that_is_none_is_no_greeting(version: Any) -> None:
+    greeting = {**dict.fromkeys(_bootstrap._HELLO, ""), "now": 0.0, "free": 0}
+    assert _bootstrap._is_greeting({**greeting, "python": [3, 11, 7]})
+    assert not _bootstrap._is_greeting({**greeting, "python": version})

@@ -352,3 +352,11 @@ def test_a_whole_record_with_other_words_is_damage(tmp_path: Path, kind: int, bo
     path.write_bytes(path.read_bytes() + b"".join(journal._packed(made._sync, kind, [body])))
     with pytest.raises(CheckpointCorrupt, match="a record makes no sense"):
         Journal(path)
+    more = records.RESULT, [key(2), b"value"]
+    for behind in (b"", b"".join(journal._packed(made._sync, *more))):  # as the last record, and before another one
+        path.write_bytes(path.read_bytes() + behind)
+        scan, kept = journal.repair(path)
+        assert (scan.lost > 0, kept) == (True, f"{path}.damaged")
+        assert set(scan.contents.finished) == ({key(2)} if behind else set())
+        Journal(path).close()
+        path.write_bytes(Path(kept).read_bytes())

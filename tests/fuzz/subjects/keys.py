@@ -141,6 +141,7 @@ PARSERS = (
             st.sampled_from((0, 0, 0, 5, 1 << 20, (1 << 32) - 1)),
         ),
         tokens=[struct.pack(">I", size) for size in (1 << 18, 1 << 31, (1 << 32) - 1)],
+        memory=16 << 20,  # paramiko fills each of several fields up
     ),
     Parser(
         "_transports.identities:AgentIdentity.sign",

@@ -11,7 +11,7 @@ from paramiko.ssh_exception import SSHException
 from slurmfutures import AuthenticationError
 from slurmfutures._hosts import Hop, Host
 from slurmfutures._transports import auth
-from slurmfutures._transports.limits import Clock
+from slurmfutures._transports.limits import Clock, TooMuch
 from tests.fuzz.harness import Parser
 from tests.fuzz.subjects.keys import string
 
@@ -82,7 +82,7 @@ _REQUESTS = [_info(b"title", [b"Code: "], 1), _info(b"", [b"a", b"b"], 2), _info
 _COUNTS = st.sampled_from((0, 1, 3, 20, 1 << 10, 1 << 31, (1 << 32) - 1))
 _BYTES = st.one_of(st.binary(max_size=10), st.sampled_from((b"\xff\xfe", b"Code: ", "ü".encode())))
 _SIZES = [struct.pack(">I", size) for size in (1 << 19, 1 << 20, 1 << 31, (1 << 32) - 1)]
-_OWN = (AuthenticationError, SSHException)  # `Login.run` makes a HostUnreachable of the second
+_OWN = (AuthenticationError, SSHException, TooMuch)  # `Login.run` makes errors of the package of the last two
 
 PARSERS = (
     Parser(
