@@ -127,7 +127,8 @@ def share(index: int, mapping: str, part: str) -> Tuple[int, Set[int]]:
         words = file.read().split()
     try:
         task, *done = words[index].split(b":")
-        ranges = [range(*map(_number, ends.split(b"-", 1))) for ends in done]
+        pairs = [ends.split(b"-") for ends in done]
+        ranges = [range(_number(first), _number(end)) for first, end in pairs]
         if sum(map(len, ranges)) > MOST_DONE:
             raise ValueError
         return _number(task), {call for ends in ranges for call in ends}
