@@ -175,7 +175,8 @@ PARSERS = (
         [b"7\n", b"7:40-42:45-46\n8\n"],
         _DAMAGED,
         repeated=[b":0-9", b"7 "],
-        tokens=[b":0-4000000000", b":"],
+        tokens=[b":0-4000000000", b":0-1000000", b":"],
+        memory=128 << 20,  # for MOST_DONE calls
     ),
     Parser("_remote.job:_already_published", _done, [checked(RECORDS[0])], (), st.just(checked(RECORDS[0][:-1]))),
     Parser("_remote.batch:collect_logs", _logs, [b"0.out", b"1.err"], tokens=[b".out", b"."]),
