@@ -19,6 +19,7 @@ from ._remote import trust
 _HINT = 'write it as "host", "user@host", "user@host:port" or "[IPv6]:port", or as an alias of ~/.ssh/config'
 _CONFIG_TIMEOUT = 30.0  # seconds; `Match exec` runs programs
 _MOST_HOPS = 16
+_LONGEST_LINE = 1000  # characters: paramiko takes time in the square of a pattern's length
 _TRUE = ("yes", "true")
 
 
@@ -315,6 +316,8 @@ def _configuration(path: Path, *, checked: bool) -> str:
             )
         lines = os.fsdecode(file.read()).split("\n")
     for number, line in enumerate(lines, 1):
+        if len(line) > _LONGEST_LINE:
+            raise ValueError(f"{path} cannot be understood: line {number} has more than {_LONGEST_LINE} characters")
         # To paramiko, and not to ssh, these are blanks or the end of a line.
         strange = re.search(r"[^\S \t\r]|\r(?!$)|\0", line)
         if strange and not line.lstrip(" \t").startswith("#"):
