@@ -123,7 +123,7 @@ def start_script(mark: str, work_dir: str, python: str, setup: str, *, looks: bo
     digest, _ = archive()
     words = " ".join(map(quote, (_SHOWN, mark, digest, PACKAGE, "looks" if looks else "works")))
     variables = f"SLURMFUTURES_LOADER={quote(_loader())} SLURMFUTURES_FOLDER={quote(work_dir)}"
-    return f"{setup}\nexport {variables}\nexec {python} -I -S -u -X utf8 -c {words}"
+    return f"{setup}\nexport {variables}\nexec {python} -I -S -uXutf8 -c {words}"
 
 
 def start_here(script: str) -> tuple[Sequence[str], Mapping[str, str]]:

@@ -102,11 +102,11 @@ class Bench:
 
     def kill_pilot(self) -> None:
         """Kill some pilot that has run calls; nothing where there is none at the moment."""
-        self._kill_one(b".pilot import main")
+        self._kill_one(b"/start.py\0pilot\0")
 
     def kill_worker(self) -> None:
         """Kill some worker of such a pilot."""
-        self._kill_one(b".worker import main")
+        self._kill_one(b"/start.py\0worker\0")
 
     def _kill_one(self, program: bytes) -> None:
         # Pilots and workers of which three in a row have been of no use are no accident to who looks after them.
@@ -119,14 +119,15 @@ class Bench:
 
     @staticmethod
     def _processes(*words: bytes) -> Iterator[int]:
-        """Yield the processes in whose command lines there are these words, agents for `-S`."""
+        """Yield the processes in whose command lines or environment there are these words, agents for `-S`."""
         for entry in os.listdir("/proc"):
             try:
                 line = Path(f"/proc/{entry}/cmdline").read_bytes()
+                known = line + Path(f"/proc/{entry}/environ").read_bytes()
             except OSError:
                 continue
             parts = line.split(b"\0")
-            if entry.isdigit() and all(word in (parts if word == b"-S" else line) for word in words):
+            if entry.isdigit() and all(word in (parts if word == b"-S" else known) for word in words):
                 yield int(entry)
 
 
