@@ -1,7 +1,7 @@
 """Starts one of the programs of this package: `python start.py job|pilot|worker ARGUMENTS`.
 
 On the cluster it lies beside the package. Python puts the folder of a script first in `sys.path`; with `-c` that would
-be the current folder, and whoever can write there could have modules imported before any line of ours runs.
+be the current folder, and an account that can write there could have its modules imported before ours.
 """
 
 import sys
