@@ -30,7 +30,7 @@ from shlex import quote
 from typing import Any, NamedTuple
 
 from ._errors import AgentError, PythonMismatch, SchedulerNotFound, SlurmFuturesError
-from ._remote import shell, wire
+from ._remote import ids, shell, wire
 from ._remote.source import Digest
 from ._transports.base import GaveUp, Stream
 
@@ -38,6 +38,8 @@ OLDEST_PYTHON = (3, 8)
 START_TIMEOUT = 120.0  # seconds: module loads and cold file systems are slow
 _PATIENCE = 0.1  # seconds between two looks whether to go on
 _LONGEST_MARK = 100  # bytes
+_LONGEST_PATH = 1 << 16  # characters
+_MOST_QUANTITY = 1e30  # of what a greeting has as numbers: seconds, and bytes
 _NOT_FOUND = re.compile(
     r": (?:line \d+: )?(?:exec: )?([^:\n]+): "
     r"(?:not found|command not found|No such file or directory|Permission denied|cannot execute)"
@@ -232,8 +234,26 @@ def handshake(
         data = waiting.read()
 
 
+def is_path(text: str) -> bool:
+    """Whether a text can be a path, as far as its characters and its length go."""
+    if not 0 < len(text) <= _LONGEST_PATH or "\0" in text:
+        return False
+    try:
+        os.fsencode(text)
+    except UnicodeError:
+        return False
+    return True
+
+
 def _is_greeting(words: Mapping[str, Any]) -> bool:
     if not all(isinstance(words.get(name), kind) for name, kind in _HELLO.items()):
+        return False
+    if not all(is_path(words[name]) and os.path.isabs(words[name]) for name in ("work_dir", "cwd")):
+        return False
+    # A work_dir that is only looked at may have no name yet, and a user no home.
+    if not (ids.is_batch(words["spool"]) or words["spool"] == "") or not is_path(words["home"]):
+        return False
+    if not all(abs(words[name]) <= _MOST_QUANTITY for name in ("now", "free")):
         return False
     return len(words["python"]) >= 2 and all(type(number) is int for number in words["python"])
 

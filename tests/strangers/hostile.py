@@ -41,7 +41,7 @@ def main() -> None:
         "executable": sys.executable,
         "scheduler": "embedded",
         "work_dir": hello["work_dir"],
-        "spool": "0" * 16,
+        "spool": "0" * 12,
         "exposed": "",
         "now": 0.0,
         "free": 1 << 40,

@@ -85,6 +85,16 @@ FRAMES = {
 }
 
 
+GREETING: Any = {
+    **dict.fromkeys(("scheduler", "exposed", "executable", "host"), ""),
+    **dict.fromkeys(("work_dir", "cwd", "home"), "/"),
+    "spool": "0123456789ab",
+    "now": 0.0,
+    "free": 0,
+    "python": [3, 11, 7],
+}
+
+
 def executor(folder: Path, frames: bytes, checkpoint: Path | None = None) -> SlurmExecutor:
     (folder / "frames").write_bytes(frames)
     words = [sys.executable, hostile.__file__, str(folder / "frames")]
@@ -122,6 +132,29 @@ def test_a_reply_that_nothing_waits_for_is_not_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", [[], [3], ["3", "11"], [3, None]])
 def test_a_version_of_python_that_is_none_is_no_greeting(version: Any) -> None:
-    greeting = {**dict.fromkeys(_bootstrap._HELLO, ""), "now": 0.0, "free": 0}
-    assert _bootstrap._is_greeting({**greeting, "python": [3, 11, 7]})
-    assert not _bootstrap._is_greeting({**greeting, "python": version})
+    assert _bootstrap._is_greeting(GREETING)
+    assert not _bootstrap._is_greeting({**GREETING, "python": version})
+
+
+@pytest.mark.parametrize("word", ["work_dir", "cwd", "home"])
+@pytest.mark.parametrize("path", ["", "/a\0b", "/" * (1 << 17), "/\ud800", None, ["/"]])
+def test_a_folder_that_is_none_is_no_greeting(word: str, path: Any) -> None:
+    assert not _bootstrap._is_greeting({**GREETING, word: path})
+
+
+def test_relative_folders_are_no_greeting() -> None:
+    assert not _bootstrap._is_greeting({**GREETING, "work_dir": "w"})
+    assert not _bootstrap._is_greeting({**GREETING, "cwd": "w"})
+    assert _bootstrap._is_greeting({**GREETING, "home": "~"})
+
+
+@pytest.mark.parametrize("name", ["0123", "0123456789AB", "/etc", "0123456789ab\n", 1, None])
+def test_a_name_of_work_dir_that_is_none_is_no_greeting(name: Any) -> None:
+    assert _bootstrap._is_greeting({**GREETING, "spool": ""})
+    assert not _bootstrap._is_greeting({**GREETING, "spool": name})
+
+
+@pytest.mark.parametrize("word", ["now", "free"])
+def test_numbers_without_bound_are_no_greeting(word: str) -> None:
+    for number in (float("inf"), -float("inf"), 10**400):
+        assert not _bootstrap._is_greeting({**GREETING, word: number})
