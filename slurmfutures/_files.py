@@ -10,14 +10,16 @@ import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-from ._errors import ConnectionLost, SlurmFuturesError, os_error
-from ._link import Reply
+from ._errors import AgentError, ConnectionLost, SlurmFuturesError
+from ._link import MOST_SIZE, NotUnderstood, Reply, Words
 from ._remote import tree, wire
 from ._remote.transfers import ACK, WINDOW
 
 T = TypeVar("T")
+
+_MOST_FRAMES = WINDOW // tree.CHUNK + 2  # that wait to be used: all but the last of the data have CHUNK bytes or more
 
 Progress = Callable[[int, int], object]
 Listener = Callable[[Mapping[str, Any] | None, wire.Body], None]
@@ -57,17 +59,18 @@ def put(
 
     def once(transfer: _Transfer) -> str:
         begun = transfer.request("put", **words)
-        transfer.begin_at(begun["size"], found.size)
+        path, after = begun.path("path"), None if begun.lacks("after") else begun.path("after")
+        transfer.begin_at(begun.number("size", most=MOST_SIZE), found.size)
         room = WINDOW
-        for chunk in tree.pack(source, begun["after"]):
+        for chunk in tree.pack(source, after):
             while room < len(chunk) or transfer.has_news():
-                room = min(WINDOW, room + transfer.acknowledged())
+                room += transfer.acknowledged(WINDOW - room)
             room -= len(chunk)
             transfer.send("put-data", chunk)
         while room < WINDOW:
-            room += transfer.acknowledged()
+            room += transfer.acknowledged(WINDOW - room)
         transfer.request("put-end")
-        return str(begun["path"])
+        return path
 
     return _Transfer(channel, progress).until_done(once)
 
@@ -95,16 +98,19 @@ def get(channel: Channel, remote: str, name: str, local: "str | os.PathLike[str]
         after = unpackers[-1].after if unpackers else None
         begun = transfer.request("get", source=source, after=after)
         if not folders:
-            unpackers.append(tree.Unpacker(target, transfer.name, name, folder=bool(begun["folder"])))
-            folders.append(bool(begun["folder"]))
+            folder = begun.flag("folder")
+            unpackers.append(tree.Unpacker(target, transfer.name, name, folder=folder))
+            folders.append(folder)
         unpacker = unpackers[-1]
-        transfer.begin_at(unpacker.size, begun["size"])
+        transfer.begin_at(unpacker.size, begun.number("size", most=MOST_SIZE))
         written = 0
         while True:
-            head, body = transfer.news()
-            if head["op"] == "get-end":
+            op, words, body = transfer.news()
+            if op == "get-end":
                 unpacker.finish()
                 return Path(unpacker.target)
+            if op != "get-data" or not body:
+                raise words.misfit(f"{op!r} with {len(body)} bytes")
             unpacker.feed(bytes(body))
             written += len(body)
             if written >= ACK:
@@ -125,22 +131,82 @@ class _Lost(Exception):
     """The connection was lost in the middle."""
 
 
+class _News(NamedTuple):
+    """A frame of a transfer that is not a reply."""
+
+    op: str
+    words: Words
+    body: wire.Body
+
+
+class _Inbox:
+    """What has come over one connection and is not used yet, no more of it than the protocol allows.
+
+    The caller's thread takes; all else is the poller's.
+    """
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[_News | AgentError | None] = queue.SimpleQueue()
+        self._received = 0  # bytes
+        self._taken = 0  # bytes; set in the caller's thread
+        self._over = False  # nothing may follow
+
+    def receive(self, head: Mapping[str, Any] | None, body: wire.Body) -> None:
+        """Take a frame, None where the connection is lost. Raises NotUnderstood, which the caller gets too."""
+        if head is None:
+            self._queue.put(None)
+            return
+        try:
+            self._queue.put(self._checked(head, body))
+        except NotUnderstood as error:
+            if not self._over:
+                self._queue.put(error)
+            self._over = True
+            raise
+
+    def _checked(self, head: Mapping[str, Any], body: wire.Body) -> _News:
+        op, words = head["op"], Words(head, "transfer")
+        self._received += len(body)
+        if self._over or self._queue.qsize() >= _MOST_FRAMES or self._received - self._taken > WINDOW:
+            raise words.misfit("more frames than may be on their way")
+        if "error" in head or op == "get-end":
+            self._over = True
+        elif op in ("get-data", "put-ack"):
+            head = {"bytes": words.number_or_none("bytes")}  # nothing else of it is held
+        else:
+            raise words.wrong("op")
+        return _News(op, Words(head, "transfer"), body)
+
+    def __bool__(self) -> bool:
+        return not self._queue.empty()
+
+    def take(self) -> _News:
+        """Return the next frame. Raises _Lost, and NotUnderstood after a frame that cannot be."""
+        found = self._queue.get()
+        if found is None:
+            raise _Lost
+        if isinstance(found, AgentError):
+            raise found
+        self._taken += len(found.body)
+        return found
+
+
 class _Transfer:
-    """One transfer, however many connections it takes. All of it is the caller's thread's but `_receive`."""
+    """One transfer, however many connections it takes. All of it is the caller's thread's."""
 
     def __init__(self, channel: Channel, progress: Progress | None) -> None:
         self.name = uuid.uuid4().hex[:12]
         self._channel = channel
         self._progress = progress
-        self._inbox: queue.SimpleQueue[tuple[Mapping[str, Any], wire.Body] | None] = queue.SimpleQueue()
+        self._inbox = _Inbox()
         self._done = 0
         self._total = 0
 
     def until_done(self, once: "Callable[[_Transfer], T]") -> "T":
         """Return what `once(self)` returns, after as many tries as connections are lost in it."""
         while True:
-            self._inbox = queue.SimpleQueue()
-            self._channel.listen(self.name, self._receive)
+            self._inbox = _Inbox()
+            self._channel.listen(self.name, self._inbox.receive)
             try:
                 result = once(self)
                 if self._progress is not None:
@@ -154,31 +220,30 @@ class _Transfer:
             finally:
                 self._channel.unlisten(self.name)
 
-    def _receive(self, head: Mapping[str, Any] | None, body: wire.Body) -> None:
-        self._inbox.put(None if head is None else (head, body))
-
-    def request(self, op: str, **words: Any) -> Mapping[str, Any]:
+    def request(self, op: str, **words: Any) -> Words:
         """Send a request and return what is replied. Raises what the other side says went wrong."""
         reply = self._channel.wait(self._channel.request({"op": op, "transfer": self.name, **words}))
-        return _checked(reply.head)
+        return _checked(Words(reply.head, op))
 
     def send(self, op: str, body: wire.Buffer = b"", **words: Any) -> None:
         self._channel.send({"op": op, "transfer": self.name, **words}, body)
 
     def has_news(self) -> bool:
-        return not self._inbox.empty()
+        return bool(self._inbox)
 
-    def news(self) -> tuple[Mapping[str, Any], wire.Body]:
+    def news(self) -> _News:
         """Return the next frame. Raises what the other side says went wrong."""
         self._channel.wait_for(self.has_news)
-        found = self._inbox.get()
-        if found is None:
-            raise _Lost
-        return _checked(found[0]), found[1]
+        found = self._inbox.take()
+        _checked(found.words)
+        return found
 
-    def acknowledged(self) -> int:
-        """Wait until the other side has written more, and return how much."""
-        size = int(self.news()[0]["bytes"])
+    def acknowledged(self, most: int) -> int:
+        """Wait until the other side has written more, which is at most what is on its way; return how much."""
+        found = self.news()
+        if found.op != "put-ack":
+            raise found.words.misfit(f"{found.op!r}")
+        size = found.words.number("bytes", least=1, most=most)
         self.count(size)
         return size
 
@@ -193,9 +258,9 @@ class _Transfer:
             self._progress(self._done, self._total)
 
 
-def _checked(words: Mapping[str, Any]) -> Mapping[str, Any]:
+def _checked(words: Words) -> Words:
     if "error" not in words:
         return words
-    if words["error"] == "os":
-        raise os_error(words["errno"], words["strerror"], words["filename"])
-    raise SlurmFuturesError(f"the transfer failed on the login node: {words['message']}")
+    if words.text("error") == "os":
+        raise words.os_error(words.text_or_none("filename"))
+    raise SlurmFuturesError(f"the transfer failed on the login node: {words.message()}")

@@ -4,28 +4,149 @@ A link outlives the streams that it uses one after the other. While there is non
 """
 
 import itertools
+import reprlib
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-from ._bootstrap import Started
-from ._errors import AgentError, SlurmFuturesError
+from ._bootstrap import Started, is_path
+from ._errors import AgentError, SlurmFuturesError, os_error
 from ._heartbeat import Heartbeat
 from ._logs import get_logger
+from ._printable import printable
 from ._remote import wire
 from ._remote.outbox import Outbox
 
 logger = get_logger("link")
 
 MOST_EVENT = 1 << 26  # bytes of the body of what is neither a result nor a reply
+MOST_SIZE = 1 << 62  # bytes of a file, so that an offset behind its end is still a C integer
+MOST_NUMBER = (1 << 64) - 1
 _CHUNK = 1 << 18
 
 
 class Reply(NamedTuple):
     head: Mapping[str, Any]
     body: wire.Body
+
+
+class NotUnderstood(AgentError):
+    """A reply of the agent lacks a word, or has one that it cannot have."""
+
+
+class Words:
+    """Words from the agent, each of which is checked when it is read.
+
+    `op` names the request in errors. A method that is named by a type raises NotUnderstood where the word is missing or
+    of another type. Nothing is copied.
+    """
+
+    __slots__ = ("_found", "_op")
+
+    def __init__(self, found: Mapping[str, Any], op: str) -> None:
+        self._found = found
+        self._op = op
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._found
+
+    def misfit(self, what: str) -> NotUnderstood:
+        """Return the error for a reply of which `what` is wrong."""
+        where = f"in the reply to {self._op!r}"
+        return NotUnderstood(f"what came from the agent cannot be understood: {printable(what)} {where}")
+
+    def wrong(self, name: str) -> NotUnderstood:
+        """Return the error for a word that is missing, or cannot be what it is."""
+        if name not in self._found:
+            return self.misfit(f"{name!r} is missing")
+        return self.misfit(f"{name!r} is {_SHORT.repr(self._found[name])}")
+
+    def lacks(self, name: str) -> bool:
+        """Whether a word is null or missing."""
+        return self._found.get(name) is None
+
+    def text(self, name: str) -> str:
+        value = self._found.get(name)
+        if type(value) is not str:
+            raise self.wrong(name)
+        return value
+
+    def text_or_none(self, name: str) -> str | None:
+        """Return a text, None where the word is null or missing."""
+        return None if self.lacks(name) else self.text(name)
+
+    def path(self, name: str) -> str:
+        """Return a path that file systems take."""
+        value = self.text(name)
+        if not is_path(value):
+            raise self.wrong(name)
+        return value
+
+    def number(self, name: str, *, least: int = 0, most: int = MOST_NUMBER) -> int:
+        value = self._found.get(name)
+        if type(value) is not int or not least <= value <= most:
+            raise self.wrong(name)
+        return value
+
+    def number_or_none(self, name: str, *, least: int = 0, most: int = MOST_NUMBER) -> int | None:
+        """Return a number, None where the word is null or missing."""
+        return None if self.lacks(name) else self.number(name, least=least, most=most)
+
+    def seconds(self, name: str) -> float:
+        """Return a finite number of seconds."""
+        value: Any = self._found.get(name)
+        if type(value) not in (int, float) or not abs(value) <= _LONGEST_TIME:  # NaN compares as false
+            raise self.wrong(name)
+        return float(value)
+
+    def flag(self, name: str) -> bool:
+        value = self._found.get(name)
+        if type(value) is not bool:
+            raise self.wrong(name)
+        return value
+
+    def flag_or_none(self, name: str) -> bool | None:
+        """Return a truth value, None where the word is null or missing."""
+        return None if self.lacks(name) else self.flag(name)
+
+    def items(self, name: str, kind: type = object, length: int | None = None) -> list[Any]:
+        """Return a list, all of whose items are of one type, and as many as `length`, if that is given."""
+        value = self._found.get(name)
+        if type(value) is not list or (length is not None and len(value) != length):
+            raise self.wrong(name)
+        if kind is not object and not all(type(item) is kind for item in value):
+            raise self.wrong(name)
+        return value
+
+    def each(self, name: str) -> "list[Words]":
+        """Return a list of objects, as words of their own."""
+        return [Words(item, self._op) for item in self.items(name, dict)]
+
+    def inner(self, name: str) -> "Words":
+        """Return an object, as words of its own."""
+        value = self._found.get(name)
+        if type(value) is not dict:
+            raise self.wrong(name)
+        return Words(value, self._op)
+
+    def message(self) -> str:
+        """Return the message of an error, with its control characters as escapes."""
+        return printable(self.text("message"))
+
+    def os_error(self, *names: str | None) -> OSError:
+        """Return the OSError that a reply reports; `names` are the arguments after its message."""
+        return os_error(self.number("errno", least=1, most=_MOST_ERRNO), self.text_or_none("strerror") or "", *names)
+
+
+_LONGEST_TIME = 1e11  # seconds
+_MOST_ERRNO = 4095
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
 
 
 class LinkDown(Exception):
@@ -46,7 +167,7 @@ class _Awaited(Future[Reply]):
         def understood(reply: Future[Reply]) -> None:
             try:
                 fn(reply)
-            except wire.MISFITS as error:
+            except (*wire.MISFITS, NotUnderstood) as error:
                 # By the argument: a reference to itself would keep alive what its callbacks refer to.
                 assert isinstance(reply, _Awaited)
                 reply.misfit = error
@@ -239,7 +360,7 @@ class Link:
             if request is not None:
                 request.reply.set_result(Reply(frame.head, frame.body))
                 if request.reply.misfit is not None:
-                    raise _not_understood(request.reply.misfit) from request.reply.misfit
+                    raise not_understood(request.reply.misfit) from request.reply.misfit
         pieces = started.reader.take_pieces()
         if pieces:
             self.send(wire.got(pieces))
@@ -322,7 +443,10 @@ class Link:
             started.stream.close(timeout)
 
 
-def _not_understood(error: Exception) -> LinkDown:
+def not_understood(error: Exception) -> LinkDown:
+    """Return the loss of a stream of which a handler has raised this."""
+    if isinstance(error, NotUnderstood):
+        return LinkDown(error.message)
     return LinkDown(f"what came from the agent cannot be understood: {type(error).__name__}: {error}")
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from ._errors import AgentError, ConnectionLost, give_warning
-from ._link import Reply
+from ._link import MOST_SIZE, NotUnderstood, Reply, Words
 from ._remote import logs
 
 _AHEAD = 4  # ranges that are asked for at once
@@ -28,12 +28,33 @@ class Log(NamedTuple):
     kept: Callable[[], str | None] = lambda: None
 
 
-class _Seen(NamedTuple):
+class _Seen:
     """A log as its first reply shows it: what of it is to be asked for, and the end, which is here."""
 
-    words: Mapping[str, Any]
+    def __init__(self, words: Mapping[str, Any], size: int, end: bytes) -> None:
+        self.words = words
+        self.size = size
+        self.end = end
+        self.shorter = False  # by now: there is nothing more of it to be read
+
+
+class _Range(NamedTuple):
+    """A part of a log that is to be asked for."""
+
+    log: _Seen
+    offset: int
     size: int
-    end: bytes
+
+
+class _Asked(NamedTuple):
+    """A part of a log that was asked for."""
+
+    log: _Seen
+    size: int
+    reply: "Future[Reply]"
+
+
+_Piece = _Range | bytes | None
 
 
 def read(agent: Agent, found: Sequence[Log], limit: int | None) -> str:
@@ -42,6 +63,8 @@ def read(agent: Agent, found: Sequence[Log], limit: int | None) -> str:
         raise ValueError(f"limit={limit}: it is a number of bytes, or None for all")
     try:
         return _text(agent, _look(agent, found, logs.RANGE if limit is None else min(limit, logs.RANGE)), limit)
+    except NotUnderstood:
+        raise
     except (AgentError, ConnectionLost):
         return _text(agent, list(map(_kept, found)), limit)
 
@@ -49,7 +72,7 @@ def read(agent: Agent, found: Sequence[Log], limit: int | None) -> str:
 def ranges(agent: Agent, words: Mapping[str, Any]) -> Iterator[bytes]:
     """Yield all of one log."""
     for piece in _fetched(agent, _pieces(_look(agent, [Log(words)], 0), 0)):
-        yield bytes(piece or b"")
+        yield piece or b""
 
 
 def _text(agent: Agent, seen: Sequence[_Seen], limit: int | None) -> str:
@@ -60,7 +83,7 @@ def _text(agent: Agent, seen: Sequence[_Seen], limit: int | None) -> str:
     cut = skip
     for piece in _fetched(agent, _pieces(seen, skip)):
         # In a variable of its own, to which CPython appends in place.
-        text += decoder.decode(logs.whole(cut, bytes(piece or b"")), final=piece is None)
+        text += decoder.decode(logs.whole(cut, piece or b""), final=piece is None)
         if piece:
             cut = 0
     return text
@@ -71,15 +94,24 @@ def _look(agent: Agent, found: Sequence[Log], room: int) -> list[_Seen]:
     share = room // max(1, len(found))
     first = {"offset": None, "tail": share, "size": share, "same": None}
     asked = [(log, log.kept() is None and agent.ask({**log.words, **first})) for log in found]
-    return [_first(log, agent.wait(reply)) if reply else _kept(log) for log, reply in asked]
+    return [_first(log, agent.wait(reply), share) if reply else _kept(log) for log, reply in asked]
 
 
-def _first(log: Log, reply: Reply) -> _Seen:
-    words, body = reply
+def _first(log: Log, reply: Reply, share: int) -> _Seen:
+    words, body = Words(reply.head, "log"), _body_of(reply, share)
+    if "error" in words:  # as where there is no such log
+        return _Seen({}, 0, b"")
     if "refused" in words:
-        give_warning(str(words["refused"]))
-    again = {**log.words, "part": words.get("part"), "same": words.get("same"), "tail": 0}
-    return _Seen(again, int(words.get("size", 0)), bytes(body))
+        give_warning(words.text("refused"))
+    same = None if words.lacks("same") else words.items("same", int, 2)
+    again = {**log.words, "part": words.number_or_none("part"), "same": same, "tail": 0}
+    return _Seen(again, max(len(body), words.number("size", most=MOST_SIZE)), body)
+
+
+def _body_of(reply: Reply, most: int) -> bytes:
+    if len(reply.body) > most:
+        raise Words(reply.head, "log").misfit(f"the body has {len(reply.body)} bytes, not {most} at most,")
+    return bytes(reply.body)
 
 
 def _kept(log: Log) -> _Seen:
@@ -87,28 +119,38 @@ def _kept(log: Log) -> _Seen:
     return _Seen({}, len(kept), kept)
 
 
-def _pieces(seen: Iterable[_Seen], skip: int) -> "Iterator[Mapping[str, Any] | bytes | None]":
-    """Yield what is to be read behind the first `skip` bytes: requests, bytes that are here, None at each log's end."""
+def _pieces(seen: Iterable[_Seen], skip: int) -> Iterator[_Piece]:
+    """Yield what is to be read behind the first `skip` bytes: ranges, bytes that are here, None at each log's end."""
     for log in seen:
         start = min(skip, log.size)
         skip -= start
         here = log.size - len(log.end)
         for offset in range(start, here, logs.RANGE):
-            yield {**log.words, "offset": offset, "size": min(logs.RANGE, here - offset)}
+            if log.shorter:
+                break
+            yield _Range(log, offset, min(logs.RANGE, here - offset))
         yield log.end[max(0, start - here) :]
         yield None
 
 
-def _fetched(agent: Agent, pieces: "Iterator[Mapping[str, Any] | bytes | None]") -> "Iterator[Any]":
+def _fetched(agent: Agent, pieces: Iterator[_Piece]) -> "Iterator[bytes | None]":
     """Yield pieces in their order, as bytes; what is asked for is on its way while those before it are used."""
-    waiting: deque[Any] = deque()
+    waiting: deque[_Asked | bytes | None] = deque()
     for piece in pieces:
-        waiting.append(agent.ask(piece) if isinstance(piece, Mapping) else piece)
+        if isinstance(piece, _Range):
+            asked = agent.ask({**piece.log.words, "offset": piece.offset, "size": piece.size})
+            waiting.append(_Asked(piece.log, piece.size, asked))
+        else:
+            waiting.append(piece)
         while len(waiting) > _AHEAD:
             yield _body(agent, waiting.popleft())
     while waiting:
         yield _body(agent, waiting.popleft())
 
 
-def _body(agent: Agent, piece: Any) -> Any:
-    return agent.wait(piece).body if isinstance(piece, Future) else piece
+def _body(agent: Agent, piece: "_Asked | bytes | None") -> bytes | None:
+    if not isinstance(piece, _Asked):
+        return piece
+    found = _body_of(agent.wait(piece.reply), piece.size)
+    piece.log.shorter = piece.log.shorter or not found
+    return found

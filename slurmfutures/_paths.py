@@ -15,16 +15,22 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Protocol, Union
+from typing import IO, Any, NamedTuple, Protocol, Union
 
-from ._errors import SlurmFuturesError, os_error
-from ._link import Reply
+from ._errors import SlurmFuturesError
+from ._link import MOST_NUMBER, MOST_SIZE, Reply, Words
 from ._printable import printable
 from ._remote import places, wire
 
 RANGE = 4 << 20  # bytes of a file that are read by one request
 AHEAD = 4  # ranges that are asked for at once
 _FIRST = 1 << 18  # bytes of a file that are read where it is opened
+_MOST_MODE = 0xFFFF  # of a file: type and permissions
+_MOST_FIELD = 1 << 100  # more than nanoseconds since the epoch will be
+_BY_PLACE = ("st_mode", "st_ino", "st_dev", "st_nlink", "st_uid", "st_gid", "st_size")  # fields of os.stat_result
+_BY_NAME = {name for name in dir(os.stat_result) if name.startswith("st_")}.difference(_BY_PLACE, ("st_fstype",))
+_SECONDS = {"st_atime", "st_mtime", "st_ctime", "st_birthtime"}  # those of the fields that are no whole numbers
+_NEEDED = {f"st_{letter}time{unit}" for letter in "amc" for unit in ("", "_ns")}
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP)
 
 StrPath = Union[str, "os.PathLike[str]", "ClusterPath"]
@@ -201,14 +207,18 @@ class ClusterPath:
     def _answer(self, reply: "Future[Reply]") -> Reply:
         """Wait for what came of an operation. Raises what pathlib would."""
         found = self._cluster.wait(reply)
-        words = found.head
-        if "error" not in words:
+        if "error" not in found.head:
             return found
-        if words["error"] == "os":
-            first, second = map(self._as_said, words["names"])
-            raise os_error(words["errno"], words["strerror"], first, None, second)
+        words = Words(found.head, "path")
+        kind = words.text("error")
+        if kind == "os":
+            names = words.items("names", length=2)
+            if not all(name is None or type(name) is str for name in names):
+                raise words.wrong("names")
+            first, second = map(self._as_said, names)
+            raise words.os_error(first, None, second)
         kinds: dict[str, type[Exception]] = {"value": ValueError, "not-implemented": NotImplementedError}
-        raise kinds.get(words["error"], SlurmFuturesError)(printable(words["message"]))
+        raise kinds.get(kind, SlurmFuturesError)(words.message())
 
     def _as_said(self, name: str | None) -> str | None:
         """Return a file's name the way this path is written: relative where it is."""
@@ -224,8 +234,7 @@ class ClusterPath:
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
         """Return what is known of the file; `st_dev` and `st_ino` are the cluster's."""
-        words = self._ask("stat", follow=follow_symlinks).head
-        return os.stat_result(words["stat"], words["more"])
+        return _stat_result(Words(self._ask("stat", follow=follow_symlinks).head, "stat"))
 
     def lstat(self) -> os.stat_result:
         return self.stat(follow_symlinks=False)
@@ -258,32 +267,40 @@ class ClusterPath:
 
     def iterdir(self) -> "Iterator[ClusterPath]":
         """Return an iterator over what is in this folder, all of it by one request."""
-        return self._below(self._ask("iterdir"))
+        return self._below(self._ask("iterdir"), "iterdir")
 
     def glob(self, pattern: str) -> "Iterator[ClusterPath]":
         """Return an iterator over what is below this folder and matches, all of it by one request."""
-        return self._below(self._ask("glob", pattern=str(pattern), deep=False), str(pattern))
+        return self._below(self._ask("glob", pattern=str(pattern), deep=False), "glob", str(pattern))
 
     def rglob(self, pattern: str) -> "Iterator[ClusterPath]":
         """Return an iterator over what matches in this folder or any below it, all of it by one request."""
-        return self._below(self._ask("glob", pattern=str(pattern), deep=True), str(pattern))
+        return self._below(self._ask("glob", pattern=str(pattern), deep=True), "rglob", str(pattern))
 
-    def _below(self, found: Reply, pattern: str | None = None) -> "Iterator[ClusterPath]":
+    def _below(self, found: Reply, op: str, pattern: str | None = None) -> "Iterator[ClusterPath]":
         """Return paths in this folder, or by a pattern below it: the agent must not name another place."""
-        names = os.fsdecode(bytes(found.body)).split("\0") if found.head["count"] else []
+        words = Words(found.head, op)
+        count = words.number("count")
+        names = os.fsdecode(bytes(found.body)).split("\0") if count or found.body else []
+        if len(names) != count:
+            raise words.wrong("count")
         upwards = pattern is not None and ".." in pattern.split("/")
         for name in names:
             parts = [name] if pattern is None else name.split("/") if name else []  # "" is the folder itself
             if not all(places.is_name(part) or (upwards and part == "..") for part in parts):
-                raise SlurmFuturesError(f"the cluster sent {name!r} as the name of a file in {self._pure}")
+                raise SlurmFuturesError(f"the cluster sent {name!r:.200} as the name of a file in {self._pure}")
         return iter([self._like(self._pure / name) for name in names])
 
     def readlink(self) -> "ClusterPath":
-        return self._like(PurePosixPath(self._ask("readlink").head["path"]))
+        return self._like(PurePosixPath(Words(self._ask("readlink").head, "readlink").path("path")))
 
     def resolve(self, strict: bool = False) -> "ClusterPath":
         """Return the absolute path without links; with `strict` it must be there."""
-        return self._like(PurePosixPath(self._ask("resolve", strict=strict).head["path"]))
+        words = Words(self._ask("resolve", strict=strict).head, "resolve")
+        found = PurePosixPath(words.path("path"))
+        if not found.is_absolute():
+            raise words.wrong("path")
+        return self._like(found)
 
     def expanduser(self) -> "ClusterPath":
         """Return the path with a leading ~ or ~user replaced by that home on the cluster."""
@@ -291,7 +308,7 @@ class ClusterPath:
         if not first or not first[0].startswith("~"):
             return self
         head = {"op": "path", "do": "expand", "path": first[0]}
-        home = self._answer(self._cluster.request(head, (), again=True)).head["path"]
+        home = Words(self._answer(self._cluster.request(head, (), again=True)).head, "expand").path("path")
         if home == first[0]:
             raise RuntimeError(f"the cluster does not know the home of {printable(first[0])}")
         return self._like(PurePosixPath(home, *self._pure.parts[1:]))
@@ -340,13 +357,13 @@ class ClusterPath:
         """Yield all that a file has from an offset on, as much of it as can be on its way at once."""
         asked = deque([self._range(offset, RANGE, same)])
         while asked:
-            found = self._answer(asked.popleft())
+            found = _range_of(self._answer(asked.popleft()), RANGE)
             yield found.body
             offset += len(found.body)
-            if found.head["end"]:
+            if found.end:
                 return  # what was asked for beyond the end is of no interest
-            same = found.head["same"]
-            while len(asked) < AHEAD and (not asked or offset + RANGE * len(asked) < found.head["size"]):
+            same = found.same
+            while len(asked) < AHEAD and (not asked or offset + RANGE * len(asked) < found.size):
                 asked.append(self._range(offset + RANGE * len(asked), RANGE, same))
 
     def open(
@@ -411,6 +428,42 @@ class ClusterPath:
     def symlink_to(self, target: StrPath, target_is_directory: bool = False) -> None:
         """Make this a link to `target`."""
         self._ask("symlink", again=False, changes=True, target=text_of(target))
+
+
+class _Range(NamedTuple):
+    """A part of a file, as it was read."""
+
+    body: wire.Body
+    same: "list[int]"  # which file it is
+    size: int  # of all of the file
+    end: bool  # whether nothing follows
+
+
+def _range_of(found: Reply, size: int) -> _Range:
+    """Return a part of a file of which `size` bytes were asked for: all of them, if it is not the last."""
+    words = Words(found.head, "read")
+    same = words.items("same", int, 2)
+    end = words.flag("end")
+    if not end and len(found.body) != size:
+        raise words.misfit(f"the body has {len(found.body)} bytes, not {size},")
+    return _Range(found.body, same, words.number("size", most=MOST_SIZE), end)
+
+
+def _stat_result(words: Words) -> os.stat_result:
+    """Return what is known of a file; fields that this Python does not have are left out."""
+    numbers = words.items("stat", int, len(_BY_PLACE) + 3)  # the times follow, in whole seconds
+    if not 0 <= numbers[0] <= _MOST_MODE or not all(abs(number) <= MOST_NUMBER for number in numbers):
+        raise words.wrong("stat")
+    named = words.inner("more")
+    more: dict[str, float] = {}
+    for name in _BY_NAME:
+        if name in named:
+            more[name] = (
+                named.seconds(name) if name in _SECONDS else named.number(name, least=-_MOST_FIELD, most=_MOST_FIELD)
+            )
+    if not more.keys() >= _NEEDED:
+        raise words.wrong("more")
+    return os.stat_result(numbers, more)
 
 
 def text_of(path: StrPath) -> str:
@@ -510,7 +563,7 @@ class _Reading(io.RawIOBase):
         if whence == os.SEEK_CUR:
             offset += self._at
         elif whence == os.SEEK_END:
-            offset += self._path._answer(self._path._range(0, 0, self._same)).head["size"]
+            offset += _range_of(self._path._answer(self._path._range(0, 0, self._same)), 0).size
         elif whence != os.SEEK_SET:
             raise ValueError(f"whence={whence!r} is not supported")
         if offset < 0:
@@ -522,10 +575,10 @@ class _Reading(io.RawIOBase):
         return self._at
 
     def _fetch(self) -> None:
-        found = self._path._answer(self._path._range(self._at, self._ahead, self._same))
-        self._same = found.head["same"]
+        found = _range_of(self._path._answer(self._path._range(self._at, self._ahead, self._same)), self._ahead)
+        self._same = found.same
         self._start, self._held = self._at, memoryview(found.body)
-        self._ended = found.head["end"]
+        self._ended = found.end
 
     def _check_open(self) -> None:
         if self.closed:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import TimeoutError as FuturesTimeout
 from numbers import Real
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ from ._checkpoint import Checkpoint, Found
 from ._connection import Connection
 from ._errors import SlurmFuturesError
 from ._future import SlurmFuture
+from ._link import Words
 from ._logs import get_logger
 from ._pool import Pool, Settings
 from ._remote.times import parse_time
@@ -94,19 +95,21 @@ class PilotsExecutor(View):
     @property
     def workers(self) -> list[PilotWorker]:
         """The workers that are there now, as they were within the last second or two. Asks the agent."""
-        return [PilotWorker(*words) for words in self._state().get("workers", ())]
+        state = self._state()
+        return [] if state.lacks("workers") else [_worker(state, words) for words in state.items("workers", list)]
 
     @property
     def counts(self) -> PilotCounts:
         """How many calls wait, are with a worker, and are done. Asks the agent."""
         state = self._state()
-        return PilotCounts(state.get("waiting", 0), state.get("running", 0), self._pool.done)
+        return PilotCounts(state.number_or_none("waiting") or 0, state.number_or_none("running") or 0, self._pool.done)
 
-    def _state(self) -> Mapping[str, Any]:
+    def _state(self) -> Words:
+        """Return what the agent says of the pool, nothing where there is none any more."""
         if self._pool.is_over():
-            return {}
+            return Words({}, "pool")
         self._connection.poller.check()
-        return self._connection.poller.reply_to(self._pool.state_of_agent(), REPLY_TIMEOUT).head
+        return Words(self._connection.poller.reply_to(self._pool.state_of_agent(), REPLY_TIMEOUT).head, "pool")
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls, and end the jobs when those under way are done.
@@ -129,6 +132,20 @@ class PilotsExecutor(View):
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self._pool)} calls pending"
         return f"<{type(self).__name__} of {self._pool.settings.workers} workers: {state}>"
+
+
+def _worker(state: Words, found: Sequence[Any]) -> PilotWorker:
+    if len(found) != len(PilotWorker._fields):
+        raise state.wrong("workers")
+    words = Words(dict(zip(PilotWorker._fields, found, strict=True)), "pool")
+    return PilotWorker(
+        host=words.text("host"),
+        job_id=words.text("job_id"),
+        pid=words.number("pid"),
+        busy_since=None if words.lacks("busy_since") else words.seconds("busy_since"),
+        calls=words.number("calls"),
+        via=words.text("via"),
+    )
 
 
 def settings_of(

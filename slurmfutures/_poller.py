@@ -39,7 +39,7 @@ from ._errors import (
 )
 from ._future import NOBODY, SlurmFuture, begin, settle
 from ._jobinfo import job_info
-from ._link import Link, LinkDown, Reply
+from ._link import Link, LinkDown, NotUnderstood, Reply, Words, not_understood
 from ._login import LoginCalls
 from ._logs import get_logger
 from ._pickling import LOGIN_NODE, result_of
@@ -234,7 +234,9 @@ class Poller:
             reply = self._opening(pool, pool.open())
         while self.checkpoint is not None:
             try:
-                pool.number_after(self.reply_to(reply).head.get("handed", 0))
+                words = Words(self.reply_to(reply).head, "pool")
+                if not words.lacks("handed"):
+                    pool.number_after(words.number("handed", most=pool.most_call))
                 break
             except ConnectionLost:  # or the next agent is asked: nothing can be numbered without
                 self._check_alive()
@@ -247,7 +249,8 @@ class Poller:
 
         def then(reply: "Future[Reply]") -> None:
             if reply.exception() is None and "error" in reply.result().head:
-                pool.break_down(SlurmFuturesError(f"pilots cannot be had: {reply.result().head['message']}"))
+                message = Words(reply.result().head, "pool").message()
+                pool.break_down(SlurmFuturesError(f"pilots cannot be had: {message}"))
 
         reply.add_done_callback(then)
         return reply
@@ -523,12 +526,11 @@ class Poller:
         while self._frames:
             try:
                 self._take(self._frames.popleft())  # a callback may get here again, see `reply_to`
-            except wire.MISFITS as error:
+            except (*wire.MISFITS, NotUnderstood) as error:
                 self._frames.clear()
                 logger.debug("a frame of the agent's that cannot be used", exc_info=True)
                 if self._watched is not None:
-                    reason = f"what came from the agent cannot be understood: {type(error).__name__}: {error}"
-                    self._lost(LinkDown(reason))
+                    self._lost(not_understood(error))
         self._hand_over_due()
         if self._cancels:
             self._send_cancels()
@@ -688,7 +690,8 @@ class Poller:
             self._forsake(batch)
             return
         if "error" in head:
-            lost = ResultLost(f"the files of batch {batch.id} cannot be used: {head['message']}")
+            message = Words(head, "attach").message()
+            lost = ResultLost(f"the files of batch {batch.id} cannot be used: {message}")
             batch.failed = True  # its files stay
             if batch.restored:
                 with self._lock:
@@ -832,7 +835,7 @@ class Poller:
         batch.stored = True  # at once: where this reply cannot be understood, the next agent is asked
         error = reply.exception()
         if error is None and "error" in reply.result().head:
-            message = reply.result().head["message"]
+            message = Words(reply.result().head, "submit").message()
             error = SubmitError(f"the batch could not be written: {message}", options=batch.spec.options)
         if error is not None:
             self._fail(batch, range(len(batch.futures)), error)
@@ -1102,12 +1105,13 @@ class Poller:
                             begin(future)
 
     def _refused(self, batch: Batch, head: Mapping[str, Any]) -> None:
+        message = Words(head, "submit").text("message")
         for tasks in batch.tasks_in(head["tasks"]):
             for task in tasks:
                 if task in batch.attempts:
-                    logger.warning("batch %s: %s is not run again: %s", batch.id, batch.name, head["message"])
+                    logger.warning("batch %s: %s is not run again: %s", batch.id, batch.name, message)
                     self._fail_task(batch, task, batch.attempts[task].last())
-                self._fail(batch, batch.calls_of(task), SubmitError(head["message"], options=batch.spec.options))
+                self._fail(batch, batch.calls_of(task), SubmitError(message, options=batch.spec.options))
         self._submitted(batch)
 
     def _notice(self, batch: Batch, head: Mapping[str, Any]) -> None:
@@ -1217,17 +1221,20 @@ class Poller:
         self._release_collected()
         for batch, reply in replies:
             if reply.done() and reply.exception() is None:
-                batch.keep_logs(reply.result().head.get("logs", {}))
+                batch.keep_logs(_logs_of(reply.result()))
 
     def _fail_all(self, error: Exception) -> None:
         with self._lock:
             self._broken = self._broken or error
             batches = [*self._active.values(), *self._batcher.take_all()]
             self._active = {}
+            listeners = list(self._listeners.values())
         for batch in batches:
             for call in range(len(batch.futures)):
                 self._resolve(batch, call, None, error)
         self.link.end(error if isinstance(error, SlurmFuturesError) else AgentError(str(error), ""))
+        for listener in listeners:
+            listener(None, b"")
         for future in self.login.close(error):
             settle(future, None, error)
         for pool in self._pools():
@@ -1262,6 +1269,19 @@ def _death(record: Mapping[str, Any]) -> SlurmFuturesError:
         f"job {record['job_id']} on node {record['node']} ended well but without a result: the function left by "
         f"os._exit(0), or work_dir is not shared with that node (its files: {record['where']}){tail}"
     )
+
+
+def _logs_of(reply: Reply) -> dict[str, list[str]]:
+    """Return what the tasks of a batch have printed, nothing where that cannot be understood."""
+    words = Words(reply.head, "release")
+    try:
+        if words.lacks("logs"):
+            return {}
+        logs = words.inner("logs")
+        return {task: logs.items(task, str, 2) for task in logs}
+    except NotUnderstood as error:
+        logger.warning("%s", error)
+        return {}
 
 
 def _infos(body: wire.Body) -> bytes:

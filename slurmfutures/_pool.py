@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from ._checkpoint import Checkpoint
 from ._errors import PilotsBroken, SlurmFuturesError, SubmitError, give_warning, job_error
 from ._future import SlurmFuture, settle
-from ._link import Link, Reply
+from ._link import Link, Reply, Words
 from ._logs import get_logger
 from ._pickling import result_of
 from ._records import NO_KEY
@@ -351,6 +351,11 @@ class Pool:
 
     # ---- the checkpoint
 
+    @property
+    def most_call(self) -> int:
+        """The highest number that a call of an earlier driver can have; there is room behind it."""
+        return (self.id << BITS) + (1 << BITS - 1)
+
     def number_after(self, handed: int) -> None:
         """Number calls so that no pilot has one of another driver; `handed` is the highest that one may know."""
         with self.lock:
@@ -564,13 +569,13 @@ class Pool:
 
     def broke(self, head: Mapping[str, Any]) -> None:
         """Nothing will come of the calls that wait, nor of those to come."""
-        record, message = head["record"], head["message"]
+        record, message = head["record"], Words(head, "pool").text("message")
         cause: SlurmFuturesError | None = None
         if "job_id" in record:
             cause = job_error(record)
             message += f"; the last one: {cause}"
         elif "refused" in record:
-            cause = SubmitError(record["refused"], self.settings.options)
+            cause = SubmitError(Words(record, "pool").text("refused"), self.settings.options)
         error = PilotsBroken(message)
         error.__cause__ = cause
         self.break_down(error, head["spared"])

@@ -4,10 +4,11 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ._errors import os_error
+from ._link import Words
 from ._poller import Poller
-from ._printable import printable
 from ._remote import wire
+
+_LEAST_CODE, _MOST_CODE = -64, 255  # of a process: below 0 the signal that ended it
 
 
 def run(
@@ -28,19 +29,23 @@ def run(
     head = {"op": "run", **words, "input": given is not None, "split": len(script)}
     number, reply = poller.request(head, [script, data])
     try:
-        head, body = poller.reply_to(reply)  # type: ignore[assignment]
+        found = poller.reply_to(reply)
     except BaseException:
         poller.link.send(wire.message({"op": "kill", "run": number}))
         raise
-    if "error" in head:
-        if head.get("errno"):
-            raise os_error(head["errno"], head["strerror"], head["filename"])
-        raise ValueError(printable(head["message"]))
-    out, err = bytes(body[: head["split"]]), bytes(body[head["split"] :])
+    said, body = Words(found.head, "run"), found.body
+    if "error" in said:
+        if said.number_or_none("errno"):
+            raise said.os_error(said.text_or_none("filename"))
+        raise ValueError(said.message())
+    split = said.number("split", most=len(body))
+    out, err = bytes(body[:split]), bytes(body[split:])
     streams: tuple[Any, Any] = (out, err) if binary else (out.decode(errors="replace"), err.decode(errors="replace"))
-    if head["timeout"]:
+    if said.flag("timeout"):
+        if words["timeout"] is None:
+            raise said.wrong("timeout")
         raise subprocess.TimeoutExpired(command, words["timeout"], *streams)
-    done = subprocess.CompletedProcess(command, head["code"], *streams)
+    done = subprocess.CompletedProcess(command, said.number("code", least=_LEAST_CODE, most=_MOST_CODE), *streams)
     if check:
         done.check_returncode()
     return done

@@ -5,7 +5,7 @@ import weakref
 from concurrent.futures import Future
 
 from ._errors import SlurmFuturesError
-from ._link import Link, Reply
+from ._link import Link, NotUnderstood, Reply, Words
 from ._ship import Shipment
 
 
@@ -44,17 +44,25 @@ class Shipping:
     def _request(self, shipment: Shipment, done: "Future[None]", *, zipped: bool) -> None:
         words = {"op": "ship", "ship": shipment.digest, "zip": zipped}
         _, reply = self._link.request(words, [shipment.data] if zipped else (), again=True)
-        reply.add_done_callback(lambda reply: self._answered(shipment, done, reply))
+        reply.add_done_callback(lambda reply: self._answered(shipment, done, reply, zipped=zipped))
 
-    def _answered(self, shipment: Shipment, done: "Future[None]", reply: "Future[Reply]") -> None:
+    def _answered(self, shipment: Shipment, done: "Future[None]", reply: "Future[Reply]", *, zipped: bool) -> None:
         error = reply.exception()
-        if error is None and "error" in reply.result().head:
-            error = SlurmFuturesError(reply.result().head["message"])
+        there = False
+        if error is None:
+            words = Words(reply.result().head, "ship")
+            try:
+                error = SlurmFuturesError(words.message()) if "error" in words else None
+                there = error is None and words.flag("there")
+                if zipped and error is None and not there:  # to be asked again, for ever
+                    error = words.wrong("there")
+            except NotUnderstood as misfit:  # somebody may wait for it
+                error = misfit
         if error is not None:
             with self._lock:
                 self._asked.pop(shipment.digest, None)  # what is submitted later tries again
             done.set_exception(error)
-        elif reply.result().head["there"]:
+        elif there:
             done.set_result(None)
         else:
             self._request(shipment, done, zipped=True)

@@ -42,6 +42,7 @@ from slurmfutures import (
     _errors,
     _files,
     _hosts,
+    _link,
     _logs,
     _pickling,
     _records,
@@ -138,11 +139,11 @@ def test_notes_of_attempts_are_printable() -> None:
 
 def test_an_oserror_that_is_reported_is_printable() -> None:
     with pytest.raises(PermissionError) as caught:
-        _files._checked({"error": "os", "errno": 13, "strerror": EVIL, "filename": EVIL})
+        _files._checked(_link.Words({"error": "os", "errno": 13, "strerror": EVIL, "filename": EVIL}, "put"))
     assert is_tame(shown(caught.value))
     assert (caught.value.errno, caught.value.filename) == (13, EVIL)
     with pytest.raises(SlurmFuturesError) as failed:
-        _files._checked({"error": "failed", "message": EVIL})
+        _files._checked(_link.Words({"error": "failed", "message": EVIL}, "put"))
     assert is_tame(shown(failed.value))
 
 
