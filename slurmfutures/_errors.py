@@ -5,7 +5,7 @@
      ├─ HostUnreachable              nothing answers there as an SSH server
      ├─ AuthenticationError          a host did not let us in
      ├─ HostKeyError                 a host's key is unknown, or not the one it was
-     ├─ AgentError                   the cluster half could not start, or ended
+     ├─ AgentError                   the cluster half could not start, ended, or sent nonsense
      ├─ PythonMismatch               the two Pythons cannot work together
      ├─ SchedulerNotFound            there is no sbatch on the login node
      ├─ SubmitError                  the job was not accepted
@@ -217,7 +217,10 @@ class HostKeyError(SlurmFuturesError):
 
 
 class AgentError(SlurmFuturesError):
-    """The cluster half could not start, or ended; `stderr_tail` is what it, or the shell before it, said last."""
+    """The cluster half could not start, has ended, or sent what cannot be understood.
+
+    `stderr_tail` is what it, or the shell before it, said last.
+    """
 
     transient = True
     _fields = ("message", "stderr_tail")

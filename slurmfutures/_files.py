@@ -20,6 +20,7 @@ from ._remote.transfers import ACK, WINDOW
 T = TypeVar("T")
 
 _MOST_FRAMES = WINDOW // tree.CHUNK + 2  # that wait to be used: all but the last of the data have CHUNK bytes or more
+_FRAME = "a frame of"
 
 Progress = Callable[[int, int], object]
 Listener = Callable[[Mapping[str, Any] | None, wire.Body], None]
@@ -165,7 +166,7 @@ class _Inbox:
             raise
 
     def _checked(self, head: Mapping[str, Any], body: wire.Body) -> _News:
-        op, words = head["op"], Words(head, "transfer")
+        op, words = head["op"], Words(head, "transfer", _FRAME)
         self._received += len(body)
         if self._over or self._queue.qsize() >= _MOST_FRAMES or self._received - self._taken > WINDOW:
             raise words.misfit("more frames than may be on their way")
@@ -175,7 +176,7 @@ class _Inbox:
             head = {"bytes": words.number_or_none("bytes")}  # nothing else of it is held
         else:
             raise words.wrong("op")
-        return _News(op, Words(head, "transfer"), body)
+        return _News(op, Words(head, "transfer", _FRAME), body)
 
     def __bool__(self) -> bool:
         return not self._queue.empty()

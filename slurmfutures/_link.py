@@ -39,32 +39,36 @@ class NotUnderstood(AgentError):
 class Words:
     """Words from the agent, each of which is checked when it is read.
 
-    `op` names the request in errors. A method that is named by a type raises NotUnderstood where the word is missing or
-    of another type. Nothing is copied.
+    `op` and `what` name the reply in errors. A method that is named by a type raises NotUnderstood where the word is
+    missing or of another type. Nothing is copied.
     """
 
-    __slots__ = ("_found", "_op")
+    __slots__ = ("_found", "_op", "_what")
 
-    def __init__(self, found: Mapping[str, Any], op: str) -> None:
+    def __init__(self, found: Mapping[str, Any], op: str, what: str = "the reply to") -> None:
         self._found = found
         self._op = op
+        self._what = what
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
 
     def __contains__(self, name: str) -> bool:
         return name in self._found
 
     def misfit(self, what: str) -> NotUnderstood:
         """Return the error for a reply of which `what` is wrong."""
-        where = f"in the reply to {self._op!r}"
+        where = f"in {self._what} {self._op!r}"
         return NotUnderstood(f"what came from the agent cannot be understood: {printable(what)} {where}")
 
     def wrong(self, name: str) -> NotUnderstood:
         """Return the error for a word that is missing, or cannot be what it is."""
         if name not in self._found:
-            return self.misfit(f"{name!r} is missing")
-        return self.misfit(f"{name!r} is {_SHORT.repr(self._found[name])}")
+            return self.misfit(f"{name!r:.60} is missing")
+        return self.misfit(f"{name!r:.60} is {_SHORT.repr(self._found[name]):.120}")
 
     def lacks(self, name: str) -> bool:
         """Whether a word is null or missing."""
@@ -119,20 +123,24 @@ class Words:
         value = self._found.get(name)
         if type(value) is not list or (length is not None and len(value) != length):
             raise self.wrong(name)
-        if kind is not object and not all(type(item) is kind for item in value):
+        if kind is not object and not {kind}.issuperset(map(type, value)):
             raise self.wrong(name)
         return value
 
     def each(self, name: str) -> "list[Words]":
         """Return a list of objects, as words of their own."""
-        return [Words(item, self._op) for item in self.items(name, dict)]
+        return [Words(item, self._op, self._what) for item in self.items(name, dict)]
 
-    def inner(self, name: str) -> "Words":
-        """Return an object, as words of its own."""
+    def mapping(self, name: str) -> dict[str, Any]:
+        """Return an object as it is."""
         value = self._found.get(name)
         if type(value) is not dict:
             raise self.wrong(name)
-        return Words(value, self._op)
+        return value
+
+    def inner(self, name: str) -> "Words":
+        """Return an object, as words of its own."""
+        return Words(self.mapping(name), self._op, self._what)
 
     def message(self) -> str:
         """Return the message of an error, with its control characters as escapes."""
@@ -143,7 +151,7 @@ class Words:
         return os_error(self.number("errno", least=1, most=_MOST_ERRNO), self.text_or_none("strerror") or "", *names)
 
 
-_LONGEST_TIME = 1e11  # seconds
+_LONGEST_TIME = 1e20  # seconds: times of files have 64 bits
 _MOST_ERRNO = 4095
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60

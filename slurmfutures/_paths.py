@@ -26,7 +26,7 @@ RANGE = 4 << 20  # bytes of a file that are read by one request
 AHEAD = 4  # ranges that are asked for at once
 _FIRST = 1 << 18  # bytes of a file that are read where it is opened
 _MOST_MODE = 0xFFFF  # of a file: type and permissions
-_MOST_FIELD = 1 << 100  # more than nanoseconds since the epoch will be
+_MOST_FIELD = 1 << 100  # more than nanoseconds since the epoch will be; infinity is not
 _BY_PLACE = ("st_mode", "st_ino", "st_dev", "st_nlink", "st_uid", "st_gid", "st_size")  # fields of os.stat_result
 _BY_NAME = {name for name in dir(os.stat_result) if name.startswith("st_")}.difference(_BY_PLACE, ("st_fstype",))
 _SECONDS = {"st_atime", "st_mtime", "st_ctime", "st_birthtime"}  # those of the fields that are no whole numbers
@@ -452,15 +452,14 @@ def _range_of(found: Reply, size: int) -> _Range:
 def _stat_result(words: Words) -> os.stat_result:
     """Return what is known of a file; fields that this Python does not have are left out."""
     numbers = words.items("stat", int, len(_BY_PLACE) + 3)  # the times follow, in whole seconds
-    if not 0 <= numbers[0] <= _MOST_MODE or not all(abs(number) <= MOST_NUMBER for number in numbers):
+    if not 0 <= numbers[0] <= _MOST_MODE or max(numbers) > MOST_NUMBER or min(numbers) < -MOST_NUMBER:
         raise words.wrong("stat")
-    named = words.inner("more")
-    more: dict[str, float] = {}
-    for name in _BY_NAME:
-        if name in named:
-            more[name] = (
-                named.seconds(name) if name in _SECONDS else named.number(name, least=-_MOST_FIELD, most=_MOST_FIELD)
-            )
+    more = {name: value for name, value in words.mapping("more").items() if name in _BY_NAME}
+    for name, value in more.items():
+        if type(value) is not int and not (type(value) is float and name in _SECONDS):
+            raise words.wrong("more")
+        if not -_MOST_FIELD <= value <= _MOST_FIELD:
+            raise words.wrong("more")
     if not more.keys() >= _NEEDED:
         raise words.wrong("more")
     return os.stat_result(numbers, more)

@@ -35,7 +35,7 @@ def run(
         raise
     said, body = Words(found.head, "run"), found.body
     if "error" in said:
-        if said.number_or_none("errno"):
+        if said.text("error") == "os" and not said.lacks("errno"):
             raise said.os_error(said.text_or_none("filename"))
         raise ValueError(said.message())
     split = said.number("split", most=len(body))

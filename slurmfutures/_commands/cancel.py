@@ -95,7 +95,7 @@ def _keep_finished(
     """Take those calls off `alive` of which pilots that are over have left the results."""
     pilots = {name: batches[name].words["first"] for name in alive if batches[name].pool}
     if pilots:
-        finished = set(agent.ask_json("finished", session=scan.id))
+        finished = agent.finished(scan.id)
         for name, first in pilots.items():
             alive[name] = {call for call in alive[name] if first + call not in finished}
 

@@ -41,7 +41,7 @@ def duration(text: str) -> float:
 
 def run(arguments: argparse.Namespace, agent: Agent) -> int:
     """Clear away, and say what has gone and what has not."""
-    done = agent.ask_json("clean", age=arguments.older_than, dry=arguments.dry_run)
+    done = agent.clean(arguments.older_than, dry=arguments.dry_run)
     if arguments.json:
         show_json(done)
         return 0

@@ -36,7 +36,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
 
 def run(arguments: argparse.Namespace, agent: Agent) -> int:
     """Show a log, however large; as JSON its end."""
-    found = agent.ask_json("find", call=arguments.call)
+    found = agent.find(arguments.call)
     if "size" in found:
         example = f"{arguments.call}_{found['first']}"
         raise SlurmFuturesError(f"job {arguments.call} is an array of {found['size']} tasks: name one, as {example}")

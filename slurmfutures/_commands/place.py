@@ -2,8 +2,7 @@
 
 import argparse
 import importlib
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,10 +10,13 @@ from .. import SlurmFuturesError, _output
 from .._bootstrap import NoFolder
 from .._config import DEFAULT_WORK_DIR, HOST, WORK_DIR, from_environment
 from .._connection import HEARTBEAT, Connection, default_python
-from .._remote import entries
+from .._link import Words
+from .._remote import entries, jsons
 from .._ship import Ship
 from .._ssh import Entrance
 from .._transports.asking import ask_on_terminal
+
+STATES = ("done", "running", "pending", "ended", "unsubmitted")  # of tasks, as the agent calls them
 
 
 class Place(NamedTuple):
@@ -98,7 +100,7 @@ class Agent:
         poller = self._connection.poller
         head, body = poller.reply_to(poller.request({"op": op, **words})[1])
         if "error" in head:
-            raise SlurmFuturesError(f"{self.where}: {head['message']}")
+            raise SlurmFuturesError(f"{self.where}: {Words(head, op).message()}")
         return bytes(body)
 
     @property
@@ -106,18 +108,132 @@ class Agent:
         """How logs are asked for."""
         return self._connection.poller.asked_for_logs()
 
-    def ask_json(self, op: str, **words: Any) -> Any:
-        """Return what the agent replies as JSON."""
-        return json.loads(self.ask(op, **words))
+    def _ask_json(self, op: str, **words: Any) -> Words:
+        """Return what the agent replies as JSON, to be checked."""
+        try:
+            found = jsons.loads(self.ask(op, **words))
+        except jsons.NotJson as error:
+            raise Words({}, op).misfit(f"the body is {error}") from None
+        return Words({_BODY: found}, op)
 
-    def survey(self) -> Any:
-        """Return what there is in `work_dir`. Raises SlurmFuturesError for tasks that no batch can have."""
-        found = self.ask_json("survey")
-        for batch in found["batches"]:
-            for first, end in (ends for ranges in batch["states"].values() for ends in ranges):
-                if not 0 <= first <= end <= entries.MOST_TASKS:
-                    raise SlurmFuturesError(f"{self.where}: the agent lists tasks {first} to {end}, which cannot be")
-        return found
+    def survey(self) -> dict[str, Any]:
+        """Return what there is in `work_dir`."""
+        return _read(self._ask_json("survey").inner(_BODY), _SURVEY)
+
+    def clean(self, age: float, *, dry: bool) -> dict[str, Any]:
+        """Have what was not used for `age` seconds removed, unless `dry`; return what has gone, and what has not."""
+        return _read(self._ask_json("clean", age=age, dry=dry).inner(_BODY), _CLEANED)
+
+    def find(self, call: str) -> dict[str, Any]:
+        """Return where a call is, nothing where it is not; of an array its `size`, and its `first` index."""
+        found = self._ask_json("find", call=call).inner(_BODY)
+        if not found:
+            return {}
+        if "size" in found:
+            return _read(found, _ARRAY)
+        return _read(found, {**_FOUND, "workers": _texts} if "workers" in found else _FOUND)
+
+    def finished(self, session: str) -> set[int]:
+        """Return the numbers of the calls whose results pilots of a session have left."""
+        return set(self._ask_json("finished", session=session).items(_BODY, int))
+
+
+# ---- what the agent's documents have
+
+_BODY = "body"
+_Read = Callable[[Words, str], Any]
+_MOST_CODE = 1 << 32
+
+
+def _read(words: Words, kinds: Mapping[str, _Read]) -> dict[str, Any]:
+    """Return the words that are known, each as what it has to be."""
+    return {name: read(words, name) for name, read in kinds.items()}
+
+
+def _texts(words: Words, name: str) -> list[str]:
+    return words.items(name, str)
+
+
+def _code(words: Words, name: str) -> int | None:
+    return words.number_or_none(name, least=-_MOST_CODE, most=_MOST_CODE)
+
+
+def _task(words: Words, name: str) -> int:
+    return words.number(name, most=entries.MOST_TASKS)
+
+
+def _states(words: Words, name: str) -> dict[str, list[list[int]]]:
+    states = words.inner(name)
+    return {state: _ranges(states, state) for state in STATES}
+
+
+def _ranges(words: Words, name: str) -> list[list[int]]:
+    """Return ranges of tasks that a batch can have."""
+    found = words.items(name, list)
+    total = 0
+    for ends in found:
+        if [type(end) for end in ends] != [int, int] or not 0 <= ends[0] <= ends[1] <= entries.MOST_TASKS:
+            raise words.wrong(name)
+        total += ends[1] - ends[0]
+    if total > entries.MOST_TASKS:
+        raise words.wrong(name)
+    return found
+
+
+def _each(kinds: Mapping[str, _Read]) -> _Read:
+    return lambda words, name: [_read(one, kinds) for one in words.each(name)]
+
+
+_FAILED: Mapping[str, _Read] = {
+    "task": _task,
+    "job": Words.text_or_none,
+    "state": Words.text_or_none,
+    "exit_code": _code,
+    "signal": _code,
+    "node": Words.text,
+    "reason": Words.text,
+}
+_BATCH: Mapping[str, _Read] = {
+    "batch": Words.text,
+    "name": lambda words, name: words.text_or_none(name) or "",
+    "options": _texts,
+    "scheduler": Words.text_or_none,
+    "made": Words.seconds,
+    "active": Words.seconds,
+    "tasks": _task,
+    "calls": Words.number_or_none,
+    "pool": Words.text_or_none,
+    "workers": Words.number_or_none,
+    "jobs": _texts,
+    "states": _states,
+    "failed": _each(_FAILED),
+    "session": Words.text,
+    "live": Words.flag_or_none,
+    "asked": Words.flag,
+}
+_SURVEY: Mapping[str, _Read] = {
+    "host": Words.text,
+    "work_dir": Words.text,
+    "now": Words.seconds,
+    "queue": Words.flag_or_none,
+    "batches": _each(_BATCH),
+    "unreadable": _texts,
+}
+_UNUSED: Mapping[str, _Read] = {"kind": Words.text, "name": Words.text, "used": Words.seconds}
+_GONE: Mapping[str, _Read] = {**_UNUSED, "bytes": Words.number}
+_KEPT: Mapping[str, _Read] = {**_UNUSED, "why": Words.text}
+_CLEANED: Mapping[str, _Read] = {
+    "host": Words.text,
+    "work_dir": Words.text,
+    "now": Words.seconds,
+    "queue": Words.flag_or_none,
+    "dry": Words.flag,
+    "removed": _each(_GONE),
+    "kept": _each(_KEPT),
+    "freed": Words.number,
+}
+_ARRAY: Mapping[str, _Read] = {"size": Words.number, "first": Words.number}
+_FOUND: Mapping[str, _Read] = {"batch": Words.text, "task": _task, "part": Words.number_or_none}
 
 
 Command = Callable[[argparse.Namespace, Agent], int]

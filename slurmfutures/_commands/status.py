@@ -7,10 +7,9 @@ from functools import partial
 from typing import Any
 
 from . import checkpoint
-from .place import Agent, add_flags, run_at, run_at_place
+from .place import STATES, Agent, add_flags, run_at, run_at_place
 from .table import age, count, show_json, show_lines, show_table
 
-_STATES = ("done", "running", "pending", "ended", "unsubmitted")
 _DRIVERS = {True: "connected", False: "gone", None: "unknown"}
 _MOST = 100  # failures that are listed
 
@@ -98,7 +97,7 @@ def _batch_words(batch: Mapping[str, Any]) -> dict[str, Any]:
 
 def counts(batch: Mapping[str, Any]) -> dict[str, int]:
     """Return how many tasks of a batch are in each state."""
-    return {state: sum(end - first for first, end in batch["states"][state]) for state in _STATES}
+    return {state: sum(end - first for first, end in batch["states"][state]) for state in STATES}
 
 
 def _show_batches(batches: Sequence[Mapping[str, Any]], now: float) -> None:

@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -14,9 +15,21 @@ _UNITS = (("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
 
 
 def show_json(document: Any) -> None:
-    """Write one JSON document."""
-    json.dump(document, sys.stdout, indent=2)
-    sys.stdout.write("\n")
+    """Write one JSON document. Numbers that JSON does not have are null in it."""
+    try:
+        text = json.dumps(document, indent=2, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(document), indent=2, allow_nan=False)
+    sys.stdout.write(text + "\n")
+
+
+def _finite(document: Any) -> Any:
+    """Return a document with None in the place of NaN and the infinities."""
+    if isinstance(document, dict):
+        return {name: _finite(value) for name, value in document.items()}
+    if isinstance(document, (list, tuple)):
+        return [_finite(value) for value in document]
+    return None if isinstance(document, float) and not math.isfinite(document) else document
 
 
 def show_log(pieces: Iterable[bytes]) -> None:

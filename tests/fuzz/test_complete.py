@@ -14,7 +14,7 @@ README = Path(__file__).parent / "README.md"
 READS = {"loads", "unpack", "unpack_from", "b64decode", "parse_int", "ZipFile", "read_text", "get_text"}
 # Modules that have such calls and no parser of their own, and why.
 OTHERS = {
-    "_commands.place": "the survey of one's own agent, as JSON that `_link` has read",
+    "_commands.place": "documents of the agent: `test_replies` has them too",
     "_executor": "a cluster's configuration, which `_config` reads",
     "_poller": "records that `_jobinfo` reads",
     "_pool": "records that `_errors` reads",
