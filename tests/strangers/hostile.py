@@ -52,9 +52,9 @@ def main() -> None:
     }
     text = json.dumps(words).encode()
     send(sync, struct.pack(">BIQ", 1, len(text), 0) + text)
-    # The name of the first batch goes into the frames.
+    # The name of the first batch, or of the first transfer, goes into the frames.
     asked = b""
-    while not (found := re.search(rb'"batch":"([0-9a-f]{12})"', asked)):
+    while not (found := re.search(rb'"(?:batch|transfer)":"([0-9a-f]{12})"', asked)):
         more = os.read(0, 1 << 16)
         if not more:
             return

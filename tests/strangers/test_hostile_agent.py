@@ -110,6 +110,25 @@ def test_what_cannot_be_understood_costs_the_connection(tmp_path: Path, frames: 
     assert "cannot be understood" in str(error)
 
 
+GETTING = message({"op": "reply", "id": 1, "folder": False, "size": 1, "entries": 1})
+DATA = {"op": "get-data", "transfer": "BATCH-OF-ITS"}
+TRANSFERS = {
+    "nothing of what belongs to it": message({"op": "reply", "id": 1}),
+    "an error without words": message({"op": "reply", "id": 1, "error": "os"}),
+    "more frames than may be on their way": GETTING + (message(DATA, 1) + b"x") * 200 + b"\xff" * 100,
+    "a frame without data": GETTING + message(DATA),
+    "a frame that is none of a transfer": GETTING + message({**DATA, "op": "x" * 1000}),
+    "no frame": GETTING + b"\xff" * 100,
+}
+
+
+@pytest.mark.parametrize("frames", TRANSFERS.values(), ids=TRANSFERS)
+def test_a_transfer_that_cannot_be_understood_fails(tmp_path: Path, frames: bytes) -> None:
+    with executor(tmp_path, frames) as ex, pytest.raises(AgentError, match="cannot be understood"):
+        ex.get("x", tmp_path / "copy")
+    assert [path.name for path in tmp_path.iterdir() if "copy" in path.name] == []
+
+
 @pytest.mark.parametrize("job", [7, [], "\x1b[2J"])
 def test_a_job_that_is_none_does_not_spoil_a_checkpoint(tmp_path: Path, job: Any) -> None:
     checkpoint = tmp_path / "checkpoint"
