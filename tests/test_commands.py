@@ -365,7 +365,7 @@ def test_clean_removes_what_a_killed_driver_has_left_and_no_more(tmp_path: Path)
     done = left.run("clean").stdout
     assert all(name in done for name in (left.mixed, left.held))
     assert {path.name for path in left.work_dir.iterdir()} == {
-        *("batches", "code", "id", "local_job_id", "login", "mine.txt", "sessions")
+        *("batches", "code", "id", "local_job_id", "login", "mine.txt", "sessions", "unpack.lock")
     }
     for folder in ("batches", "login", "sessions"):
         assert not list((left.work_dir / folder).iterdir())

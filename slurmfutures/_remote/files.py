@@ -8,13 +8,15 @@ name when all of it is on disk.
 
 import errno
 import os
-import pathlib
 import stat
 import threading
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from . import places, wire
 from .lane import Lane
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MOST_LANES = 32  # operations at once; those beyond wait for one
 _CHUNK = 1 << 18
@@ -401,9 +403,16 @@ def _iterdir(head: Mapping[str, Any], body: wire.Body) -> _Outcome:
     return _names(os.listdir(head["path"]))
 
 
+def _path(path: str) -> "Path":
+    """Return a path for what its methods do better than `os`. An agent that is asked for none is there earlier."""
+    from pathlib import Path
+
+    return Path(path)
+
+
 def _glob(head: Mapping[str, Any], body: wire.Body) -> _Outcome:
     """Give the paths below a folder that match, relative to it."""
-    folder = pathlib.Path(head["path"])
+    folder = _path(head["path"])
     base = str(folder)
     start = len(base) + (not base.endswith("/"))
     found = folder.rglob(head["pattern"]) if head["deep"] else folder.glob(head["pattern"])
@@ -415,7 +424,7 @@ def _names(names: Sequence[str]) -> _Outcome:
 
 
 def _mkdir(head: Mapping[str, Any], body: wire.Body) -> _Outcome:
-    pathlib.Path(head["path"]).mkdir(head["mode"], parents=head["parents"], exist_ok=head["exist_ok"])
+    _path(head["path"]).mkdir(head["mode"], parents=head["parents"], exist_ok=head["exist_ok"])
     return {}, b""
 
 
@@ -425,7 +434,7 @@ def _rmdir(head: Mapping[str, Any], body: wire.Body) -> _Outcome:
 
 
 def _remove(head: Mapping[str, Any], body: wire.Body) -> _Outcome:
-    pathlib.Path(head["path"]).unlink(missing_ok=head["missing_ok"])
+    _path(head["path"]).unlink(missing_ok=head["missing_ok"])
     return {}, b""
 
 
@@ -444,7 +453,7 @@ def _readlink(head: Mapping[str, Any], body: wire.Body) -> _Outcome:
 
 
 def _touch(head: Mapping[str, Any], body: wire.Body) -> _Outcome:
-    _at_place(head["path"], lambda place: pathlib.Path(place).touch(head["mode"], exist_ok=head["exist_ok"]))
+    _at_place(head["path"], lambda place: _path(place).touch(head["mode"], exist_ok=head["exist_ok"]))
     return {}, b""
 
 
@@ -458,7 +467,7 @@ def _chmod(head: Mapping[str, Any], body: wire.Body) -> _Outcome:
 
 def _resolve(head: Mapping[str, Any], body: wire.Body) -> _Outcome:
     try:
-        return {"path": str(pathlib.Path(head["path"]).resolve(strict=head["strict"]))}, b""
+        return {"path": str(_path(head["path"]).resolve(strict=head["strict"]))}, b""
     except RuntimeError as error:  # before Python 3.13
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), head["path"]) from error
 

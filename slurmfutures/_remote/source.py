@@ -13,6 +13,7 @@ import re
 import shutil
 import stat
 import sys
+import time
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, Iterator, List, Optional, Sequence, Tuple
@@ -25,9 +26,11 @@ _CACHE = "__pycache__"
 _ENTERED_BY_OTHERS = stat.S_IXGRP | stat.S_IXOTH
 MOST_UNPACKED = 1 << 32  # bytes of what is sent
 _RENAMES = 10  # tries; each is lost to another agent, or to something that cannot be renamed
+_LOCK_TIMEOUT = 10.0  # seconds; who holds the lock may have been stopped
 # What there is of ours in a work_dir.
 _FOLDERS = ("batches", "code", "login", "pilots", "sessions", "ship")
-_FILES = ("id", "limits.json", "local_job_id")
+_LOCK = "unpack.lock"
+_FILES = ("id", "limits.json", "local_job_id", _LOCK)
 _ID = re.compile(rb"[0-9a-f]{12}\s*")
 _CODE_NAME = re.compile(r"[0-9a-f]{20}(\..+)?")
 
@@ -130,7 +133,20 @@ def new_name(folder: str) -> str:
 
 
 def give_name(part: str, folder: str) -> None:
-    """Rename `part` to `folder`, in place of one there whose content is not what its name says. Raises OSError."""
+    """Rename `part` to `folder`, in place of one there whose content is not what its name says. Raises OSError.
+
+    Agents do it one after the other: one that has found a spoiled folder would else take away what another has put in
+    its place, while that one imports it.
+    """
+    lock = _lock(os.path.join(os.path.dirname(os.path.dirname(folder)), _LOCK))
+    try:
+        if not is_whole(folder):  # another agent may have been faster
+            _replace(part, folder)
+    finally:
+        os.close(lock)
+
+
+def _replace(part: str, folder: str) -> None:
     for _ in range(_RENAMES):
         try:
             os.rename(part, folder)
@@ -138,14 +154,32 @@ def give_name(part: str, folder: str) -> None:
         except OSError as error:
             problem = error
         if is_whole(folder):
-            return  # another agent was faster
+            return  # by an agent that got no lock
         old = new_name(folder)
         try:
             os.rename(folder, old)
-        except FileNotFoundError:  # another agent does the same
+        except FileNotFoundError:
             continue
         shutil.rmtree(old, ignore_errors=True)
     raise problem
+
+
+def _lock(path: str) -> int:
+    """Return a descriptor that holds the lock, or one without where locks do not work here or are held for too long."""
+    import fcntl
+
+    handle = trust.open_file(path, os.O_RDWR | os.O_CREAT)
+    deadline = time.monotonic() + _LOCK_TIMEOUT
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() < deadline:
+                time.sleep(0.01)
+                continue
+        except OSError:  # a file system without locks
+            pass
+        return handle
 
 
 class Place:

@@ -208,7 +208,7 @@ def test_a_folder_that_only_looks_like_ours_is_refused(opener: Opener, common: P
     assert stat.S_IMODE(place.stat().st_mode) == 0o755
 
 
-@pytest.mark.parametrize("name", ["id", "limits.json", "local_job_id"])
+@pytest.mark.parametrize("name", ["id", "limits.json", "local_job_id", "unpack.lock"])
 def test_a_folder_in_place_of_a_file_of_ours_is_refused(opener: Opener, warm: Path, name: str) -> None:
     (warm / name).unlink(missing_ok=True)
     (warm / name).mkdir()
@@ -247,6 +247,42 @@ def test_starts_at_one_time_mend_a_spoiled_source_together(warm: Path) -> None:
             process.join(DEADLINE)
         assert [process.exitcode for process in processes] == [0] * 4
         assert os.listdir(warm / "code") == [DIGEST]
+
+
+def _holds(process: int, path: Path) -> bool:
+    return any(
+        os.path.realpath(entry) == os.path.realpath(path)
+        for entry in Path(f"/proc/{process}/fd").glob("*")
+        if os.path.lexists(entry)
+    )
+
+
+def test_a_source_that_was_mended_meanwhile_stays_where_it_is(warm: Path) -> None:
+    code, whole = warm / "code" / DIGEST, warm / "code" / f"{DIGEST}.whole"
+    shutil.copytree(code, whole)
+    shutil.rmtree(code / "slurmfutures_remote")
+    context = multiprocessing.get_context("fork")
+    with (warm / "unpack.lock").open("r+b") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        other = context.Process(target=_install, args=(str(warm), context.Barrier(1)))
+        other.start()
+        until(lambda: _holds(other.pid or 0, warm / "unpack.lock"))  # it has seen that the source is spoiled
+        shutil.rmtree(code)
+        whole.rename(code)
+        number = code.stat().st_ino
+    other.join(DEADLINE)
+    assert other.exitcode == 0
+    assert code.stat().st_ino == number
+    assert os.listdir(warm / "code") == [DIGEST]
+
+
+def test_a_lock_that_is_held_for_ever_stops_nobody(warm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "_LOCK_TIMEOUT", 0.1)
+    shutil.rmtree(warm / "code" / DIGEST)
+    with (warm / "unpack.lock").open("r+b") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        source.Place(str(warm), DIGEST, False)._store(SOURCE)
+    assert source.is_whole(str(warm / "code" / DIGEST))
 
 
 def test_what_a_process_of_the_same_number_unpacks_elsewhere_is_not_touched(warm: Path) -> None:
