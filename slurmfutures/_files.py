@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from ._errors import AgentError, ConnectionLost, SlurmFuturesError
-from ._link import MOST_SIZE, NotUnderstood, Reply, Words
+from ._link import MOST_SIZE, Reply, Words
 from ._remote import tree, wire
 from ._remote.transfers import ACK, WINDOW
 
@@ -153,13 +153,13 @@ class _Inbox:
         self._over = False  # nothing may follow
 
     def receive(self, head: Mapping[str, Any] | None, body: wire.Body) -> None:
-        """Take a frame, None where the connection is lost. Raises NotUnderstood, which the caller gets too."""
+        """Take a frame, None where the connection is lost. Raises AgentError, which the caller gets too."""
         if head is None:
             self._queue.put(None)
             return
         try:
             self._queue.put(self._checked(head, body))
-        except NotUnderstood as error:
+        except AgentError as error:
             if not self._over:
                 self._queue.put(error)
             self._over = True
@@ -182,7 +182,7 @@ class _Inbox:
         return not self._queue.empty()
 
     def take(self) -> _News:
-        """Return the next frame. Raises _Lost, and NotUnderstood after a frame that cannot be."""
+        """Return the next frame. Raises _Lost, and AgentError after a frame that cannot be."""
         found = self._queue.get()
         if found is None:
             raise _Lost

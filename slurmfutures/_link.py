@@ -32,14 +32,10 @@ class Reply(NamedTuple):
     body: wire.Body
 
 
-class NotUnderstood(AgentError):
-    """A reply of the agent lacks a word, or has one that it cannot have."""
-
-
 class Words:
     """Words from the agent, each of which is checked when it is read.
 
-    `op` and `what` name the reply in errors. A method that is named by a type raises NotUnderstood where the word is
+    `op` and `what` name the reply in errors. A method that is named by a type raises AgentError where the word is
     missing or of another type. Nothing is copied.
     """
 
@@ -59,12 +55,12 @@ class Words:
     def __contains__(self, name: str) -> bool:
         return name in self._found
 
-    def misfit(self, what: str) -> NotUnderstood:
+    def misfit(self, what: str) -> AgentError:
         """Return the error for a reply of which `what` is wrong."""
         where = f"in {self._what} {self._op!r}"
-        return NotUnderstood(f"what came from the agent cannot be understood: {printable(what)} {where}")
+        return AgentError(f"what came from the agent cannot be understood: {printable(what)} {where}")
 
-    def wrong(self, name: str) -> NotUnderstood:
+    def wrong(self, name: str) -> AgentError:
         """Return the error for a word that is missing, or cannot be what it is."""
         if name not in self._found:
             return self.misfit(f"{name!r:.60} is missing")
@@ -175,7 +171,7 @@ class _Awaited(Future[Reply]):
         def understood(reply: Future[Reply]) -> None:
             try:
                 fn(reply)
-            except (*wire.MISFITS, NotUnderstood) as error:
+            except (*wire.MISFITS, AgentError) as error:
                 # By the argument: a reference to itself would keep alive what its callbacks refer to.
                 assert isinstance(reply, _Awaited)
                 reply.misfit = error
@@ -453,7 +449,7 @@ class Link:
 
 def not_understood(error: Exception) -> LinkDown:
     """Return the loss of a stream of which a handler has raised this."""
-    if isinstance(error, NotUnderstood):
+    if isinstance(error, AgentError):
         return LinkDown(error.message)
     return LinkDown(f"what came from the agent cannot be understood: {type(error).__name__}: {error}")
 

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from ._errors import AgentError, ConnectionLost, give_warning
-from ._link import MOST_SIZE, NotUnderstood, Reply, Words
+from ._link import MOST_SIZE, Reply, Words
 from ._remote import logs
 
 _AHEAD = 4  # ranges that are asked for at once
@@ -19,6 +19,21 @@ class Agent(NamedTuple):
 
     ask: Callable[[Mapping[str, Any]], "Future[Reply]"]
     wait: Callable[["Future[Reply]"], Reply]
+
+
+class _Gone(Exception):
+    """There is no agent any more, and no other one will be there."""
+
+    def __init__(self, error: "AgentError | ConnectionLost") -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _wait(agent: Agent, reply: "Future[Reply]") -> Reply:
+    try:
+        return agent.wait(reply)
+    except (AgentError, ConnectionLost) as error:
+        raise _Gone(error) from error
 
 
 class Log(NamedTuple):
@@ -63,16 +78,17 @@ def read(agent: Agent, found: Sequence[Log], limit: int | None) -> str:
         raise ValueError(f"limit={limit}: it is a number of bytes, or None for all")
     try:
         return _text(agent, _look(agent, found, logs.RANGE if limit is None else min(limit, logs.RANGE)), limit)
-    except NotUnderstood:
-        raise
-    except (AgentError, ConnectionLost):
+    except _Gone:
         return _text(agent, list(map(_kept, found)), limit)
 
 
 def ranges(agent: Agent, words: Mapping[str, Any]) -> Iterator[bytes]:
     """Yield all of one log."""
-    for piece in _fetched(agent, _pieces(_look(agent, [Log(words)], 0), 0)):
-        yield piece or b""
+    try:
+        for piece in _fetched(agent, _pieces(_look(agent, [Log(words)], 0), 0)):
+            yield piece or b""
+    except _Gone as gone:
+        raise gone.error from None
 
 
 def _text(agent: Agent, seen: Sequence[_Seen], limit: int | None) -> str:
@@ -94,7 +110,7 @@ def _look(agent: Agent, found: Sequence[Log], room: int) -> list[_Seen]:
     share = room // max(1, len(found))
     first = {"offset": None, "tail": share, "size": share, "same": None}
     asked = [(log, log.kept() is None and agent.ask({**log.words, **first})) for log in found]
-    return [_first(log, agent.wait(reply), share) if reply else _kept(log) for log, reply in asked]
+    return [_first(log, _wait(agent, reply), share) if reply else _kept(log) for log, reply in asked]
 
 
 def _first(log: Log, reply: Reply, share: int) -> _Seen:
@@ -151,6 +167,6 @@ def _fetched(agent: Agent, pieces: Iterator[_Piece]) -> "Iterator[bytes | None]"
 def _body(agent: Agent, piece: "_Asked | bytes | None") -> bytes | None:
     if not isinstance(piece, _Asked):
         return piece
-    found = _body_of(agent.wait(piece.reply), piece.size)
+    found = _body_of(_wait(agent, piece.reply), piece.size)
     piece.log.shorter = piece.log.shorter or not found
     return found

@@ -39,7 +39,7 @@ from ._errors import (
 )
 from ._future import NOBODY, SlurmFuture, begin, settle
 from ._jobinfo import job_info
-from ._link import Link, LinkDown, NotUnderstood, Reply, Words, not_understood
+from ._link import Link, LinkDown, Reply, Words, not_understood
 from ._login import LoginCalls
 from ._logs import get_logger
 from ._pickling import LOGIN_NODE, result_of
@@ -526,7 +526,7 @@ class Poller:
         while self._frames:
             try:
                 self._take(self._frames.popleft())  # a callback may get here again, see `reply_to`
-            except (*wire.MISFITS, NotUnderstood) as error:
+            except (*wire.MISFITS, AgentError) as error:
                 self._frames.clear()
                 logger.debug("a frame of the agent's that cannot be used", exc_info=True)
                 if self._watched is not None:
@@ -1279,7 +1279,7 @@ def _logs_of(reply: Reply) -> dict[str, list[str]]:
             return {}
         logs = words.inner("logs")
         return {task: logs.items(task, str, 2) for task in logs}
-    except NotUnderstood as error:
+    except AgentError as error:
         logger.warning("%s", error)
         return {}
 

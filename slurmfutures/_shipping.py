@@ -4,8 +4,8 @@ import threading
 import weakref
 from concurrent.futures import Future
 
-from ._errors import SlurmFuturesError
-from ._link import Link, NotUnderstood, Reply, Words
+from ._errors import AgentError, SlurmFuturesError
+from ._link import Link, Reply, Words
 from ._ship import Shipment
 
 
@@ -54,9 +54,9 @@ class Shipping:
             try:
                 error = SlurmFuturesError(words.message()) if "error" in words else None
                 there = error is None and words.flag("there")
-                if zipped and error is None and not there:  # to be asked again, for ever
+                if zipped and error is None and not there:  # otherwise it would be sent again and again
                     error = words.wrong("there")
-            except NotUnderstood as misfit:  # somebody may wait for it
+            except AgentError as misfit:  # a caller may wait for `done`
                 error = misfit
         if error is not None:
             with self._lock:

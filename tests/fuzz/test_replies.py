@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from slurmfutures import AgentError, ConnectionLost, SlurmExecutor, SlurmFuturesError, _output, _pilots
 from slurmfutures._commands import place, status, table
 from slurmfutures._files import _MOST_FRAMES, _Inbox, _Lost
-from slurmfutures._link import NotUnderstood, Reply, Words
+from slurmfutures._link import Reply, Words
 from slurmfutures._paths import RANGE, ClusterPath
 from slurmfutures._printable import printable
 from slurmfutures._remote import tree, wire
@@ -155,11 +155,11 @@ class Far:
                 body = self._body()
             try:
                 self._listener(head, body if head["op"] == "get-data" else b"")
-            except NotUnderstood:
+            except AgentError:
                 self._listener(None, b"")
                 return
         if self._data is not None:
-            self._listener(None, b"")  # else whoever waits for more would do so for ever
+            self._listener(None, b"")  # otherwise the operation would wait for more without end
 
     @property
     def executor(self) -> SlurmExecutor:
@@ -344,7 +344,7 @@ def test_any_reply_gives_a_value_or_a_documented_error(
         return
     assert _is_documented(problem, far.last), f"{operation.name} let {problem!r} through"
     assert printable(str(problem)) == str(problem)
-    if isinstance(problem, NotUnderstood):
+    if isinstance(problem, AgentError):
         assert "cannot be understood: " in str(problem)
         assert len(str(problem)) < 500
 
@@ -406,11 +406,11 @@ def test_a_transfer_holds_no_more_than_may_be_on_its_way(head: Any, size: int, f
     for _ in range(fit):
         inbox.receive(head, bytes(size))
     for _ in range(3):
-        with pytest.raises(NotUnderstood, match="more frames than may be on their way in a frame of 'transfer'"):
+        with pytest.raises(AgentError, match="more frames than may be on their way in a frame of 'transfer'"):
             inbox.receive(head, bytes(size))
     for _ in range(fit):
         inbox.take()
-    with pytest.raises(NotUnderstood):
+    with pytest.raises(AgentError):
         inbox.take()
     assert not inbox
 
@@ -420,14 +420,14 @@ def test_a_frame_of_a_transfer_holds_none_of_its_other_words() -> None:
     inbox.receive({**DATA, "more": "x" * 1000}, b"x")
     assert list(inbox.take().words) == ["bytes"]
     for head in ({**DATA, "bytes": []}, {**DATA, "op": "x"}):
-        with pytest.raises(NotUnderstood):
+        with pytest.raises(AgentError):
             _Inbox().receive(head, b"x")
 
 
 def test_nothing_follows_the_end_of_a_transfer() -> None:
     inbox = _Inbox()
     inbox.receive({**DATA, "op": "get-end"}, b"")
-    with pytest.raises(NotUnderstood):
+    with pytest.raises(AgentError):
         inbox.receive(DATA, b"x")
     assert inbox.take().op == "get-end"
     inbox.receive(None, b"")

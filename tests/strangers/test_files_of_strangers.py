@@ -147,7 +147,7 @@ class _Listing:
 
     def request(self, head: Mapping[str, Any], body: Any, *, again: bool) -> "Future[Reply]":
         reply: Future[Reply] = Future()
-        reply.set_result(Reply({"count": 1}, self._names))
+        reply.set_result(Reply({"count": self._names.count(b"\0") + 1}, self._names))
         return reply
 
     def wait(self, reply: "Future[Reply]") -> Reply:
