@@ -76,7 +76,9 @@ def show_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, number
 
 
 def age(seconds: float) -> str:
-    """Return how long something took or has been, in its largest unit: "3 h"."""
+    """Return how long something took or has been, in its largest unit: "3 h"; "?" where that is no length of time."""
+    if not math.isfinite(seconds):
+        return "?"
     for unit, length in _UNITS:
         if seconds >= length:
             return f"{int(seconds / length)} {unit}"
