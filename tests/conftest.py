@@ -24,9 +24,11 @@ SECONDS_TO_END = 15  # for what was told to end at a test's end; a job cancelled
 
 
 def pytest_configure() -> None:
-    """Have Ctrl-C work, also where a shell starts the tests in the background; leave the user's own cluster alone."""
+    """Have signals work, also in the background and under nohup; leave the user's own cluster alone."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # a bash that is started with that can have no trap for it
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     for name in ("SLURMFUTURES_HOST", "SLURMFUTURES_WORK_DIR"):  # what a user has for himself
         os.environ.pop(name, None)
 
