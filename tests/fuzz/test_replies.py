@@ -11,16 +11,17 @@ from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from slurmfutures import AgentError, ConnectionLost, SlurmExecutor, SlurmFuturesError, _output, _pilots
+from slurmfutures import AgentError, ConnectionLost, SlurmExecutor, SlurmFuturesError, _output, _paths, _pilots
 from slurmfutures._commands import place, status, table
 from slurmfutures._files import _MOST_FRAMES, _Inbox, _Lost
 from slurmfutures._link import Reply, Words
-from slurmfutures._paths import RANGE, ClusterPath
+from slurmfutures._paths import ClusterPath
 from slurmfutures._printable import printable
 from slurmfutures._remote import tree, wire
 from slurmfutures._remote.transfers import WINDOW
@@ -31,6 +32,7 @@ from tests.fuzz.modules import import_all
 
 import_all()
 EXAMPLES = int(os.environ.get("SLURMFUTURES_FUZZ", "200")) // 4  # of each operation, of which there are many
+_RANGE = 1000  # bytes; hypothesis keeps each input
 MOST_REPLIES = 12  # then the connection is lost
 DOCUMENTED = (SlurmFuturesError, OSError, subprocess.SubprocessError)
 
@@ -193,6 +195,11 @@ def _file(path: ClusterPath) -> object:
         return file.read(), file.tell()
 
 
+def _read_far(path: ClusterPath) -> object:
+    with mock.patch.object(_paths, "RANGE", _RANGE):
+        return path.read_bytes()
+
+
 def _names(found: Any) -> object:
     paths = list(found)
     assert all(str(path).startswith("/f/a") and "/../" not in str(path) for path in paths)
@@ -278,7 +285,7 @@ OPERATIONS = (
     Operation("iterdir", on_path(lambda path: _names(path.iterdir())), [{"count": 2}, {"count": 0}], [b"a\0b", b""]),
     Operation("glob", on_path(lambda path: _names(path.glob("*"))), [{"count": 2}], [b"a\0b/c", b"../x", b"\xff\0/"]),
     Operation("read", on_path(lambda path: path.read_bytes()), [_READ, {**_READ, "end": False}], [b"12345", b""]),
-    Operation("read far", on_path(lambda path: path.read_bytes()), [_READ, {**_READ, "end": False}], [bytes(RANGE)]),
+    Operation("read far", on_path(_read_far), [_READ, {**_READ, "end": False}], [bytes(_RANGE)]),
     Operation("open", on_path(_file), [_READ, {**_READ, "size": 1 << 61}], [b"12345", b"x" * 1000]),
     Operation("write", on_path(lambda path: path.write_text("x"))),
     Operation("append", on_path(lambda path: path.open("ab").close())),
