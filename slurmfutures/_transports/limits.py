@@ -85,6 +85,7 @@ def limited(ask: Ask, clock: Clock) -> Ask:
 
 def words(text: bytes | str) -> str:
     """Return what a server says, as text of a length that fits into an error."""
-    said = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    most = 4 * _MOST_WORDS + 1  # bytes, or characters with the blanks before and behind; the rest is not looked at
+    said = text[:most].decode("utf-8", "replace") if isinstance(text, bytes) else text[:most]
     said = said.strip()
     return said if len(said) <= _MOST_WORDS else f"{said[:_MOST_WORDS]}..."
