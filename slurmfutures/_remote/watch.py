@@ -21,6 +21,7 @@ WHY_GROWTH = 2.0
 WHY_CEILING = 30.0  # seconds
 WHY_AGAIN = 5.0  # seconds, at least, between two questions where further deaths are suspected meanwhile
 SETTLED_AFTER = 2.0  # seconds after a submission before a job's absence from the queue means anything
+_LARGEST_CODE = 255  # of a process
 _LONGEST_END = 1 << 16  # bytes of an end record that are read
 LAG = 10.0  # seconds for which the scheduler may still show a task as it was before it ended
 
@@ -58,7 +59,7 @@ def parse_end(data: bytes, run: int) -> Optional[End]:
     """Read an end record: "job run code node start end nodes", of which the last may be missing."""
     words = data[:_LONGEST_END].decode("utf-8", "replace").split()
     code = ids.number(words[2]) if len(words) > 2 else None
-    if code is None:
+    if code is None or code > _LARGEST_CODE:
         return None
     start = end = None
     if len(words) > 5:
