@@ -190,16 +190,17 @@ def _matches(name: str, names: str) -> bool:
         if pattern.startswith("|1|"):
             found = found or _hash_fits(name, pattern)
         elif pattern.startswith("!"):
-            if _glob(pattern[1:]).match(name):
+            if _fits(name, pattern[1:]):
                 return False
         else:
-            found = found or bool(_glob(pattern).match(name))
+            found = found or _fits(name, pattern)
     return found
 
 
-def _glob(pattern: str) -> "re.Pattern[str]":
-    # In known_hosts only * and ? are special; the brackets are those of "[host]:port".
-    return re.compile(fnmatch.translate(pattern.lower().replace("[", "[[]")))
+def _fits(name: str, pattern: str) -> bool:
+    # In known_hosts only * and ? are special; the brackets are those of "[host]:port". No line holds a NUL.
+    glob = fnmatch.translate(pattern.lower().replace("[", "\0"))  # not by `fnmatch`, which would keep them all
+    return re.match(glob, name.replace("[", "\0")) is not None
 
 
 def _hash_fits(name: str, hashed: str) -> bool:
