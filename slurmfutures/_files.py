@@ -141,7 +141,7 @@ class _News(NamedTuple):
 
 
 class _Inbox:
-    """What has come over one connection and is not used yet, no more of it than the protocol allows.
+    """Frames received over one connection and not used yet, at most as many as the protocol allows.
 
     The caller's thread takes; all else is the poller's.
     """
@@ -240,7 +240,7 @@ class _Transfer:
         return found
 
     def acknowledged(self, most: int) -> int:
-        """Wait until the other side has written more, which is at most what is on its way; return how much."""
+        """Wait until the agent acknowledges more bytes, at most `most`; return how many."""
         found = self.news()
         if found.op != "put-ack":
             raise found.words.misfit(f"{found.op!r}")

@@ -33,7 +33,7 @@ class Reply(NamedTuple):
 
 
 class Words:
-    """Words from the agent, each of which is checked when it is read.
+    """The head of a message from the agent; each word is checked when it is read.
 
     `op` and `what` name the reply in errors. A method that is named by a type raises AgentError where the word is
     missing or of another type. Nothing is copied.
@@ -56,12 +56,12 @@ class Words:
         return name in self._found
 
     def misfit(self, what: str) -> AgentError:
-        """Return the error for a reply of which `what` is wrong."""
+        """Return the error for a reply; `what` names the fault."""
         where = f"in {self._what} {self._op!r}"
         return AgentError(f"what came from the agent cannot be understood: {printable(what)} {where}")
 
     def wrong(self, name: str) -> AgentError:
-        """Return the error for a word that is missing, or cannot be what it is."""
+        """Return the error for a missing or invalid word."""
         if name not in self._found:
             return self.misfit(f"{name!r:.60} is missing")
         return self.misfit(f"{name!r:.60} is {_SHORT.repr(self._found[name]):.120}")
@@ -448,7 +448,7 @@ class Link:
 
 
 def not_understood(error: Exception) -> LinkDown:
-    """Return the loss of a stream of which a handler has raised this."""
+    """Return the LinkDown for an error that a handler raised."""
     if isinstance(error, AgentError):
         return LinkDown(error.message)
     return LinkDown(f"what came from the agent cannot be understood: {type(error).__name__}: {error}")

@@ -121,7 +121,7 @@ class Agent:
         return _read(self._ask_json("survey").inner(_BODY), _SURVEY)
 
     def clean(self, age: float, *, dry: bool) -> dict[str, Any]:
-        """Have what was not used for `age` seconds removed, unless `dry`; return what has gone, and what has not."""
+        """Remove files unused for `age` seconds, unless `dry`; return the removed and the kept ones."""
         return _read(self._ask_json("clean", age=age, dry=dry).inner(_BODY), _CLEANED)
 
     def find(self, call: str) -> dict[str, Any]:
@@ -146,7 +146,7 @@ _MOST_CODE = 1 << 32
 
 
 def _read(words: Words, kinds: Mapping[str, _Read]) -> dict[str, Any]:
-    """Return the words that are known, each as what it has to be."""
+    """Return the known words, each checked for its type."""
     return {name: read(words, name) for name, read in kinds.items()}
 
 
